@@ -1,0 +1,127 @@
+"""The data plane: one epoll inside Trio's, and synchronous steps.
+
+    sockets ─► nested epoll ─► (one Trio task) ─► wire.ready(mask) ─► step, or a waiting task is woken
+
+Rules
+  * Sockets are registered once, edge-triggered, and leave when they are closed; interest in writing is added only
+    while something waits to be written.
+  * A step never waits and is bounded: one recv, at most one send. What has more to do asks for another turn
+    (`again`), so a flood cannot starve the others.
+  * A step that raises ends its own stream (`wire.crash`), never the engine.
+  * While steps follow each other the engine stays in its own loop for up to STAY seconds, waiting up to a
+    millisecond for the next bytes: a round through Trio costs as much as relaying an event. It leaves at once when a
+    step woke a task.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+if TYPE_CHECKING:
+    from relay.wires.socket_wire import SocketWire
+
+READ_EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+WRITE_EVENTS = READ_EVENTS | select.EPOLLOUT
+BATCH = 256  # events taken from the kernel at a time
+STAY = 0.005  # seconds in the inner loop before Trio gets a turn, even without a woken task
+LINGER = 0.001  # seconds; epoll's own resolution
+
+
+class Registered(Protocol):
+    def ready(self, mask: int) -> None: ...
+    def crash(self, error: Exception) -> None: ...
+
+
+class Engine:
+    """The nested epoll of one worker. `run` is its one task."""
+
+    __slots__ = ("_again", "_epoll", "_wires", "now", "woke")
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._wires: dict[int, SocketWire] = {}
+        self._again: list[tuple[SocketWire, Callable[[], None]]] = []
+        self.now = 0.0  # trio.current_time() of this round
+        self.woke = False  # a step rescheduled a task: Trio must run
+
+    def __len__(self) -> int:
+        """How many sockets are registered."""
+        return len(self._wires)
+
+    def add(self, wire: SocketWire, fd: int) -> None:
+        self._epoll.register(fd, READ_EVENTS)
+        self._wires[fd] = wire
+
+    def discard(self, fd: int) -> None:
+        """Forget a socket that is about to be closed."""
+        if self._wires.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def want_write(self, fd: int, wanted: bool) -> None:
+        self._epoll.modify(fd, WRITE_EVENTS if wanted else READ_EVENTS)
+
+    def again(self, wire: SocketWire, step: Callable[[], None]) -> None:
+        """Give `step` another turn after the others had theirs."""
+        self._again.append((wire, step))
+
+    def wake(self, task: trio.lowlevel.Task, outcome: object) -> None:
+        """Reschedule a task that waits on a wire."""
+        self.woke = True
+        trio.lowlevel.reschedule(task, outcome)  # type: ignore[arg-type]
+
+    async def run(self) -> None:
+        """Dispatch readiness, for ever. Cancellation: closes the epoll, not the sockets."""
+        fd = self._epoll.fileno()
+        try:
+            while True:
+                if self._again:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.lowlevel.wait_readable(fd)
+                self._rounds()
+        finally:
+            trio.lowlevel.notify_closing(fd)
+            self._epoll.close()
+
+    def _rounds(self) -> None:
+        poll = self._epoll.poll
+        wires = self._wires
+        clock = trio.current_time
+        self.now = clock()
+        leave = self.now + STAY
+        self.woke = False
+        events = poll(0, BATCH)
+        while True:
+            for fd, mask in events:
+                wire = wires.get(fd)
+                if wire is None:
+                    continue  # closed by an earlier step of this round
+                try:
+                    wire.ready(mask)
+                except Exception as error:
+                    wire.crash(error)
+            if self._again:
+                self._run_again()
+            if self.woke or self.now >= leave:
+                return
+            if self._again:
+                events = poll(0, BATCH)
+            else:
+                events = poll(LINGER, BATCH)
+                if not events:
+                    return
+            self.now = clock()
+
+    def _run_again(self) -> None:
+        turn, self._again = self._again, []
+        for wire, step in turn:
+            if wire.closed:
+                continue
+            try:
+                step()
+            except Exception as error:
+                wire.crash(error)

@@ -1,0 +1,232 @@
+"""A plain non-blocking socket on the engine: the wire of every TCP and unix connection on Linux.
+
+State of the read side, each arrow with the function that does it:
+
+    quiet ──ready(EPOLLIN)──► readable ──recv_nowait (short read)──► quiet
+    any ──ready(EPOLLRDHUP)──► hung up (what was received before can still be read)
+    any ──close──► closed
+
+Edge-triggered: `readable` stays true until a recv came back short or empty, and the bytes that nobody wants yet stay
+in the kernel. That is the backpressure and the bound of read-ahead; a hang-up is reported all the same, because the
+kernel tells it apart from data (EPOLLRDHUP).
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable
+from math import inf
+
+import outcome
+import trio
+
+from relay.wires.alarms import Alarms
+from relay.wires.engine import Engine
+from relay.wires.wire import READ_SIZE, Expired, Gone
+
+_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_HALF = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_FULL = select.EPOLLHUP | select.EPOLLERR
+_OUT = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+_DONE = outcome.Value(None)
+
+
+class SocketWire:
+    """A connected non-blocking socket, registered for its whole life.
+
+    Resource handling: owns the socket; `close` is the only end.
+    """
+
+    __slots__ = (
+        "_alarms",
+        "_engine",
+        "_reader",
+        "_wants_write",
+        "_write_by",
+        "_writer",
+        "closed",
+        "fd",
+        "half_close_kept",
+        "hung_up",
+        "on_gone",
+        "on_readable",
+        "on_writable",
+        "owner",
+        "queued",
+        "read_by",
+        "readable",
+        "sock",
+        "write_within",
+    )
+
+    def __init__(self, sock: socket.socket, engine: Engine, alarms: Alarms) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self._engine = engine
+        self._alarms = alarms
+        self._reader: trio.lowlevel.Task | None = None
+        self._writer: trio.lowlevel.Task | None = None
+        self._wants_write = False
+        self._write_by = inf
+        self.closed = False
+        self.readable = False
+        self.hung_up = False
+        self.half_close_kept = False  # True: only a full close counts as a hang-up
+        self.on_gone: Callable[[], None] | None = None
+        self.on_readable: Callable[[], None] | None = None  # a step; takes the place of a reading task
+        self.on_writable: Callable[[], None] | None = None
+        self.owner: Callable[[Exception], None] | None = None  # whom a crashing step ends
+        self.queued = inf
+        self.read_by = inf
+        self.write_within = inf
+        engine.add(self, self.fd)
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def recv_nowait(self, limit: int = READ_SIZE) -> bytes | None:
+        """What is there: bytes, b"" at the end of the stream, None for nothing yet. Raises: Gone."""
+        try:
+            data = self.sock.recv(limit)
+        except BlockingIOError:
+            self.readable = False
+            return None
+        except OSError:
+            raise Gone from None
+        if len(data) < limit and not self.hung_up:
+            self.readable = False
+        return data
+
+    async def receive(self) -> bytes:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            if self.closed:
+                raise Gone
+            if self.readable:
+                data = self.recv_nowait()
+                if data is not None:
+                    return data
+            if self.read_by != inf:
+                self._alarms.arm(self, self.read_by)
+            self._reader = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort_read)
+
+    def _abort_read(self, _: object) -> trio.lowlevel.Abort:
+        self._reader = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        """How many bytes the kernel took. Raises: Gone."""
+        try:
+            return self.sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            raise Gone from None
+
+    async def send(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self.closed:
+            raise Gone
+        sent = self.send_nowait(data)
+        if sent == len(data):
+            return
+        rest = memoryview(data)[sent:]
+        while rest:
+            await self._wait_writable()
+            rest = rest[self.send_nowait(rest) :]
+
+    async def _wait_writable(self) -> None:
+        if self.write_within != inf:
+            self._write_by = trio.current_time() + self.write_within
+            self._alarms.arm(self, self._write_by)
+        self._writer = trio.lowlevel.current_task()
+        self.want_write(True)
+        try:
+            await trio.lowlevel.wait_task_rescheduled(self._abort_write)
+        finally:
+            self._write_by = inf
+            self.want_write(False)
+        if self.closed:
+            raise Gone
+
+    def _abort_write(self, _: object) -> trio.lowlevel.Abort:
+        self._writer = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def want_write(self, wanted: bool) -> None:
+        """Whether `on_writable`, or a writing task, is to be told when the kernel takes bytes again."""
+        if wanted != self._wants_write and not self.closed:
+            self._wants_write = wanted
+            self._engine.want_write(self.fd, wanted)
+
+    def half_close(self) -> None:
+        """Tell the other end that nothing more will be written (tunnels)."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # already gone: whoever reads will see it
+
+    # -- called by the engine and the alarms -----------------------------------------------------------------
+
+    def ready(self, mask: int) -> None:
+        if mask & _READ:
+            self.readable = True
+            if mask & _HALF and not self.hung_up:
+                self.hung_up = True
+            if self.on_readable is not None:
+                self.on_readable()
+            elif self._reader is not None:
+                self._wake_reader(_DONE)
+            if self.on_gone is not None and mask & (_FULL if self.half_close_kept else _HALF):
+                gone, self.on_gone = self.on_gone, None
+                gone()
+        if mask & _OUT and not self.closed:
+            if self.on_writable is not None:
+                self.on_writable()
+            elif self._writer is not None:
+                self._wake_writer(_DONE)
+
+    def ring(self, now: float) -> float:
+        if now >= self.read_by and self._reader is not None:
+            self._wake_reader(outcome.Error(Expired()))
+        if now >= self._write_by and self._writer is not None:
+            self._wake_writer(outcome.Error(Expired()))
+        due = inf
+        if self._reader is not None:
+            due = self.read_by
+        if self._writer is not None:
+            due = min(due, self._write_by)
+        return due
+
+    def crash(self, error: Exception) -> None:
+        """A step on this wire raised: hand the error to the stream it belongs to."""
+        if self.owner is None:
+            raise error
+        self.owner(error)
+
+    def _wake_reader(self, how: outcome.Outcome[None]) -> None:
+        task, self._reader = self._reader, None
+        assert task is not None
+        self._engine.wake(task, how)
+
+    def _wake_writer(self, how: outcome.Outcome[None]) -> None:
+        task, self._writer = self._writer, None
+        assert task is not None
+        self._engine.wake(task, how)
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self.on_gone = self.on_readable = self.on_writable = self.owner = None
+        self._engine.discard(self.fd)
+        self.sock.close()
+        if self._reader is not None:
+            self._wake_reader(_DONE)
+        if self._writer is not None:
+            self._wake_writer(_DONE)

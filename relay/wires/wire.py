@@ -1,0 +1,48 @@
+"""One end's bytes: what a client connection and an upstream connection have in common.
+
+Rules
+  * One reader and one writer at a time; nothing is locked.
+  * A deadline belongs to the caller: it sets `read_by` / `write_within` and sees `Expired`.
+  * `Gone` is the other end's doing and an expected value of the way; after it, or after a failed or cancelled
+    send, the wire is dead and is only closed.
+  * `close` is synchronous and by force, so no cleanup ever waits and no shield is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Protocol
+
+READ_SIZE = 64 * 1024  # bytes asked of one recv: a loopback segment; the step's fairness bound
+
+
+class Gone(Exception):
+    """The other end closed, reset, or cannot be written to any more."""
+
+
+class Expired(Exception):
+    """The deadline its caller set on this wire has passed."""
+
+
+class Wire(Protocol):
+    """A connected byte stream in both directions."""
+
+    read_by: float  # absolute time (trio.current_time) by which a read must have got something; inf: off
+    write_within: float  # seconds a write may stay without progress; inf: off
+    on_gone: Callable[[], None] | None  # called once when the other end hangs up while nobody reads
+
+    async def receive(self) -> bytes:
+        """The next bytes, at most READ_SIZE and at least one; b"" at the end of the stream.
+
+        Raises: Gone, Expired. Cancellation: loses no bytes.
+        """
+
+    async def send(self, data: bytes) -> None:
+        """All of `data`. Raises: Gone, Expired. Cancellation: the wire is dead afterwards."""
+
+    def close(self) -> None:
+        """Close now; whoever waits on the wire sees Gone. Idempotent."""
+
+
+__all__ = ["READ_SIZE", "Expired", "Gone", "Wire", "inf"]

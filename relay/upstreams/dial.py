@@ -1,0 +1,264 @@
+"""One new connection to one url: addresses, connect, TLS.
+
+Rules
+  * The caller owns the deadline; nothing here knows a time-out but the pause between two addresses.
+  * However a dial ends (refused, cancelled while connecting, in the middle of the handshake) no
+    descriptor is left.
+  * Certificates and names are always verified; there is no switch for it.
+  * TLS contexts are made once per CA file and worker, never per dial: loading the system's store
+    costs milliseconds.
+
+Several addresses are tried as in RFC 8305: families interleaved, the next one after HEAD_START or
+    as soon as one has
+failed, the first connection wins. Against RFC 8305 §3 all addresses are awaited before the first
+attempt: getaddrinfo gives them in one answer, and in RFC 6724 order.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+from functools import cache
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Literal
+
+import trio
+
+from relay.wires.alarms import Alarms
+from relay.wires.engine import Engine
+from relay.wires.socket_wire import SocketWire
+from relay.wires.tls_wire import TlsWire
+from relay.wires.wire import Gone
+
+if TYPE_CHECKING:
+    from relay.config.values import Upstream, Url
+
+HEAD_START = 0.25  # seconds for one address before the next is tried beside it (RFC 8305 §5)
+FULL_BACKLOG_PAUSE = 0.01  # seconds; arbitrary: a full unix backlog has no event to wait for
+ALPN = ["http/1.1"]
+
+DialCause = Literal["refused", "dns", "tls", "exhausted", "unreachable"]
+Address = tuple[socket.AddressFamily, str | tuple[object, ...]]  # as `connect` takes it
+
+_NOT_LISTENING = {errno.ECONNREFUSED, errno.ENOENT}  # ENOENT: the unix socket is not there (yet)
+_EXHAUSTED = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOBUFS,
+    errno.ENOMEM,
+    errno.EADDRNOTAVAIL,  # no local port left
+}
+
+
+class DialError(Exception):
+    """No connection. Nothing was sent of the request, so another url may always be tried.
+
+    Attributes:
+        cause: "refused" (nobody listens), "dns", "tls" (handshake, certificate), "exhausted" (this
+            machine is out of descriptors, ports or memory), "unreachable" (anything else).
+        message: for the operator; names the url and the reason, no secret.
+    """
+
+    __slots__ = ("cause", "message")
+
+    def __init__(self, cause: DialCause, message: str) -> None:
+        super().__init__(message)
+        self.cause: DialCause = cause
+        self.message = message
+
+
+async def dial(url: Url, upstream: Upstream, engine: Engine, alarms: Alarms) -> SocketWire:
+    """Connect to `url`, with TLS where its scheme says so; the wire is ready for a request head.
+
+    Raises: DialError.
+    Resource handling: the caller owns the wire. Cancellation: leaves nothing open.
+    """
+    sock = await _connect(url)
+    if url.scheme != "https":
+        return SocketWire(sock, engine, alarms)
+    try:
+        tls = tls_context(upstream.tls_ca).wrap_socket(
+            sock,
+            server_hostname=upstream.tls_server_name or url.host,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,  # an end without close_notify must be seen
+        )
+    except (OSError, ValueError) as error:  # ValueError: a server name that cannot be one
+        sock.close()
+        raise DialError("tls", f"{url}: {_tls_reason(error)}") from None
+    wire = TlsWire(tls, engine, alarms)
+    try:
+        await wire.handshake()
+    except BaseException as error:
+        wire.close()
+        if isinstance(error, OSError | Gone):
+            raise DialError("tls", f"{url}: {_tls_reason(error)}") from None
+        raise
+    return wire
+
+
+@cache
+def tls_context(ca: str | None) -> ssl.SSLContext:
+    """The verifying client context for a CA file (None: the system's store).
+
+    Raises: OSError (the file cannot be read, or is no PEM).
+    """
+    context = ssl.create_default_context(cafile=ca)
+    context.set_alpn_protocols(ALPN)
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    return context
+
+
+def forget_tls_contexts() -> None:
+    """Read CA files anew from now on (reload). Connections that are open keep theirs."""
+    tls_context.cache_clear()
+
+
+def _tls_reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate refused: {error.verify_message}"
+    if isinstance(error, ssl.SSLEOFError | ConnectionError | Gone):
+        return "the connection ended during the TLS handshake"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS handshake failed: {error.reason or 'unknown reason'}"
+    if isinstance(error, OSError):
+        return f"TLS cannot be set up: {_reason(error)}"
+    return "TLS cannot be set up: the server name is not a host name"
+
+
+# -- addresses -------------------------------------------------------------------------------------
+
+
+async def _addresses(url: Url) -> list[Address]:
+    """Where `url` may be reached, in the order of trying. Raises: DialError."""
+    literal = _literal(url.host, url.port)
+    if literal is not None:
+        return [literal]  # no thread, and no checkpoint: connecting has one
+    try:
+        found = await trio.socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise DialError("dns", f"{url}: name not resolved: {reason}") from None
+    return interleave([(family, address) for family, _, _, _, address in found])
+
+
+def _literal(host: str, port: int) -> Address | None:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except OSError:
+            continue
+        return (family, (host, port) if family is socket.AF_INET else (host, port, 0, 0))
+    return None
+
+
+def interleave(addresses: list[Address]) -> list[Address]:
+    """Families in turn, the first address's first, order kept within each (RFC 8305 §4)."""
+    first = [address for address in addresses if address[0] == addresses[0][0]]
+    other = [address for address in addresses if address[0] != addresses[0][0]]
+    pairs = zip_longest(first, other)
+    return [address for address in chain.from_iterable(pairs) if address is not None]
+
+
+# -- connecting ------------------------------------------------------------------------------------
+
+
+async def _connect(url: Url) -> socket.socket:
+    """A connected non-blocking socket. Raises: DialError. Cancellation: leaves nothing open."""
+    addresses: list[Address]
+    if url.unix is not None:
+        addresses = [(socket.AF_UNIX, url.unix)]
+    else:
+        addresses = await _addresses(url)
+    if len(addresses) > 1:
+        winner, errors = await race(addresses)
+    else:
+        winner, errors = None, []
+        try:
+            winner = await _attempt(addresses[0])
+        except OSError as error:
+            errors.append(error)
+    if winner is None:
+        raise _dial_error(url, errors)
+    return winner
+
+
+async def race(addresses: list[Address]) -> tuple[socket.socket | None, list[OSError]]:
+    """Happy eyeballs: the first address that connects, or every address's error."""
+    winner: socket.socket | None = None
+    errors: list[OSError] = []
+
+    async def attempt(address: Address, failed: trio.Event) -> None:
+        nonlocal winner
+        try:
+            sock = await _attempt(address)
+        except OSError as error:
+            errors.append(error)
+            failed.set()
+            return
+        if winner is None:
+            winner = sock
+            nursery.cancel_scope.cancel()
+        else:  # two connected in the same turn of the scheduler
+            sock.close()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for address in addresses:
+                failed = trio.Event()
+                nursery.start_soon(attempt, address, failed)
+                with trio.move_on_after(HEAD_START):
+                    await failed.wait()
+    except BaseException:  # cancelled from outside just as one had connected
+        if winner is not None:
+            winner.close()
+        raise
+    return winner, errors
+
+
+async def _attempt(address: Address) -> socket.socket:
+    """Connect to one address. Raises: OSError. Cancellation: leaves nothing open."""
+    family, where = address
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        # A unix listener whose backlog is full gives EAGAIN, and no event to wait for.
+        while (code := sock.connect_ex(where)) == errno.EAGAIN:  # noqa: ASYNC110
+            await trio.sleep(FULL_BACKLOG_PAUSE)
+        if code == errno.EINPROGRESS:
+            await trio.lowlevel.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        else:
+            await trio.lowlevel.checkpoint()
+        if code == 0 and family is not socket.AF_UNIX:
+            if sock.getsockname() == where:
+                # Nobody listens on this port of ours, and the kernel chose it as our own: TCP's
+                # simultaneous open has connected the socket to itself.
+                code = errno.ECONNREFUSED
+            else:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if code:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _dial_error(url: Url, errors: list[OSError]) -> DialError:
+    """What a failed dial is called: refused only when every address refused."""
+    codes = {error.errno for error in errors}
+    cause: DialCause
+    if codes <= _NOT_LISTENING:
+        cause = "refused"
+    elif codes <= _EXHAUSTED:
+        cause = "exhausted"
+    else:
+        cause = "unreachable"
+    reasons = ", ".join(dict.fromkeys(_reason(error) for error in errors))
+    return DialError(cause, f"{url}: {reasons}")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()

@@ -1,0 +1,217 @@
+"""The upstream's target, written with placeholders: `/v1/{id}/stream?user={body.user_id}`.
+
+Rules
+* `{x}` and `{path.x}` are route parameters, `{query.x}` the client's query, `{body.x.y}` and
+  `{reply.x.y}` members of a JSON object.
+* In the path, a route parameter keeps the bytes the client sent (`%2F` stays `%2F`, `{name...}`
+  its slashes); every other value is percent-encoded but for the unreserved characters, so it
+  never leaves its segment.
+* After the `?`, every value is decoded from where it came and encoded again: it never ends its
+  parameter.
+* A value is a string, a number or a boolean. Missing, null, an array or an object is a
+  `TemplateError`, and so is an empty value in the path (it would name another resource) and a dot
+  segment, encoded or not.
+* A `TemplateError` names the placeholder and never the value.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from relay.routing.pattern import decode
+
+SOURCES: Final = ("path", "query", "body", "reply")
+_PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DOTTED: Final = re.compile(r"(path|query|body|reply)\.([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)")
+_NOT_IN_TARGET: Final = re.compile(r"[\x00-\x20\x7f#\\]")
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_BREAKS_PATH: Final = re.compile(rb"[\x00-\x20\x7f?#]")
+_RESERVED: Final = re.compile(rb"[^A-Za-z0-9._~-]")
+_SEPARATORS: Final = re.compile(rb"[/\\]")
+
+
+class TemplateError(Exception):
+    """A placeholder has no value that could be put in its place.
+
+    Attributes:
+        name: the placeholder, such as `body.user_id`; empty for a dot segment.
+    """
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{{{name}}} {problem}" if name else problem)
+        self.name = name
+
+
+class _Placeholder(NamedTuple):
+    source: str
+    keys: tuple[str, ...]
+    in_query: bool
+
+    @property
+    def name(self) -> str:
+        return ".".join((self.source, *self.keys))
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A request target to be filled in.
+
+    Attributes:
+        text: as written.
+        has_query: the template has a query of its own, which then replaces the client's.
+        names: every placeholder in full (`path.id`, `body.user_id`), for checking at load time.
+    """
+
+    text: str
+    has_query: bool
+    names: frozenset[str]
+    _parts: tuple[bytes | _Placeholder, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Template:
+        """Raises: ValueError saying what is wrong, fit to be shown beside the text."""
+        if not text.startswith("/"):
+            raise ValueError('it starts with "/"')
+        parts: list[bytes | _Placeholder] = []
+        end = 0
+        in_query = False
+        for match in _PLACEHOLDER.finditer(text):
+            literal = text[end : match.start()]
+            in_query = in_query or "?" in literal
+            parts += [_literal(literal), _placeholder(match.group(1), in_query)]
+            end = match.end()
+        parts.append(_literal(text[end:]))
+        in_query = in_query or "?" in text[end:]
+        placeholders = [part for part in parts if isinstance(part, _Placeholder)]
+        names = frozenset(placeholder.name for placeholder in placeholders)
+        template = cls(text, in_query, names, tuple(part for part in parts if part))
+        if _has_dots(_PLACEHOLDER.sub("x", text).partition("?")[0].encode()):
+            raise ValueError("a dot segment is refused")
+        return template
+
+    def render(
+        self,
+        *,
+        path: Mapping[str, bytes] | None = None,
+        query: bytes = b"",
+        body: object = None,
+        reply: object = None,
+    ) -> bytes:
+        """The target, in origin form.
+
+        Args:
+            path: the route's parameters, raw.
+            query: the client's query as it came, without the `?`.
+            body: the client's JSON, decoded.
+            reply: the JSON that the first request was answered with, decoded.
+
+        Raises: TemplateError.
+        """
+        roots = {"path": path, "query": query, "body": body, "reply": reply}
+        target = b"".join(
+            part if isinstance(part, bytes) else _fill(part, roots[part.source])
+            for part in self._parts
+        )
+        before = target.partition(b"?")[0] if self.has_query else target
+        if _has_dots(before):
+            raise TemplateError("", "the path would have a dot segment")
+        return target
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def escape(value: bytes) -> bytes:
+    """Percent-encode everything but RFC 3986 unreserved characters."""
+    return _RESERVED.sub(_percent, value)
+
+
+def query_value(query: bytes, name: str) -> bytes | None:
+    """The first value of a parameter in a query, decoded as a form's (`+` is a space)."""
+    wanted = name.encode()
+    for pair in query.split(b"&"):
+        key, _, value = pair.partition(b"=")
+        if decode(key.replace(b"+", b" ")) == wanted:
+            return decode(value.replace(b"+", b" "))
+    return None
+
+
+def _percent(match: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % match.group()[0]
+
+
+def _literal(text: str) -> bytes:
+    if found := _NOT_IN_TARGET.search(text):
+        raise ValueError(f"{found.group()!r} cannot stand in it")
+    if "{" in text or "}" in text:
+        raise ValueError('a "{" or "}" without its other half')
+    if _BAD_ESCAPE.search(text):
+        raise ValueError('"%" must be followed by two hex digits')
+    return re.sub(rb"[\x80-\xff]", _percent, text.encode())
+
+
+def _placeholder(inner: str, in_query: bool) -> _Placeholder:
+    if inner.endswith("..."):
+        raise ValueError(f"here the rest is written {{{inner[:-3]}}}, without the dots")
+    if _NAME.fullmatch(inner):
+        return _Placeholder("path", (inner,), in_query)
+    match = _DOTTED.fullmatch(inner)
+    if match is None:
+        raise ValueError(
+            f"{{{inner}}} is no placeholder: a route parameter, query.x, body.x or reply.x"
+        )
+    source, keys = match.group(1), tuple(match.group(2).split("."))
+    if source in ("path", "query") and len(keys) > 1:
+        raise ValueError(f"{{{inner}}}: {source} has names without dots")
+    return _Placeholder(source, keys, in_query)
+
+
+def _fill(placeholder: _Placeholder, root: object) -> bytes:
+    source, in_query = placeholder.source, placeholder.in_query
+    if source == "path":
+        raw = root.get(placeholder.keys[0]) if isinstance(root, Mapping) else None
+        if raw is None:
+            raise TemplateError(placeholder.name, "has no value")
+        return escape(decode(raw)) if in_query else _BREAKS_PATH.sub(_percent, raw)
+    if source == "query":
+        found = query_value(root, placeholder.keys[0]) if isinstance(root, bytes) else None
+        if found is None:
+            raise TemplateError(placeholder.name, "has no value")
+        value = found
+    else:
+        value = _scalar(placeholder, root)
+    if not value and not in_query:
+        raise TemplateError(placeholder.name, "is empty")
+    return escape(value)
+
+
+def _scalar(placeholder: _Placeholder, root: object) -> bytes:
+    """A member of a JSON value as text: a string as it is, the rest as JSON writes it."""
+    value = root
+    for key in placeholder.keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if isinstance(value, bool | int | float):
+        return json.dumps(value).encode()
+    if not isinstance(value, str):
+        problem = "has no value" if value is None else "is no string, number or boolean"
+        raise TemplateError(placeholder.name, problem)
+    try:
+        return value.encode()
+    except UnicodeEncodeError:  # a lone surrogate: JSON may carry one, UTF-8 may not
+        raise TemplateError(placeholder.name, "is not valid Unicode") from None
+
+
+def _has_dots(path: bytes) -> bool:
+    """Whether any segment is `.` or `..`, also hidden behind escapes, a backslash or `;parameters`.
+
+    Servers differ in what they decode before they resolve, so what any of them would resolve is
+    refused."""
+    if b"." not in path and b"%" not in path:
+        return False
+    pieces = _SEPARATORS.split(decode(path))
+    return any(piece.partition(b";")[0] in (b".", b"..") for piece in pieces)

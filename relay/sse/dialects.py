@@ -1,0 +1,66 @@
+"""What relay itself says in an event stream: heartbeats, the terminal error event, the farewell.
+
+Rules
+  * Each is whole blocks, so it may stand wherever one block has ended and the next has not begun,
+    and nowhere else.
+  * LF only, one line of ASCII JSON behind `data: `: readers written by hand understand it as well.
+  * A heartbeat is a comment: `data:` would be dispatched and `id:` would move the reader's cursor.
+  * `[DONE]` and its like are never written here: an end that the upstream did not say is not said.
+
+The shapes of the openai and anthropic dialects are what their own Python packages take for an error
+(read in openai 3.52 and anthropic 2.11, `_streaming.py`): for openai any data with a true `error`
+member raises an APIError of that `message` and `code`; for anthropic an event of the type `error`
+raises an APIStatusError with the data as its body.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final, Literal
+
+Dialect = Literal["plain", "named", "openai", "anthropic", "off"]
+
+HEARTBEAT: Final = b":\n\n"
+
+
+def terminal_event(dialect: Dialect, code: str, message: str, retryable: bool) -> bytes:
+    """The event that tells a reader that its stream did not come to its end; b"" in the dialect
+    `off`.
+
+    Args:
+        code: short and stable, for programs.
+        message: for people; any text, it cannot break the event.
+        retryable: whether asking again may help.
+    """
+    if dialect == "off":
+        return b""
+    plain: dict[str, object] = {
+        "type": "error",
+        "code": code,
+        "message": message,
+        "retryable": retryable,
+    }
+    if dialect == "openai":
+        return _block({"error": {**plain, "type": "server_error", "param": None}})
+    if dialect == "anthropic":
+        return _block({"type": "error", "error": {**plain, "type": "api_error"}}, "event: error\n")
+    return _block(plain, "event: error\n" if dialect == "named" else "")
+
+
+def farewell(retry_ms: int, dialect: Dialect = "plain") -> bytes:
+    """The block that asks a reader to come back after `retry_ms` milliseconds, before relay ends
+    its stream.
+
+    It dispatches nothing. b"" in the dialect `openai`: that package's decoder takes a block with
+    nothing but `retry` for an event and fails on its empty data, and its readers do not reconnect
+    anyway.
+
+    Raises: ValueError for a negative time.
+    """
+    if retry_ms < 0:
+        raise ValueError("a reconnection time cannot be negative")
+    return b"" if dialect == "openai" else b"retry: %d\n\n" % retry_ms
+
+
+def _block(data: dict[str, object], head: str = "") -> bytes:
+    return f"{head}data: {json.dumps(data, separators=(',', ':'))}\n\n".encode("ascii")

@@ -1,0 +1,226 @@
+"""Where events end in a byte stream, without keeping a byte of it (WHATWG HTML §9.2.5 and §9.2.6).
+
+Words: a *line* ends with LF, CR or CRLF, in any mix. A *block* is what stands before a blank line.
+A *boundary* is the offset just behind a blank line. A block with a `data` line is an *event*: a
+reader dispatches it; the other blocks (comments, `id:` or `retry:` alone) are silent.
+
+Rules
+  * Whatever the split of the stream, the boundaries and the counts are the same. Only the LF of a
+    CRLF whose CR ended a blank line may come one read later: the boundary is at the CR, because the
+    event is whole there, and the LF is a boundary again. Bytes put between the two make that LF a
+    blank line of its own, which says nothing.
+  * So at every offset that `feed` returns one may cut the stream and put whole blocks of one's own
+    there.
+  * Each byte is looked at a fixed number of times. Of an unfinished line at most the five bytes
+    that say whether it is a `data` line are kept: an event of 16 MiB in pieces of 1 KiB costs
+    16,384 times the same.
+  * The typical read (whole events, LF, each beginning with `data:`) is counted by four searches in
+    C.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_LF: Final = 0x0A
+_CR: Final = 0x0D
+_BOM: Final = b"\xef\xbb\xbf"
+_DATA: Final = b"data:"
+_KNOWN: Final = len(_DATA)  # so many bytes of a line decide whether it is a data line
+_DATA_HEADS: Final = (b"data", b"data:")  # what the first _KNOWN bytes of a data line are
+_DATA_STARTS: Final = (
+    b"data:",
+    b"data\n",
+    b"data\r",
+)  # the first line of a block, line end included
+_LINE_ENDS: Final = b"\r\n"
+# Atomic groups: without them the CRLF of one line end would match as CR and then LF.
+_BLANK: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_LINE_END_RUN: Final = re.compile(rb"[\r\n]+")
+_LINE_END: Final = re.compile(rb"[\r\n]")
+_DATA_LINE: Final = re.compile(rb"[\r\n]data[:\r\n]")  # any line of a block but its first
+
+
+class BoundaryScanner:
+    """Finds the boundaries of one event stream as its bytes come in.
+
+    Attributes:
+        events: blocks with a `data` line so far: what an EventSource dispatches.
+        blocks: blocks with at least one line so far, `events` included.
+        between: nothing of a block has come since the last boundary (true before the first byte and
+            after the BOM).
+        progressed: whether the last `feed` ended an event (comments do not count).
+        bom: the stream starts with a byte order mark. It is part of the first bytes that a caller
+            forwards, never split from itself; who has put bytes of its own in front of it must drop
+            it, because it would be text.
+    """
+
+    __slots__ = (
+        "_cr",
+        "_data",
+        "_fresh",
+        "_line",
+        "between",
+        "blocks",
+        "bom",
+        "events",
+        "progressed",
+    )
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.blocks = 0
+        self.between = True
+        self.progressed = False
+        self.bom = False
+        self._fresh = True  # a byte order mark may still come; means nothing once there was a block
+        # The rest is about the unfinished block and is empty while `between`.
+        self._line = (
+            b""  # how its unfinished line begins, at most _KNOWN bytes; b"": at the start of a line
+        )
+        self._data = False  # it has a data line among its finished lines
+        self._cr = False  # its last byte is a CR: a LF that follows belongs to it
+
+    @property
+    def comments(self) -> int:
+        """Blocks that dispatched nothing: comments, and `id:`, `event:` or `retry:` without
+        data."""
+        return self.blocks - self.events
+
+    def feed(self, data: bytes) -> int:
+        """Look at the next bytes of the stream, in any split.
+
+        Returns:
+            The offset in `data` just behind its last boundary; 0 if there is none. What is before
+            it (with the bytes held back from earlier calls) is whole blocks, what is behind it is
+            to be held.
+        """
+        if self.between and data.startswith(_DATA) and data.endswith(b"\n\n") and b"\r" not in data:
+            ends = data.count(b"\n\n")
+            if ends == 1 or data.count(b"\n\ndata:") == ends - 1:
+                self.events += ends
+                self.blocks += ends
+                self.progressed = True
+                return len(data)
+        events = self.events
+        offset = self._walk(data)
+        self.progressed = self.events != events
+        return offset
+
+    def _walk(self, data: bytes) -> int:
+        """Block by block, for everything that is not the typical read."""
+        pos = boundary = 0
+        if self._fresh and data:
+            if self.blocks:  # the typical read does not stop to say so
+                self._fresh = False
+            else:
+                pos = boundary = self._skip_bom(data)
+        mixed = b"\r" in data
+        if not self.between and not self._fresh:
+            pos = self._finish_line(data, pos, mixed)
+        size = len(data) if not self._fresh else 0
+        while pos < size:
+            if (
+                data[pos] in _LINE_ENDS
+            ):  # at the start of a line: blank lines, each of them a boundary
+                blanks = _LINE_END_RUN.match(data, pos)
+                pos = boundary = blanks.end() if blanks else size
+                if not self.between:
+                    self._end_block()
+                continue
+            end = _block_end(data, pos, mixed)
+            if end < 0:
+                self._hold(data, pos, mixed)
+                break
+            self._data = self._data or _has_data(data, pos, end)
+            self._end_block()
+            pos = boundary = end
+        return boundary
+
+    def _skip_bom(self, data: bytes) -> int:
+        """The first bytes of the stream: how many of `data` belong to a byte order mark that is now
+        whole."""
+        seen = self._line + data[:3]
+        if seen.startswith(_BOM):
+            skipped = 3 - len(self._line)
+            self._line = b""
+            self._fresh = False
+            self.bom = self.between = True
+            return skipped
+        if _BOM.startswith(seen):
+            self._line = seen
+            self.between = False
+        else:
+            self._fresh = False  # what looked like a mark is the beginning of a line
+        return 0
+
+    def _finish_line(self, data: bytes, pos: int, mixed: bool) -> int:
+        """Bring the unfinished line to its end. Returns where the next line starts; the size of
+        `data` if nowhere."""
+        size = len(data)
+        if self._cr and pos < size:
+            self._cr = False
+            return pos + 1 if data[pos] == _LF else pos
+        if not self._line or pos == size:
+            return pos
+        if mixed:
+            found = _LINE_END.search(data, pos)
+            end = found.start() if found else -1
+        else:
+            end = data.find(b"\n", pos)
+        head = self._line
+        if len(head) < _KNOWN:
+            stop = pos + _KNOWN - len(head)
+            head += data[pos:stop] if end < 0 else data[pos : min(stop, end)]
+        if end < 0:
+            self._line = head
+            return size
+        if head in _DATA_HEADS:
+            self._data = True
+        self._line = b""
+        if data[end] == _LF:
+            return end + 1
+        if end + 1 == size:
+            self._cr = True
+            return size
+        return end + 2 if data[end + 1] == _LF else end + 1
+
+    def _hold(self, data: bytes, pos: int, mixed: bool) -> None:
+        """Remember what matters of an unfinished block, of which `data[pos:]` has come."""
+        last = data.rfind(b"\n", pos)
+        if mixed:
+            last = max(last, data.rfind(b"\r", pos))
+        self.between = False
+        if last >= 0:
+            self._data = self._data or _has_data(data, pos, last + 1)
+            self._line = data[last + 1 : last + 1 + _KNOWN]
+            self._cr = last + 1 == len(data) and data[last] == _CR
+        else:
+            self._line = data[pos : pos + _KNOWN]
+
+    def _end_block(self) -> None:
+        self.blocks += 1
+        if self._data:
+            self.events += 1
+            self._data = False
+        self.between = True
+
+
+def _block_end(data: bytes, pos: int, mixed: bool) -> int:
+    """Just behind the blank line that ends the block whose lines start at `pos`; -1 if it has not
+    come."""
+    if mixed:
+        found = _BLANK.search(data, pos)
+        return found.end() if found else -1
+    end = data.find(b"\n\n", pos)
+    return end + 2 if end >= 0 else -1
+
+
+def _has_data(data: bytes, pos: int, end: int) -> bool:
+    """Whether one of the lines in `data[pos:end]`, all of them finished, is a data line."""
+    return (
+        data.startswith(_DATA_STARTS, pos, end)
+        or data.find(b"\ndata:", pos, end) >= 0
+        or _DATA_LINE.search(data, pos, end) is not None
+    )

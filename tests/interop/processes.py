@@ -126,6 +126,7 @@ class Server:
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | Path | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.command = [str(part) for part in command]
         self.address = ""
@@ -136,6 +137,7 @@ class Server:
             stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
             cwd=cwd or ROOT,
+            pass_fds=pass_fds,
             start_new_session=True,  # so that its workers end with it, and a Ctrl-C is ours alone
         )
         assert self.process.stdout is not None

@@ -1,0 +1,1 @@
+"""The page, its origin and the browser module."""

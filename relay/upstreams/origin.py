@@ -163,7 +163,7 @@ class Origin:
     def failed(self, cause: str) -> None:
         """It could not be reached, broke, or was silent too long; never a client's fault.
 
-        `cause` is DialError's, or the caller's word. "exhausted" is our own lack: it counts nothing.
+        `cause` is DialError's, or the caller's word; "exhausted" is our own lack: not counted.
         """
         if cause == "exhausted":
             return

@@ -1,0 +1,221 @@
+"""What becomes of the fields on their way through relay (RFC 9110 §7.6, §10.1.4; RFC 7239).
+
+Rules of this module:
+
+* One pass per head; per request nothing is computed that the route's edits decide alone.
+* Hop-by-hop fields and everything that Connection names stay here, in both directions.
+* What relay writes itself (Host, framing, Via, forwarding fields, the request id, the operator's edits) is written after the stripping, so
+  no Connection token can take it away.
+* Nothing is invented: no User-Agent, no Content-Length or Transfer-Encoding the client did not send.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from relay.http.bodies import Fields
+from relay.http.forwarded import ClientView, client_view
+from relay.http.framing import CHUNKED
+from relay.http.heads import RequestHead, ResponseHead
+
+__all__ = ["ClientView", "client_view", "interim_fields", "request_fields", "response_fields"]
+
+HOP_BY_HOP: Final = frozenset(
+    b"connection proxy-connection keep-alive te transfer-encoding upgrade http2-settings"
+    b" proxy-authenticate proxy-authorization proxy-authentication-info".split()
+)
+# What relay writes anew or must see; `proxy` would become HTTP_PROXY in a CGI program (httpoxy, CVE-2016-5385).
+_REWRITTEN = frozenset(
+    b"host content-length trailer expect proxy"
+    b" forwarded x-forwarded-for x-forwarded-proto x-forwarded-host".split()
+)
+# What else claims to know where a request came from or where it went; only a trusted peer may. Beyond these every
+# `x-forwarded-*` (port, prefix, user, client-cert …).
+_CLAIMS = frozenset(
+    b"x-real-ip x-client-ip x-cluster-client-ip true-client-ip cf-connecting-ip fastly-client-ip"
+    b" x-original-forwarded-for x-original-host x-original-url x-rewrite-url"
+    b" x-envoy-external-address".split()
+)
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+_CHUNKED_FIELD: Final = (b"transfer-encoding", b"chunked")
+_IDENTITY: Final = (b"accept-encoding", b"identity")
+_EVENT_STREAM: Final = [
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),  # nginx obeys and consumes it; nobody else reads it
+]
+_OURS_IN_REQUEST = frozenset(
+    b"host via forwarded x-forwarded-for x-forwarded-proto x-forwarded-host accept-encoding".split()
+)
+_OURS_IN_RESPONSE = frozenset((b"via", b"cache-control", b"x-accel-buffering"))
+
+
+class _Plan(NamedTuple):
+    """What an operator's edits and a direction decide for every head of a route."""
+
+    drop: frozenset[bytes]
+    ours: frozenset[bytes]  # fields of relay's own that the operator replaces or removes
+
+
+@lru_cache(maxsize=1024)
+def _plan(
+    set_fields: tuple[tuple[bytes, bytes], ...],
+    remove: frozenset[bytes],
+    request_id_header: bytes,
+    more: frozenset[bytes],
+    ours: frozenset[bytes],
+) -> _Plan:
+    edited = remove | {name for name, _ in set_fields}
+    return _Plan(
+        HOP_BY_HOP | more | edited | {request_id_header}, edited & (ours | {request_id_header})
+    )
+
+
+_UNTRUSTED_REQUEST = _REWRITTEN | _CLAIMS
+
+
+def request_fields(
+    head: RequestHead,
+    *,
+    authority: bytes,
+    client: ClientView,
+    via: bytes,
+    request_id: bytes,
+    request_id_header: bytes,
+    set_fields: tuple[tuple[bytes, bytes], ...] = (),
+    remove: frozenset[bytes] = _NOTHING,
+    event_stream: bool = False,
+) -> Fields:
+    """The fields of the request that goes upstream.
+
+    Args:
+        authority: the Host value.
+        via: relay's pseudonym in Via, without the version.
+        set_fields: replace every field of the same name, relay's own too.
+        remove: dropped, wherever they come from.
+        event_stream: the response may be treated as an event stream: if the client accepts one, the upstream is asked
+            not to compress (Accept-Encoding: identity).
+    """
+    trusted = client.trusted
+    plan = _plan(
+        set_fields,
+        remove,
+        request_id_header,
+        _REWRITTEN if trusted else _UNTRUSTED_REQUEST,
+        _OURS_IN_REQUEST,
+    )
+    drop = plan.drop | head.connection if head.connection else plan.drop
+    plain = event_stream and head.wants_events
+    kept: Fields = [(b"host", authority)]
+    late: Fields = []
+    trailers = False
+    for field in head.fields:
+        name = field[0]
+        if name in drop:
+            if name == b"te":
+                trailers = trailers or b"trailers" in field[1].lower()
+            elif name in _BY_FRAMING and _stays(name, head):
+                late.append(field)
+            continue
+        if not trusted and name[:11] == b"x-forwarded":
+            continue
+        if plain and name == b"accept-encoding":
+            continue
+        kept.append(field)
+    if plain:
+        kept.append(_IDENTITY)
+    kept.append((b"via", head.version + b" " + via))
+    if client.x_forwarded_for:
+        kept.append((b"x-forwarded-for", client.x_forwarded_for))
+    kept.append((b"x-forwarded-proto", client.scheme))
+    if client.host:
+        kept.append((b"x-forwarded-host", client.host))
+    kept.append((b"forwarded", client.forwarded))
+    kept.append((request_id_header, request_id))
+    if plan.ours:
+        kept = [field for field in kept if field[0] not in plan.ours]
+    if late:
+        kept.extend(late)
+    if head.framing == CHUNKED:
+        kept.append(_CHUNKED_FIELD)
+    if head.upgrade is not None:
+        kept.append((b"connection", b"upgrade, te" if trailers else b"upgrade"))
+        kept.append((b"upgrade", head.upgrade))
+    elif trailers:
+        kept.append((b"connection", b"te"))
+    if trailers:
+        kept.append((b"te", b"trailers"))
+    kept.extend(set_fields)
+    return kept
+
+
+_BY_FRAMING = frozenset((b"content-length", b"trailer", b"expect"))
+
+
+def _stays(name: bytes, head: RequestHead) -> bool:
+    """Whether a request field that belongs to the body goes on as it is."""
+    if name == b"content-length":
+        return head.framing >= 0
+    if name == b"trailer":
+        return head.framing == CHUNKED
+    return head.version == b"1.1"  # RFC 9110 §10.1.1: an expectation in HTTP/1.0 is ignored
+
+
+def response_fields(
+    head: ResponseHead | Fields,
+    *,
+    via: bytes,
+    request_id: bytes,
+    request_id_header: bytes,
+    set_fields: tuple[tuple[bytes, bytes], ...] = (),
+    remove: frozenset[bytes] = _NOTHING,
+    event_stream: bool = False,
+) -> Fields:
+    """The fields of the response that goes to the client, without framing: the caller knows how it frames.
+
+    Only the answer to a HEAD and a 304 keep their Content-Length, which describes a body that is not sent.
+
+    Args:
+        head: the upstream's; or the fields of a response of relay's own, which get no Via.
+        event_stream: the body goes out as an event stream.
+    """
+    plan = _plan(set_fields, remove, request_id_header, _FRAMING, _OURS_IN_RESPONSE)
+    drop = plan.drop
+    kept: Fields
+    if isinstance(head, ResponseHead):
+        fields = head.fields
+        if head.connection:
+            drop |= head.connection
+        if event_stream:
+            drop |= _STREAM_DROPS
+        kept = [field for field in fields if field[0] not in drop]
+        if head.bodiless and head.status >= 200 and head.status != 204:
+            kept += [field for field in fields if field[0] == b"content-length"]
+        if head.framing == CHUNKED and not event_stream:
+            kept += [field for field in fields if field[0] == b"trailer"]
+        kept.append((b"via", head.version + b" " + via))
+    else:
+        if event_stream:
+            drop |= _STREAM_DROPS
+        kept = [field for field in head if field[0] not in drop]
+    kept.append((request_id_header, request_id))
+    if event_stream:
+        kept += _EVENT_STREAM
+    if plan.ours:
+        kept = [field for field in kept if field[0] not in plan.ours]
+    if set_fields:
+        kept += set_fields
+    return kept
+
+
+_FRAMING = frozenset((b"content-length", b"trailer"))
+_STREAM_DROPS = frozenset((b"cache-control", b"x-accel-buffering"))
+
+
+def interim_fields(head: ResponseHead) -> Fields:
+    """The fields of a 1xx response that is passed on (RFC 9110 §15.2): a 101 keeps its Upgrade, nothing is added."""
+    drop = HOP_BY_HOP | _FRAMING | head.connection
+    kept = [field for field in head.fields if field[0] not in drop]
+    if head.status == 101 and head.upgrade is not None:
+        kept += [(b"connection", b"upgrade"), (b"upgrade", head.upgrade)]
+    return kept

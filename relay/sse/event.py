@@ -60,32 +60,34 @@ def parse(block: bytes) -> Event:
     return _read(rest[: rest.index("")] if "" in rest else rest)
 
 
+def check(event: Event) -> None:
+    """Raises: ValueError for a line end in `event` or `id`, a NUL in `id`, a negative `retry`."""
+    if event.event and _BREAK.search(event.event):
+        raise ValueError("an event type cannot contain a line end")
+    if event.id and ("\0" in event.id or _BREAK.search(event.id)):
+        raise ValueError("an event id cannot contain a line end or NUL")
+    if event.retry is not None and event.retry < 0:
+        raise ValueError("a reconnection time cannot be negative")
+
+
 def serialise(event: Event) -> bytes:
     """The block of an event with its blank line; b"" for an event that says nothing at all.
 
     CR and CRLF in `data` and `comments` become LF: the format cannot carry them.
 
-    Raises: ValueError for a line end in `event` or `id`, a NUL in `id`, a negative `retry`.
+    Raises: ValueError for what the format has no way to say, see `check`.
     """
-    lines = [
-        f": {line}" if line else ":" for text in event.comments for line in _LINE_END.split(text)
-    ]
+    check(event)
+    lines: list[str] = []
+    for comment in event.comments:
+        lines += [f": {line}" for line in _LINE_END.split(comment)]
     if event.event:
-        if _BREAK.search(event.event):
-            raise ValueError("an event type cannot contain a line end")
         lines.append(f"event: {event.event}")
     if event.data is not None:
-        if "\r" in event.data or "\n" in event.data:
-            lines += [f"data: {line}" for line in _LINE_END.split(event.data)]
-        else:
-            lines.append(f"data: {event.data}")
+        lines += [f"data: {line}" for line in _LINE_END.split(event.data)]
     if event.id is not None:
-        if "\0" in event.id or _BREAK.search(event.id):
-            raise ValueError("an event id cannot contain a line end or NUL")
         lines.append(f"id: {event.id}")
     if event.retry is not None:
-        if event.retry < 0:
-            raise ValueError("a reconnection time cannot be negative")
         lines.append(f"retry: {event.retry}")
     return ("\n".join(lines) + "\n\n").encode("utf-8", "replace") if lines else b""
 

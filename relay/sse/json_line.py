@@ -29,7 +29,10 @@ def write(value: object) -> str:
 
     Raises: ValueError or TypeError for a value that JSON does not have (NaN, bytes, a cycle).
     """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except RecursionError as error:
+        raise ValueError("nested beyond the stack") from error
     if text.isascii():
         return text
     try:

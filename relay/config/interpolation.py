@@ -1,0 +1,79 @@
+"""`${NAME}`, `${NAME:-default}` and `{file:/run/secrets/x}` inside string values.
+
+Rules
+* A variable that is not set, or is set but empty, is a mistake, unless it has a default: an empty
+  token would silently remove the field that was to carry it.
+* A file is read whole, as UTF-8, without its trailing newline. A relative one (`{file:./token}`) is
+  looked for beside the configuration.
+* `$${` is a literal `${`. What was put in is not looked at again.
+* No message has a value in it, only the variable's or file's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+_PLACES: Final = re.compile(
+    r"(?P<escaped>\$\$\{)"
+    r"|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}"
+    r"|(?P<broken>\$\{)"
+    r"|\{file:(?P<file>(?:/|\./|\.\./)[^{}]*)\}"
+)
+_LARGEST_FILE: Final = 64 * 1024  # bytes; a secret is a line, and a wrong path may be anything
+
+
+class Interpolation:
+    """Resolves the places of one configuration.
+
+    Args:
+        environ: the environment.
+        base: the folder that relative paths start from.
+    """
+
+    def __init__(self, environ: Mapping[str, str], base: Path) -> None:
+        self._environ = environ
+        self._base = base
+
+    def resolve(self, text: str) -> tuple[str, bool]:
+        """The text with its places filled, and whether there were any.
+
+        Raises: ValueError naming the variable or file that is missing.
+        """
+        if "$" not in text and "{file:" not in text:
+            return text, False
+        value, count = _PLACES.subn(self._place, text)
+        return value, count > 0
+
+    def _place(self, match: re.Match[str]) -> str:
+        if match["escaped"]:
+            return "${"
+        if match["broken"]:
+            raise ValueError('"${" is not followed by NAME}; write "$${" for the characters')
+        if match["file"]:
+            return self._file(match["file"])
+        name, default = match["name"], match["default"]
+        value = self._environ.get(name, "")
+        if value:
+            return value
+        if default is not None:
+            return str(default)
+        state = "is empty" if name in self._environ else "is not set"
+        raise ValueError(f"the environment variable {name} {state}")
+
+    def _file(self, name: str) -> str:
+        path = self._base / name
+        try:
+            if path.stat().st_size > _LARGEST_FILE:
+                raise ValueError(f"the file {name} is larger than 64 KiB")
+            text = path.read_bytes().decode()
+        except OSError as error:
+            raise ValueError(f"the file {name} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"the file {name} is not UTF-8 text") from None
+        text = text.removesuffix("\n").removesuffix("\r")
+        if not text:
+            raise ValueError(f"the file {name} is empty")
+        return text

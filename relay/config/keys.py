@@ -1,0 +1,307 @@
+"""The keys of `[server]`, `[limits]`, `[timeouts]` and `[upstreams.NAME]`: type, default,
+meaning, when not.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+from relay.config import kinds
+from relay.config.addresses import parse_address
+from relay.config.schema import Key, Kind, ListOf, Table
+from relay.config.values import HealthCheck, Limits, Server, Timeouts
+
+
+def _read_workers(value: object) -> int:
+    if value == "auto":
+        return len(os.sched_getaffinity(0))
+    return int(kinds.whole(1, 256).read(value))
+
+
+def _server(values: dict[str, Any]) -> Server:
+    values.setdefault("listen", (parse_address("127.0.0.1:8000"),))
+    listen, admin = values["listen"], values.get("admin")
+    fixed = [str(address) for address in listen if address.kind != "tcp" or address.port]
+    if len(set(fixed)) < len(fixed):
+        raise ValueError("`listen` names an address twice")
+    if admin is not None and str(admin) in fixed:
+        raise ValueError("`admin` must not be an address of `listen`: it would be public")
+    outside = admin is not None and admin.kind == "tcp" and not _is_loopback(admin.host)
+    if outside and "admin_token" not in values:
+        raise ValueError("`admin` can be reached from outside: it needs an `admin_token`")
+    return Server(**values)
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+SERVER: Final = Table(
+    (
+        Key(
+            "listen",
+            ListOf(kinds.ADDRESS, single=True, least=1),
+            '["127.0.0.1:8000"]',
+            "Where clients connect: `host:port`, `[::1]:port`, `unix:/path?mode=660`, `fd:N`.",
+            "`fd:N` is for systemd and other parents that open the socket.",
+        ),
+        Key(
+            "admin",
+            kinds.ADMIN,
+            '"off"',
+            "Where `/healthz`, `/readyz`, `/metrics`, `/streams` and the live page are.",
+            "Keep it on loopback or a unix socket; elsewhere it needs `admin_token`.",
+        ),
+        Key(
+            "admin_token",
+            kinds.SECRET,
+            "",
+            "Bearer token that the admin listener asks for.",
+            "Not needed on loopback when everybody on the machine may look.",
+        ),
+        Key(
+            "workers",
+            Kind(
+                "integer 1–256 or `auto`", 'a whole number from 1 to 256, or "auto"', _read_workers
+            ),
+            "1",
+            "Processes that share the listeners; `auto` is one per usable core.",
+            "One worker carries thousands of streams: measure before you add more.",
+        ),
+        Key(
+            "trusted_proxies",
+            ListOf(kinds.NETWORK),
+            "[]",
+            "Peers whose forwarding fields and PROXY header are believed.",
+            "Never the networks that clients come from.",
+        ),
+        Key(
+            "proxy_protocol",
+            kinds.SWITCH,
+            '"off"',
+            "Every connection of a trusted peer starts with a PROXY header, v1 or v2.",
+            "Only behind a terminator that sends it.",
+        ),
+        Key(
+            "access_log",
+            kinds.STRING,
+            '"stdout"',
+            "Where the JSON lines go: `stdout`, `stderr`, `off`, or the path of a file.",
+        ),
+        Key(
+            "log_query",
+            kinds.FLAG,
+            "false",
+            "Whether `path` in the access log has the query.",
+            "Queries carry tokens and personal data.",
+        ),
+        Key("via", kinds.TOKEN, '"relay"', "relay's name in the `Via` field."),
+        Key(
+            "request_id_header",
+            kinds.FIELD_NAME,
+            '"X-Request-Id"',
+            "The field that carries the request id, both ways.",
+        ),
+    ),
+    make=_server,
+)
+
+# The keys that a route may set for itself are those that act on one exchange, not on a connection.
+_ROUTE_LIMITS: Final = (
+    Key(
+        "request_body",
+        kinds.SIZE,
+        '"off"',
+        "Largest request body; more is a 413.",
+        "Bodies are streamed, so this is policy, not memory.",
+    ),
+    Key(
+        "response_head",
+        kinds.SIZE,
+        '"64KiB"',
+        "Largest head of an upstream's response; more is a 502.",
+    ),
+    Key(
+        "max_event",
+        kinds.HELD_SIZE,
+        '"1MiB"',
+        "Longest event tail that is held; a longer event is passed on as it comes.",
+        "Every stream may hold this much: see the note on limits.",
+    ),
+    Key(
+        "request_body_rate",
+        kinds.BYTE_RATE,
+        '"off"',
+        "Least rate of an upload after a grace; a slower one is ended.",
+        "Not where clients upload what a person types or says.",
+    ),
+)
+_ROUTE_TIMEOUTS: Final = (
+    Key(
+        "request_body_idle",
+        kinds.DURATION,
+        '"30s"',
+        "Longest pause of a client that is sending a body.",
+    ),
+    Key("connect", kinds.DURATION, '"5s"', "Name look-up, connection and TLS handshake, per url."),
+    Key(
+        "response_head",
+        kinds.DURATION,
+        '"60s"',
+        "From the end of the request to the end of the response's head, absolute.",
+        'Raise it where the upstream thinks before it answers, or use `commit = "after 5s"`.',
+    ),
+    Key(
+        "idle",
+        kinds.DURATION,
+        '"5m"',
+        "Longest time without a byte from the upstream; comments count.",
+        "For streams that send comments `event_idle` is the one that sees a dead model.",
+    ),
+    Key(
+        "write",
+        kinds.DURATION,
+        '"30s"',
+        "Longest time without progress towards a client that stopped reading.",
+    ),
+)
+ROUTE_LIMITS: Final = Table(_ROUTE_LIMITS)
+ROUTE_TIMEOUTS: Final = Table(_ROUTE_TIMEOUTS)
+
+LIMITS: Final = Table(
+    (
+        Key("request_head", kinds.HELD_SIZE, '"16KiB"', "Largest request head; more is a 431."),
+        *_ROUTE_LIMITS,
+        Key(
+            "connections",
+            kinds.whole(1, 1_000_000),
+            "10000",
+            "Client connections at once, per worker; more wait in the listen queue.",
+        ),
+        Key("header_count", kinds.whole(1, 10_000), "100", "Most fields in a head; more is a 431."),
+        Key(
+            "connections_per_address",
+            kinds.COUNT,
+            '"off"',
+            "Connections of one client address at once.",
+            "Not where many people share an address, unless `trusted_proxies` tells them apart.",
+        ),
+        Key(
+            "streams_per_address",
+            kinds.COUNT,
+            '"off"',
+            "Event streams of one client address at once; more is a 429.",
+            "As above.",
+        ),
+        Key(
+            "request_rate",
+            kinds.RATE,
+            '"off"',
+            "Requests of one client address, as a token bucket; more is a 429 with Retry-After.",
+            "As above.",
+        ),
+        Key(
+            "request_burst",
+            kinds.whole(1, 1_000_000),
+            "100",
+            "Size of that bucket: requests that may come at once.",
+        ),
+    ),
+    make=lambda values: Limits(**values),
+)
+
+TIMEOUTS: Final = Table(
+    (
+        Key(
+            "request_head",
+            kinds.DURATION,
+            '"10s"',
+            "To the end of the request's head, absolute; also the keep-alive idle limit.",
+        ),
+        *_ROUTE_TIMEOUTS,
+        Key(
+            "drain",
+            kinds.DURATION,
+            '"30s"',
+            "How long a shutdown lets exchanges go on.",
+            "Below the time your supervisor waits before it kills.",
+        ),
+    ),
+    make=lambda values: Timeouts(**values),
+)
+
+HEALTH: Final = Table(
+    (
+        Key("path", kinds.TARGET, '"/"', "What is asked for with GET, on every url."),
+        Key("interval", kinds.DURATION, '"5s"', "Between two checks of a url."),
+        Key("timeout", kinds.DURATION, '"2s"', "For connection and head of the answer together."),
+        Key("status", ListOf(kinds.STATUS, single=True, least=1), "[200]", "What counts as well."),
+        Key("rise", kinds.whole(1, 100), "2", "Successes until a url counts as up again."),
+        Key("fall", kinds.whole(1, 100), "3", "Failures until a url counts as down."),
+    ),
+    make=lambda values: HealthCheck(**values),
+)
+
+UPSTREAM: Final = Table(
+    (
+        Key(
+            "url",
+            kinds.URL_OR_OFF,
+            "",
+            "`http://host:port/base`, `https://…` or `unix:/path`. `off`: there is none; only "
+            "`fallback` may then name this upstream.",
+            "Either this or `urls`.",
+        ),
+        Key("urls", ListOf(kinds.URL, least=1), "", "Several urls that serve the same."),
+        Key(
+            "balance",
+            kinds.choice("least-streams", "round-robin"),
+            '"least-streams"',
+            "How one of several urls is chosen.",
+            "`round-robin` suits short requests only: streams pile up on one url.",
+        ),
+        Key(
+            "tls_ca",
+            kinds.STRING,
+            "",
+            "PEM file of the authorities to trust for https; not set: the system's.",
+        ),
+        Key(
+            "tls_server_name",
+            kinds.STRING,
+            "",
+            "Name to ask and verify the certificate for; not set: the url's host.",
+            "Only where the url has an address instead of the name.",
+        ),
+        Key(
+            "request_headers",
+            kinds.FIELD_EDITS,
+            "{}",
+            'Fields set on every request to this upstream; `""` removes one.',
+            "The place for credentials: they replace what the client sent.",
+        ),
+        Key(
+            "host_header",
+            kinds.choice("upstream", "client"),
+            '"upstream"',
+            "Which `Host` the upstream sees.",
+            "`client` only where the upstream builds links from it and trusts relay.",
+        ),
+        Key(
+            "keepalive_idle",
+            kinds.TIME,
+            '"4s"',
+            "How long an idle connection is kept; `0s`: not at all.",
+            "Stay below the upstream's own limit (5 s in Node, uvicorn and Hypercorn).",
+        ),
+        Key("keepalive_connections", kinds.whole(0, 10_000), "64", "Idle connections per url."),
+        Key(
+            "slow_start",
+            kinds.TIME,
+            '"0s"',
+            "A url that came back gets its full share only after this time.",
+        ),
+        Key("health", HEALTH, "", "Active checks of every url; not set: only real traffic tells."),
+    ),
+)

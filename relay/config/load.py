@@ -1,0 +1,108 @@
+"""From TOML text to a Config, or to a ConfigError with every mistake in it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from relay.config.addresses import parse_address, parse_url
+from relay.config.interpolation import Interpolation
+from relay.config.keys import LIMITS, SERVER, TIMEOUTS
+from relay.config.lines import Lines
+from relay.config.mistakes import ConfigError, KeyPath, Mistake, nearest, written
+from relay.config.routes import Known, read_routes
+from relay.config.schema import INVALID, Reader, Table
+from relay.config.translations import read_translations
+from relay.config.upstreams import Upstreams
+from relay.config.values import Config, Forward, Limits, Route, Server, Timeouts, Upstream
+from relay.routing.pattern import Pattern
+
+_TABLES = ("server", "limits", "timeouts", "upstreams", "routes", "translations")
+
+
+def load(path: str | Path, environ: Mapping[str, str]) -> Config:
+    """Read and check a file; relative paths inside it start from its folder.
+
+    Raises: ConfigError.
+    """
+    try:
+        text = Path(path).read_bytes().decode()
+    except OSError as error:
+        raise ConfigError([Mistake(str(path), f"cannot be read: {error.strerror}")]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([Mistake(str(path), "is not UTF-8 text")]) from None
+    return loads(text, environ, path=str(path))
+
+
+def loads(text: str, environ: Mapping[str, str], *, path: str | None = None) -> Config:
+    """Check a text; without `path` relative paths start from the working folder.
+
+    Raises: ConfigError.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([Mistake("TOML", str(error))], path) from None
+    base = Path(path).absolute().parent if path else Path.cwd()
+    reader = Reader(Interpolation(environ, base))
+    config = _read(reader, raw, base, path)
+    if reader.mistakes:
+        raise ConfigError(_placed(reader.mistakes, text), path)
+    return config
+
+
+def forward_config(url: str, listen: Sequence[str] = ()) -> Config:
+    """The configuration of `relay forward URL`: everything to one upstream.
+
+    Raises: ConfigError whose keys are the arguments, `URL` and `--listen`.
+    """
+    mistakes = []
+    upstream, addresses = None, []
+    try:
+        upstream = Upstream("upstream", (parse_url(url),))
+    except ValueError as error:
+        mistakes.append(Mistake("URL", str(error)))
+    for each in listen or ("127.0.0.1:8000",):
+        try:
+            addresses.append(parse_address(each))
+        except ValueError as error:
+            mistakes.append(Mistake("--listen", str(error)))
+    if upstream is None or mistakes:
+        raise ConfigError(mistakes)
+    limits, timeouts = Limits(), Timeouts()
+    pattern = Pattern.parse("/{path...}")
+    route = Route("forward", pattern, Forward(upstream), timeouts, limits)
+    server = Server(tuple(addresses))
+    return Config(server, limits, timeouts, {upstream.name: upstream}, (route,))
+
+
+def _read(reader: Reader, raw: dict[str, Any], base: Path, path: str | None) -> Config:
+    for name in raw:
+        if name not in _TABLES:
+            reader.mistake((name,), f"unknown key{nearest(name, _TABLES)}")
+    server = _table(reader, SERVER, raw, "server")
+    limits = _table(reader, LIMITS, raw, "limits", Limits())
+    timeouts = _table(reader, TIMEOUTS, raw, "timeouts", Timeouts())
+    upstreams = Upstreams(reader, base)
+    upstreams.read(raw.get("upstreams", {}))
+    translations = read_translations(reader, raw.get("translations", {}))
+    known = Known(upstreams, translations, limits, timeouts, base)
+    routes = read_routes(reader, raw.get("routes", []), known)
+    return Config(server, limits, timeouts, upstreams.found, routes, path)
+
+
+def _table(
+    reader: Reader, table: Table, raw: dict[str, Any], name: str, default: object = None
+) -> Any:
+    values = reader.read(table, raw.get(name, {}), (name,))
+    return default if values is INVALID else values
+
+
+def _placed(mistakes: list[tuple[KeyPath, str]], text: str) -> list[Mistake]:
+    """Mistakes with their lines, in the order of the file."""
+    lines = Lines(text)
+    placed = [Mistake(written(path), message, lines.find(path)) for path, message in mistakes]
+    return sorted(placed, key=lambda mistake: mistake.line or inf)

@@ -1,0 +1,90 @@
+"""From a table `[upstreams.NAME]` to an Upstream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from relay.config.keys import UPSTREAM
+from relay.config.kinds import plain_name
+from relay.config.mistakes import KeyPath, nearest, shown
+from relay.config.schema import INVALID, Reader
+from relay.config.values import Upstream
+
+
+class Upstreams:
+    """The upstreams of a configuration by name; finding one notes a mistake where there is none.
+
+    Attributes:
+        found: those that are right, in the order of the file.
+    """
+
+    def __init__(self, reader: Reader, base: Path) -> None:
+        self._reader = reader
+        self._base = base
+        self._absent: set[str] = set()  # url = "off"
+        self._broken: set[str] = set()  # had a mistake of their own: not reported twice
+        self.found: dict[str, Upstream] = {}
+
+    def read(self, raw: object) -> None:
+        if not isinstance(raw, dict):
+            self._reader.mistake(("upstreams",), f"found {shown(raw)}, expected a table")
+            return
+        for name, each in raw.items():
+            path = ("upstreams", name)
+            try:
+                plain_name(name)
+            except ValueError as error:
+                self._reader.mistake(path, str(error))
+                continue
+            values = self._reader.read(UPSTREAM, each, path)
+            if values is INVALID or not self._add(name, values, path):
+                self._broken.add(name)
+
+    def find(self, name: str, path: KeyPath, *, optional: bool = False) -> Upstream | None:
+        """The upstream called `name`; `optional`: one that is "off" is simply not there."""
+        if name in self.found:
+            return self.found[name]
+        if name in self._absent and not optional:
+            self._reader.mistake(path, f'the url of upstream "{name}" is "off"')
+        elif name not in self._absent and name not in self._broken:
+            known = (*self.found, *self._absent, *self._broken)
+            self._reader.mistake(path, f'no upstream "{name}"{nearest(name, known)}')
+        return None
+
+    def _add(self, name: str, values: dict[str, Any], path: KeyPath) -> bool:
+        if ("url" in values) == ("urls" in values):
+            both = "`url` and `urls` exclude each other" if "url" in values else ""
+            self._reader.mistake(path, both or "needs `url` or `urls`")
+            return False
+        if "url" in values:
+            url = values.pop("url")
+            if url is None:
+                self._absent.add(name)
+                return True
+            values["urls"] = (url,)
+        if len(set(values["urls"])) < len(values["urls"]):
+            self._reader.mistake((*path, "urls"), "has the same url twice")
+            return False
+        if not self._tls(values, path):
+            return False
+        self.found[name] = Upstream(name, **values)
+        return True
+
+    def _tls(self, values: dict[str, Any], path: KeyPath) -> bool:
+        wanted = [key for key in ("tls_ca", "tls_server_name") if key in values]
+        if wanted and all(url.scheme == "http" for url in values["urls"]):
+            self._reader.mistake((*path, wanted[0]), "has no effect: no url is https")
+            return False
+        if "tls_ca" not in values:
+            return True
+        file = self._base / values["tls_ca"]
+        values["tls_ca"] = str(file)
+        try:
+            readable = b"-----BEGIN" in file.read_bytes()
+        except OSError as error:
+            self._reader.mistake((*path, "tls_ca"), f"cannot be read: {error.strerror}")
+            return False
+        if not readable:
+            self._reader.mistake((*path, "tls_ca"), "is not a PEM file")
+        return readable

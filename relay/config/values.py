@@ -1,0 +1,263 @@
+"""What a configuration is once it has been read: frozen values that the rest of relay trusts.
+
+Units: times are seconds (`inf` means off), sizes are bytes (`UNLIMITED` means off). Field names
+are the keys of the file (design §8). Nothing here reads, checks or resolves anything:
+`config.load` does that once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from math import inf
+from typing import Literal
+
+from relay.routing.pattern import Pattern
+from relay.routing.template import Template
+
+# `as`: these are the file's vocabulary too, so they may be imported from here.
+from relay.sse.dialects import Dialect as Dialect  # noqa: PLC0414
+from relay.sse.translate import Expression as Expression  # noqa: PLC0414
+from relay.sse.translate import Rule as Rule  # noqa: PLC0414
+from relay.sse.translate import Translation as Translation  # noqa: PLC0414
+
+UNLIMITED = 2**63 - 1  # a size that is "off": larger than any Content-Length we accept
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a listener is bound. `str()` gives the form of the command line."""
+
+    kind: Literal["tcp", "unix", "fd"]
+    host: str = ""  # tcp; without brackets
+    port: int = 0  # tcp
+    path: str = ""  # unix
+    fd: int = -1  # fd
+    mode: int | None = None  # unix: permission bits, `unix:/path?mode=660`
+
+    def __str__(self) -> str:
+        if self.kind == "unix":
+            return f"unix:{self.path}"
+        if self.kind == "fd":
+            return f"fd:{self.fd}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    listen: tuple[Address, ...]
+    admin: Address | None = None
+    admin_token: str | None = field(default=None, repr=False)
+    workers: int = 1  # "auto" has become the number of usable cores
+    trusted_proxies: tuple[Network, ...] = ()
+    proxy_protocol: bool = False
+    access_log: str = "stdout"  # "stdout" | "stderr" | "off" | a path
+    log_query: bool = False  # whether `path` in the access log has the query
+    via: str = "relay"  # the pseudonym in Via
+    request_id_header: bytes = b"x-request-id"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    request_head: int = 16 * 1024
+    response_head: int = 64 * 1024
+    request_body: int = UNLIMITED
+    connections: int = 10_000
+    max_event: int = 1024 * 1024
+    header_count: int = 100
+    connections_per_address: int = UNLIMITED
+    streams_per_address: int = UNLIMITED
+    request_rate: float = inf  # requests per second and address, "20/s"
+    request_burst: int = 100  # bucket size for request_rate
+    request_body_rate: int = 0  # least bytes per second of an upload after the grace; 0 is off
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    request_head: float = 10.0
+    request_body_idle: float = 30.0
+    connect: float = 5.0
+    response_head: float = 60.0
+    idle: float = 300.0
+    write: float = 30.0
+    drain: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """One origin of an upstream: `http://host:port/base`, `https://…`, `unix:/path` (no TLS)."""
+
+    scheme: Literal["http", "https"]
+    host: str  # without brackets; "localhost" for unix
+    port: int
+    base_path: str = ""  # "" or "/base": put before every upstream path; no trailing slash
+    unix: str | None = None  # socket path
+
+    @property
+    def authority(self) -> bytes:
+        """The Host field value for this origin: no port where it is the scheme's default."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.scheme == "https" else 80
+        return (host if self.port == default else f"{host}:{self.port}").encode("ascii")
+
+    def __str__(self) -> str:
+        """For logs and errors: never user info, never a query."""
+        if self.unix is not None:
+            return f"unix:{self.unix}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}{self.base_path}"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """`[upstreams.NAME.health]`: an active check of every url."""
+
+    path: str = "/"
+    interval: float = 5.0
+    timeout: float = 2.0
+    status: tuple[int, ...] = (200,)
+    rise: int = 2  # successes until a url counts as up again
+    fall: int = 3  # failures until a url counts as down
+
+
+@dataclass(frozen=True, slots=True)
+class FieldEdits:
+    """What is done to a head's fields: `set` replaces (lower-case name, value), `remove` drops."""
+
+    set: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)  # values may be secrets
+    remove: frozenset[bytes] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    name: str
+    urls: tuple[Url, ...]
+    balance: Literal["least-streams", "round-robin"] = "least-streams"
+    tls_ca: str | None = None  # PEM file; None: the system's
+    tls_server_name: str | None = None  # default: the url's host
+    request_headers: FieldEdits = FieldEdits()
+    host_header: Literal["upstream", "client"] = "upstream"  # which Host the upstream sees
+    keepalive_idle: float = 4.0  # below the 5 s of Node, Hypercorn and uvicorn
+    keepalive_connections: int = 64  # idle connections kept per url
+    slow_start: float = 0.0
+    health: HealthCheck | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cors:
+    origins: tuple[bytes, ...]  # exact origins, or (b"*",)
+    credentials: bool = False
+    methods: tuple[bytes, ...] = ()  # () : the route's
+    headers: tuple[bytes, ...] = ()  # (): what the preflight asks for
+    expose: tuple[bytes, ...] = ()
+    max_age: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """source = "forward": one upstream request."""
+
+    upstream: Upstream
+    path: Template | None = None  # None: the path as it came
+    translate: Translation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One request that relay makes itself (`[routes.enqueue]`, `[routes.follow]`,
+    `[routes.cancel]`).
+    """
+
+    upstream: Upstream
+    path: Template
+    method: bytes = b"POST"
+    timeout: float = 30.0
+    not_ready: tuple[int, ...] = (404, 425)  # follow: statuses that mean "not yet"
+    not_ready_for: float = 5.0  # follow: how long they are tried again
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue:
+    """source = "enqueue": POST a job, then GET its stream (design §6.4)."""
+
+    enqueue: Step
+    follow: Step
+    cancel: Step | None = None
+    translate: Translation | None = None
+    order_by: Expression | None = (
+        None  # on {"body": …}: messages with equal values keep their order
+    )
+    order_wait: float = 30.0  # how long a message waits for the one before it
+    max_body: int = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """source = "answer": one JSON answer turned into events (design §6.5)."""
+
+    upstream: Upstream
+    path: Template
+    text: Expression
+    method: bytes = b"POST"
+    require: tuple[str, ...] = ()
+    metadata: Mapping[str, Expression] = field(default_factory=dict)
+    chunk_chars: int = 100
+    pace: float = 0.05
+    timeout: float = 30.0
+    retries: int = 0
+    fallback: Upstream | None = None
+    max_body: int = 1024 * 1024
+    max_answer: int = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """source = "local" | "files": answered by relay itself."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: bytes = b"text/plain; charset=utf-8"
+    directory: str | None = None  # source = "files": served from here; `index.html` for a folder
+
+
+Source = Forward | Enqueue | Answer | Local
+RetryCause = Literal["refused", "timeout", "502", "503", "504", "429"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    name: str  # the label in logs and metrics; default: the path as written
+    pattern: Pattern
+    source: Source
+    timeouts: Timeouts
+    limits: Limits
+    methods: frozenset[bytes] | None = None  # None: all
+    stream: Literal["auto", "bytes"] = "auto"
+    heartbeat: float = 15.0
+    first_event: float = inf
+    event_idle: float = inf
+    max_age: float = inf
+    dialect: Dialect = "plain"
+    after_error: Literal["abort", "close"] = "abort"
+    half_close: Literal["abort", "keep"] = "abort"
+    retries: int = 0
+    retry_on: frozenset[RetryCause] = frozenset({"refused", "timeout", "502", "503", "504"})
+    commit_after: float = inf  # commit = "on-head" | "after 5s"
+    complete_when: bytes = b"eof"  # b"eof" | b"[DONE]" | b"event:NAME"; see sse.completion
+    unavailable: Literal["status", "retry-event"] = "status"
+    retry_hint: float = 3.0  # `retry:` of the farewell and of retry-event, jittered 50–150 %
+    request_headers: FieldEdits = FieldEdits()
+    response_headers: FieldEdits = FieldEdits()
+    cors: Cors | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    server: Server
+    limits: Limits
+    timeouts: Timeouts
+    upstreams: Mapping[str, Upstream]
+    routes: tuple[Route, ...]  # in matching order
+    path: str | None = None  # the file, for reload

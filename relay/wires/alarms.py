@@ -18,7 +18,9 @@ from typing import Protocol
 
 import trio
 
-HORIZON = 15.0  # seconds; the default heartbeat, so that a stream is looked at no oftener than it must
+HORIZON = (
+    15.0  # seconds; the default heartbeat, so that a stream is looked at no oftener than it must
+)
 
 
 class Alarm(Protocol):

@@ -43,7 +43,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._wires: dict[int, SocketWire] = {}
+        self._wires: dict[int, Registered] = {}
         self._again: list[tuple[SocketWire, Callable[[], None]]] = []
         self.now = 0.0  # trio.current_time() of this round
         self.woke = False  # a step rescheduled a task: Trio must run
@@ -52,7 +52,7 @@ class Engine:
         """How many sockets are registered."""
         return len(self._wires)
 
-    def add(self, wire: SocketWire, fd: int) -> None:
+    def add(self, wire: Registered, fd: int) -> None:
         self._epoll.register(fd, READ_EVENTS)
         self._wires[fd] = wire
 

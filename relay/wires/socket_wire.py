@@ -29,7 +29,6 @@ _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _HALF = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _FULL = select.EPOLLHUP | select.EPOLLERR
 _OUT = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
-_DONE = outcome.Value(None)
 
 
 class SocketWire:
@@ -74,7 +73,9 @@ class SocketWire:
         self.hung_up = False
         self.half_close_kept = False  # True: only a full close counts as a hang-up
         self.on_gone: Callable[[], None] | None = None
-        self.on_readable: Callable[[], None] | None = None  # a step; takes the place of a reading task
+        self.on_readable: Callable[[], None] | None = (
+            None  # a step; takes the place of a reading task
+        )
         self.on_writable: Callable[[], None] | None = None
         self.owner: Callable[[Exception], None] | None = None  # whom a crashing step ends
         self.queued = inf
@@ -179,7 +180,7 @@ class SocketWire:
             if self.on_readable is not None:
                 self.on_readable()
             elif self._reader is not None:
-                self._wake_reader(_DONE)
+                self._wake_reader(outcome.Value(None))
             if self.on_gone is not None and mask & (_FULL if self.half_close_kept else _HALF):
                 gone, self.on_gone = self.on_gone, None
                 gone()
@@ -187,7 +188,7 @@ class SocketWire:
             if self.on_writable is not None:
                 self.on_writable()
             elif self._writer is not None:
-                self._wake_writer(_DONE)
+                self._wake_writer(outcome.Value(None))
 
     def ring(self, now: float) -> float:
         if now >= self.read_by and self._reader is not None:
@@ -227,6 +228,6 @@ class SocketWire:
         self._engine.discard(self.fd)
         self.sock.close()
         if self._reader is not None:
-            self._wake_reader(_DONE)
+            self._wake_reader(outcome.Value(None))
         if self._writer is not None:
-            self._wake_writer(_DONE)
+            self._wake_writer(outcome.Value(None))

@@ -76,6 +76,15 @@ class StreamWire:
             self._ahead.append(data)
             held += len(data)
 
+    def half_close(self) -> None:
+        """Tell the other end that nothing more will be written; a stream that cannot say so is closed."""
+        if isinstance(self.stream, trio.StapledStream):
+            close_now(self.stream.send_stream)
+        elif isinstance(self.stream, trio.SocketStream):
+            self.stream.socket.shutdown(trio.socket.SHUT_WR)
+        else:
+            self.close()
+
     def close(self) -> None:
         if not self.closed:
             self.closed = True

@@ -28,7 +28,9 @@ class Expired(Exception):
 class Wire(Protocol):
     """A connected byte stream in both directions."""
 
-    read_by: float  # absolute time (trio.current_time) by which a read must have got something; inf: off
+    read_by: (
+        float  # absolute time (trio.current_time) by which a read must have got something; inf: off
+    )
     write_within: float  # seconds a write may stay without progress; inf: off
     on_gone: Callable[[], None] | None  # called once when the other end hangs up while nobody reads
 

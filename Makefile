@@ -1,0 +1,32 @@
+# The two commands: `make demo` and `make test`. Everything is installed into .venv in this folder.
+
+VENV ?= .venv
+PYTHON := $(VENV)/bin/python
+BASE ?= python3
+
+.PHONY: demo test lint bench clean
+
+$(VENV)/ready: pyproject.toml
+	$(BASE) -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --upgrade "pip>=25.1"
+	$(PYTHON) -m pip install --quiet --editable ".[asgi]" --group test --group lint
+	touch $@
+
+demo: $(VENV)/ready  ## origin, relay and the page on http://127.0.0.1:8000/
+	$(PYTHON) -m relay demo
+
+test: $(VENV)/ready  ## every test; those of real servers need Debian's packages (see .ci/run)
+	$(PYTHON) -m pytest
+
+lint: $(VENV)/ready  ## formatting, lint, types, and the isolated check of a user's code
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(BASE) tests/downstream/check.py
+
+bench: $(VENV)/ready  ## every measure of docs/technical-notes/performance.md
+	$(PYTHON) -m pip install --quiet --group bench
+	$(PYTHON) -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist

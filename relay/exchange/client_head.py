@@ -1,0 +1,74 @@
+"""The response head as the client gets it: fields, framing, and whether the connection goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relay.exchange import cors
+from relay.http.bodies import Fields
+from relay.http.fields import response_fields
+from relay.http.framing import CHUNKED, UNTIL_CLOSE
+from relay.http.serialise import response_bytes
+from relay.sources.reply import Reply
+
+if TYPE_CHECKING:
+    from relay.exchange.exchange import Exchange
+
+EVENT_STREAM: Fields = [(b"content-type", b"text/event-stream")]
+_CHUNKED_FIELD = (b"transfer-encoding", b"chunked")
+_CLOSE_FIELD = (b"connection", b"close")
+_KEEP_FIELD = (b"connection", b"keep-alive")
+
+
+def event_framing(exchange: Exchange) -> int:
+    """How a body of unknown length is framed for this client: HTTP/1.0 knows only the connection's end."""
+    return CHUNKED if exchange.head.version == b"1.1" else UNTIL_CLOSE
+
+
+def head_bytes(exchange: Exchange, reply: Reply, framing: int | None) -> bytes:
+    """The serialised head of `reply`. Decides `connection.reusable` for good.
+
+    Args:
+        framing: of the body towards the client; None: the head has no body (HEAD, 204, 304).
+    """
+    connection = exchange.connection
+    if framing == UNTIL_CLOSE or exchange.uploading or exchange.worker.draining:
+        connection.reusable = False
+    fields = _fields(exchange, reply)
+    if framing is not None:
+        if framing >= 0:
+            fields.append((b"content-length", b"%d" % framing))
+        elif framing == CHUNKED:
+            fields.append(_CHUNKED_FIELD)
+    if not connection.reusable:
+        fields.append(_CLOSE_FIELD)
+    elif exchange.head.version == b"1.0":
+        fields.append(_KEEP_FIELD)
+    exchange.head_out = True
+    exchange.record.status = reply.status
+    reason = reply.head.reason if reply.head is not None else b""
+    return response_bytes(reply.status, reason, fields)
+
+
+def _fields(exchange: Exchange, reply: Reply) -> Fields:
+    server = exchange.worker.config.server
+    state = exchange.state
+    edits = state.route.response_headers if state is not None else None
+    fields = response_fields(
+        reply.head if reply.head is not None else reply.fields,
+        via=server.via.encode("ascii"),
+        request_id=exchange.record.id.encode("ascii"),
+        request_id_header=server.request_id_header,
+        set_fields=edits.set if edits is not None else (),
+        remove=edits.remove if edits is not None else frozenset(),
+        event_stream=reply.events,
+    )
+    if state is not None and state.route.cors is not None:
+        cors.add_fields(state.route.cors, exchange.head, fields)
+    return fields
+
+
+async def send_event_head(exchange: Exchange) -> None:
+    """Send the head of an event stream of relay's own, before its source has one."""
+    reply = Reply(200, list(EVENT_STREAM), events=True)
+    await exchange.wire.send(head_bytes(exchange, reply, event_framing(exchange)))

@@ -1,0 +1,209 @@
+"""One client connection: heads in, exchanges one after the other, and the only place that catches bugs.
+
+    accepted ─► (PROXY header) ─► head ─► Exchange ─► head … ─► closed
+
+Rules
+  * Bytes behind a request stay here, or in the kernel, until their turn: read-ahead is bounded by one read.
+  * The deadline of a head is absolute, from its turn, and is also the limit of idle keep-alive.
+  * Expected endings are values; what leaves an Exchange as an exception is a bug, is logged with its traceback, and
+    costs this connection alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from math import inf
+
+import trio
+
+from relay.exchange import refusal
+from relay.exchange.exchange import Exchange
+from relay.exchange.worker import Worker
+from relay.http.fault import Fault
+from relay.http.fields import client_view
+from relay.http.heads import RequestHead, parse_request
+from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.observing.record import Record
+from relay.wires.socket_wire import SocketWire
+from relay.wires.stream_wire import StreamWire
+from relay.wires.wire import Expired, Gone
+
+logger = logging.getLogger("relay")
+
+# Stands in for a head that never became one, so that its refusal goes the way of every answer.
+_NO_HEAD = RequestHead(b"GET", b"/", b"/", b"", b"1.1", [], b"")
+LINGER = 2.0  # seconds an early answer is protected from a reset by reading on (nginx: lingering_timeout 5 s)
+LINGER_BYTES = 4 * 1024 * 1024  # and so many bytes at most
+
+
+class Connection:
+    """One client. `run` is its task; `scope` ends it from outside."""
+
+    __slots__ = ("busy", "peer", "pending", "reusable", "scope", "scheme", "wire", "worker")
+
+    def __init__(
+        self,
+        worker: Worker,
+        wire: SocketWire | StreamWire,
+        peer: str | None,
+        scheme: bytes = b"http",
+    ) -> None:
+        self.worker = worker
+        self.wire = wire
+        self.peer = peer  # the address the connection comes from; None: a unix socket
+        self.scheme = scheme
+        self.scope = trio.CancelScope()
+        self.pending = b""  # bytes behind the last request
+        self.reusable = True
+        self.busy = False  # an exchange is under way
+
+    async def run(self) -> None:
+        """Serve the connection until either side is done with it. Never raises but for cancellation."""
+        try:
+            with self.scope:
+                await self._serve()
+        except (Gone, Expired):
+            pass
+        except Exception:
+            logger.exception("a fault of relay's own; it cost this connection alone")
+        finally:
+            self.wire.close()
+
+    def drain(self) -> None:
+        """Take no further request: an idle connection ends now, a busy one after its exchange."""
+        self.reusable = False
+        if not self.busy:
+            self.scope.cancel()
+
+    def take_pending(self) -> bytes:
+        pending, self.pending = self.pending, b""
+        return pending
+
+    async def _serve(self) -> None:
+        while True:
+            head = await self._head()
+            if head is None:
+                return
+            self.busy = True
+            rest = await self._exchange(head)
+            self.busy = False
+            if rest is None:
+                await self._linger()
+                return
+            if rest:
+                self.pending = rest
+                await (
+                    trio.lowlevel.checkpoint()
+                )  # a pipelining client gets its turns like everyone else
+
+    async def _head(self) -> RequestHead | None:
+        """The next request head; None when the client is done, or was told off."""
+        limits = self.worker.config.limits
+        wire = self.wire
+        data = self.take_pending()
+        wire.read_by = inf
+        try:
+            while True:
+                parsed = (
+                    parse_request(data, limits.request_head, limits.header_count) if data else None
+                )
+                if parsed is not None:
+                    head, used = parsed
+                    self.pending = data[used:]
+                    wire.read_by = inf
+                    return head
+                if wire.read_by == inf:
+                    wire.read_by = trio.current_time() + self.worker.config.timeouts.request_head
+                more = await wire.receive()
+                if not more:
+                    return None
+                data = data + more if data else more
+        except Expired:
+            if data:
+                fault = Fault("client", 408, "request_timeout", "the request head took too long")
+                await self._refuse_head(fault)
+            return None
+        except Fault as fault:
+            await self._refuse_head(fault)
+            return None
+
+    async def _refuse_head(self, fault: Fault) -> None:
+        """Answer bytes that never became a request."""
+        self.reusable = False
+        now = trio.current_time()
+        record = Record(new_id(), self.peer or "unix", now)
+        view = client_view(_NO_HEAD, self.peer, ())
+        exchange = Exchange(self, _NO_HEAD, view, record)
+        exchange.phase = Phase.HEAD
+        try:
+            await exchange.answer(refusal.of_fault(fault))
+        finally:
+            self._log(exchange)
+        await self._linger()
+
+    async def _exchange(self, head: RequestHead) -> bytes | None:
+        """One request and its response; the bytes behind it, or None where the connection ends."""
+        server = self.worker.config.server
+        view = client_view(head, self.peer, server.trusted_proxies, self.scheme)
+        record = Record(new_id(), view.address.decode("latin-1"), trio.current_time())
+        record.method = head.method.decode("ascii")
+        record.path = (head.target if server.log_query else head.path).decode("latin-1")
+        if not head.keep_alive or self.worker.draining:
+            self.reusable = False
+        exchange = Exchange(self, head, view, record)
+        try:
+            return await exchange.run(self.take_pending())
+        except (Gone, Expired):
+            exchange.client_left()
+            return None
+        except Exception:
+            exchange.ending = Ending(Side.RELAY, exchange.phase, Cause.FAULT)
+            raise
+        finally:
+            if isinstance(self.wire, SocketWire):
+                self.wire.on_gone = None
+            self._log(exchange)
+
+    def _log(self, exchange: Exchange) -> None:
+        """The exchange is over: its line, and its counts."""
+        worker, record = self.worker, exchange.record
+        ending = exchange.ending
+        if ending is None:  # cancelled from outside: by the drain's deadline
+            ending = Ending(Side.RELAY, exchange.phase, Cause.DRAINED)
+        now = trio.current_time()
+        if exchange.body is not None:
+            record.bytes_in = exchange.body.received
+        if worker.log is not None:
+            worker.log.write(record.end_line(ending, now))
+        counters = worker.counters.route(record.route)
+        counters.endings[ending.cause] = counters.endings.get(ending.cause, 0) + 1
+        counters.events += record.events
+        counters.bytes_in += record.bytes_in
+        counters.bytes_out += record.bytes_out
+        if record.first_byte:
+            counters.first_byte.observe(record.first_byte - record.started)
+        if record.streaming:
+            counters.duration.observe(now - record.started)
+
+    async def _linger(self) -> None:
+        """Read on for a moment, so that a reset for unread bytes cannot destroy the answer on its way (RFC 9112 §9.6)."""
+        wire = self.wire
+        if not isinstance(wire, SocketWire) or wire.closed or wire.hung_up:
+            return
+        wire.half_close()
+        wire.read_by = trio.current_time() + LINGER
+        left = LINGER_BYTES
+        try:
+            while left > 0:
+                data = await wire.receive()
+                if not data:
+                    return
+                left -= len(data)
+        except (Gone, Expired):
+            return
+
+
+def new_id() -> str:
+    """An exchange's id: 16 hexadecimal digits, unique enough to grep for."""
+    return os.urandom(8).hex()

@@ -1,0 +1,260 @@
+"""A Reply on its way out: head first, then the body, then the connections are given back or closed.
+
+Reply.body      ─► head and body in one send
+Reply.upstream  ─► whole already: one send · still coming: head, then a pump · 101: a tunnel
+Reply.produce   ─► head, then a pump behind a channel
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from random import uniform
+from typing import TYPE_CHECKING
+
+import trio
+
+from relay.exchange.channel_wire import ChannelWire
+from relay.exchange.client_head import EVENT_STREAM, event_framing, head_bytes
+from relay.exchange.epoll_pump import EpollPump
+from relay.exchange.refusal import code_of
+from relay.exchange.transfer import COMPLETE, LEFT, STALLED, Transfer
+from relay.exchange.trio_pump import TrioPump
+from relay.exchange.tunnel import tunnel
+from relay.flows.bytes_flow import BytesFlow
+from relay.flows.event_flow import EventFlow, TranslatedFlow
+from relay.http.bodies import chunk, last_chunk
+from relay.http.framing import CHUNKED, UNTIL_CLOSE
+from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.sources.reply import Failure, Reply, UpstreamBody
+from relay.sse.completion import Completion
+from relay.sse.dialects import farewell, terminal_event
+from relay.sse.translate import Translator
+from relay.wires.socket_wire import SocketWire
+from relay.wires.wire import Expired, Gone, Wire
+
+if TYPE_CHECKING:
+    from relay.exchange.exchange import Exchange
+
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s: close sends a reset
+_STOPS_A_BROWSER = frozenset(
+    (502, 503, 504)
+)  # for an EventSource: an error status, and no reconnection
+
+
+class Delivery:
+    """One reply. `run` leaves the exchange's Ending, and every wire given back or closed."""
+
+    __slots__ = ("_exchange", "_failure", "_keep", "_reply")
+
+    def __init__(self, exchange: Exchange, reply: Reply, failure: Failure | None = None) -> None:
+        self._exchange = exchange
+        self._reply = reply
+        self._failure = failure
+        self._keep = False  # the upstream connection may serve again
+
+    async def run(self) -> None:
+        exchange, body = self._exchange, self._reply.upstream
+        try:
+            if exchange.head_out:
+                await self._after_commitment()
+            elif self._hidden_from_event_source():
+                await self._retry_event()
+            elif self._reply.status == 101:
+                await self._switch()
+            elif self._reply.produce is not None:
+                await self._produce()
+            elif body is None:
+                await self._whole(self._reply.body)
+            elif body.framing >= 0 and len(body.rest) >= body.framing and not self._reply.events:
+                self._keep = len(body.rest) == body.framing
+                await self._whole(body.rest[: body.framing])
+            else:
+                await self._stream(body)
+        except (Gone, Expired) as error:
+            self._end(STALLED if isinstance(error, Expired) else LEFT)
+        finally:
+            if body is not None:
+                self._settle(body)
+
+    # -- ways out --------------------------------------------------------------------------------------------
+
+    async def _whole(self, payload: bytes) -> None:
+        """Head and body, complete as they are."""
+        exchange, reply = self._exchange, self._reply
+        bodyless = exchange.head.method == b"HEAD" or reply.status in (204, 304)
+        out = head_bytes(exchange, reply, None if bodyless else len(payload))
+        exchange.record.first_byte = trio.current_time()
+        if not bodyless:
+            out += payload
+            exchange.record.bytes_out = len(payload)
+        await self._send(out)
+        self._end(reply.ending or COMPLETE)
+
+    async def _stream(self, body: UpstreamBody) -> None:
+        """Head now, then the body as it comes."""
+        exchange, reply = self._exchange, self._reply
+        if reply.events or body.framing == UNTIL_CLOSE or body.framing == CHUNKED:
+            framing = event_framing(exchange)
+        else:
+            framing = body.framing
+        transfer = self._transfer(body.framing, framing)
+        await self._pump(transfer, head_bytes(exchange, reply, framing), body.wire, body.rest)
+        flow = transfer.flow
+        self._keep = transfer.ending is COMPLETE and flow.reader.done and not flow.rest
+
+    async def _produce(self) -> None:
+        """Events of our own, written by a task beside the pump."""
+        exchange, reply = self._exchange, self._reply
+        assert exchange.nursery is not None and reply.produce is not None
+        framing = event_framing(exchange)
+        wire = ChannelWire.produced_by(reply.produce, exchange.nursery)
+        transfer = self._transfer(UNTIL_CLOSE, framing)
+        await self._pump(transfer, head_bytes(exchange, reply, framing), wire, b"")
+
+    async def _switch(self) -> None:
+        """101: bytes both ways until both have ended."""
+        exchange, body, head = self._exchange, self._reply.upstream, self._reply.head
+        assert body is not None and head is not None
+        exchange.phase = Phase.TUNNEL
+        exchange.connection.reusable = False
+        out = head_bytes(exchange, self._reply, None)
+        await self._send(out)
+        self._end(await tunnel(exchange, body.wire, body.rest))
+
+    async def _after_commitment(self) -> None:
+        """The head is out since the commitment: events go on, anything else becomes a terminal event."""
+        exchange, body = self._exchange, self._reply.upstream
+        framing = event_framing(exchange)
+        if self._reply.events and body is not None:
+            transfer = self._transfer(body.framing, framing)
+            assert isinstance(transfer.flow, EventFlow)
+            transfer.flow.inject(b"")
+            await self._pump(transfer, b"", body.wire, body.rest)
+            self._keep = transfer.ending is COMPLETE and transfer.flow.reader.done
+            return
+        await self._say_failure(b"", framing)
+
+    def _hidden_from_event_source(self) -> bool:
+        state = self._exchange.state
+        return (
+            state is not None
+            and state.route.unavailable == "retry-event"
+            and self._reply.status in _STOPS_A_BROWSER
+        )
+
+    async def _retry_event(self) -> None:
+        """200, `retry:` and the error as an event, because a 503 would stop an EventSource for good."""
+        exchange = self._exchange
+        hint = round(exchange.route.retry_hint * uniform(500, 1500))
+        framing = event_framing(exchange)
+        shown = Reply(200, list(EVENT_STREAM), events=True)
+        head = head_bytes(exchange, shown, framing)
+        opening = farewell(hint)
+        await self._say_failure(head + (chunk(opening) if framing == CHUNKED else opening), framing)
+
+    async def _say_failure(self, before: bytes, framing: int) -> None:
+        """One terminal event and the end, where a status can no longer be given."""
+        exchange, failure, status = self._exchange, self._failure, self._reply.status
+        if failure is not None:
+            code, message, retryable = code_of(failure), failure.message, failure.retryable
+        else:
+            code, message = f"status_{status}", f"the upstream answered {status}"
+            retryable = status >= 500 or status == 429
+        event = terminal_event(exchange.route.dialect, code, message, retryable=retryable)
+        closes = exchange.route.after_error == "close" or exchange.record.status == 0
+        if framing == CHUNKED:
+            event = (chunk(event) if event else b"") + (last_chunk([]) if closes else b"")
+        if not closes:
+            exchange.connection.reusable = False
+        await self._send(before + event)
+        ending = self._reply.ending
+        self._end(ending or Ending(Side.UPSTREAM, Phase.RESPONSE, Cause.FAILED, message))
+
+    # -- parts -----------------------------------------------------------------------------------------------
+
+    def _transfer(self, framing_in: int, framing_out: int) -> Transfer:
+        exchange, reply = self._exchange, self._reply
+        state = exchange.state
+        assert state is not None
+        route = state.route
+        flow: BytesFlow | EventFlow
+        if not reply.events:
+            flow = BytesFlow(framing_in, framing_out, "upstream")
+        elif reply.translate is not None:
+            translator = Translator(reply.translate)
+            flow = TranslatedFlow(framing_in, framing_out, route.limits.max_event, translator)
+        else:
+            completion = Completion(route.complete_when) if route.complete_when != b"eof" else None
+            flow = EventFlow(framing_in, framing_out, route.limits.max_event, completion)
+        exchange.record.streaming = reply.events
+        return Transfer(flow, route, exchange.record, state.counters, trio.current_time())
+
+    async def _pump(self, transfer: Transfer, head: bytes, upstream: Wire, rest: bytes) -> None:
+        """Send the head with what there is of the body, then pump the rest of it."""
+        exchange = self._exchange
+        record, counters, client = exchange.record, transfer.counters, exchange.wire
+        exchange.phase = Phase.BODY
+        now = trio.current_time()
+        record.first_byte = record.first_byte or now
+        first = transfer.data(rest, now) if rest else b""
+        record.bytes_out += len(first)
+        if head or first:
+            await self._send(head + first)
+        worker = exchange.worker
+        if record.streaming:
+            counters.active += 1
+            if worker.log is not None:
+                worker.log.write(record.start_line(now))
+        worker.registry.add(transfer)
+        try:
+            if transfer.ending is None:
+                if isinstance(upstream, SocketWire) and isinstance(client, SocketWire):
+                    pump: EpollPump | TrioPump = EpollPump(
+                        transfer, upstream, client, worker.engine, worker.alarms
+                    )
+                else:
+                    pump = TrioPump(transfer, upstream, client)
+                await pump.run()
+        finally:
+            worker.registry.discard(transfer)
+            record.events = transfer.flow.events
+            if record.streaming:
+                counters.active -= 1
+        assert transfer.ending is not None
+        if transfer.abort:
+            self._abort(transfer)
+        self._end(transfer.ending)
+
+    async def _send(self, out: bytes) -> None:
+        exchange = self._exchange
+        state = exchange.state
+        timeouts = exchange.worker.config.timeouts if state is None else state.route.timeouts
+        exchange.wire.write_within = timeouts.write
+        await exchange.wire.send(out)
+
+    def _abort(self, transfer: Transfer) -> None:
+        """Make sure the client can tell: no last chunk, fewer bytes than promised, or else a reset."""
+        exchange = self._exchange
+        exchange.connection.reusable = False
+        unframed = exchange.head.version != b"1.1" and not transfer.flow.reader.done
+        if unframed and not exchange.record.streaming and isinstance(exchange.wire, SocketWire):
+            try:
+                exchange.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            except OSError:
+                pass  # it is gone already
+
+    def _end(self, ending: Ending) -> None:
+        exchange = self._exchange
+        if exchange.ending is None:
+            exchange.ending = ending
+        if ending.side is Side.CLIENT and ending in (LEFT, STALLED):
+            exchange.connection.reusable = False
+
+    def _settle(self, body: UpstreamBody) -> None:
+        """Give the upstream connection back where it is clean, close it where it is not."""
+        body.origin.streams -= 1
+        if self._keep and body.keep_alive and not self._exchange.uploading and not body.wire.closed:
+            body.origin.put(body.wire)
+        else:
+            body.wire.close()

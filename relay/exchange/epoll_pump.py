@@ -1,0 +1,207 @@
+"""The pump on the data plane: both ends are sockets on the engine.
+
+    upstream readable ─► _read: recv ─► Transfer ─► send ─► client      (one synchronous step)
+    short write ─► rest kept, upstream left unread ─► client writable ─► _write ─► _read again
+    client hung up ─► _client_gone: upstream closed in the same step
+    alarm ─► ring: heartbeat, clocks, write deadline
+
+The task that runs it is parked all the while and wakes once, when the transfer has ended and its last byte is
+written. Cancelling it takes the steps off the wires; both are then the caller's to close.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+import outcome
+import trio
+
+from relay.exchange.transfer import Transfer
+from relay.wires.alarms import Alarms
+from relay.wires.engine import Engine
+from relay.wires.socket_wire import SocketWire
+from relay.wires.wire import READ_SIZE, Gone
+
+
+class EpollPump:
+    """One transfer between two sockets. An Alarm (see wires.alarms)."""
+
+    __slots__ = (
+        "_alarms",
+        "_client",
+        "_engine",
+        "_rest",
+        "_task",
+        "_transfer",
+        "_upstream",
+        "_write_by",
+        "queued",
+    )
+
+    def __init__(
+        self,
+        transfer: Transfer,
+        upstream: SocketWire,
+        client: SocketWire,
+        engine: Engine,
+        alarms: Alarms,
+    ) -> None:
+        self._transfer = transfer
+        self._upstream = upstream
+        self._client = client
+        self._engine = engine
+        self._alarms = alarms
+        self._rest: memoryview | None = None  # what the client's socket did not take yet
+        self._write_by = inf
+        self._task: trio.lowlevel.Task | None = None
+        self.queued = inf
+
+    async def run(self) -> None:
+        """Pump until the transfer has its ending and is written out.
+
+        Cancellation: stops at once; both wires stay open.
+        """
+        transfer, upstream, client = self._transfer, self._upstream, self._client
+        upstream.owner = client.owner = self._crashed
+        transfer.wake = self._asked
+        self._engine.now = trio.current_time()
+        try:
+            upstream.on_readable = self._read
+            client.on_writable = self._write
+            client.on_gone = self._client_gone
+            if client.hung_up and not client.half_close_kept:
+                self._client_gone()
+            elif upstream.readable:
+                self._read()
+            if transfer.ending is None or self._rest is not None:
+                self._alarms.arm(self, min(transfer.due(), self._write_by))
+                self._task = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._abort)
+                return
+        finally:
+            self._unhook()
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _unhook(self) -> None:
+        for wire in (self._upstream, self._client):
+            wire.on_readable = wire.on_writable = wire.on_gone = wire.owner = None
+        self._client.want_write(False)
+
+    # -- steps -----------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """The upstream has bytes: one recv, one send."""
+        transfer = self._transfer
+        if self._rest is not None or transfer.ending is not None:
+            return  # backpressure: they stay in the kernel
+        upstream = self._upstream
+        try:
+            data = upstream.recv_nowait(READ_SIZE)
+        except Gone:
+            self._out(transfer.broke())
+            return
+        if data is None:
+            return
+        if data:
+            self._out(transfer.data(data, self._engine.now))
+            if upstream.readable and self._rest is None and transfer.ending is None:
+                self._engine.again(upstream, self._read)
+        else:
+            self._out(transfer.end())
+
+    def _out(self, out: bytes) -> None:
+        """Write to the client, keep what it does not take, and finish once all is said."""
+        transfer = self._transfer
+        if out and self._rest is not None:
+            self._rest = memoryview(bytes(self._rest) + out)
+            return
+        if out:
+            transfer.record.bytes_out += len(out)
+            try:
+                sent = self._client.send_nowait(out)
+            except Gone:
+                self._client_gone()
+                return
+            if sent < len(out):
+                self._wait_for_client(memoryview(out)[sent:])
+        if transfer.ending is not None and self._rest is None:
+            self._wake()
+
+    def _wait_for_client(self, rest: memoryview) -> None:
+        self._rest = rest
+        self._transfer.paused = True
+        self._write_by = self._engine.now + self._transfer.route.timeouts.write
+        self._client.want_write(True)
+        self._alarms.arm(self, self._write_by)
+
+    def _write(self) -> None:
+        """The client takes bytes again."""
+        if self._rest is None:
+            return
+        try:
+            sent = self._client.send_nowait(self._rest)
+        except Gone:
+            self._client_gone()
+            return
+        now = self._engine.now
+        if sent < len(self._rest):
+            if sent:
+                self._rest = self._rest[sent:]
+                self._write_by = now + self._transfer.route.timeouts.write
+            return
+        self._rest = None
+        self._write_by = inf
+        self._client.want_write(False)
+        transfer = self._transfer
+        transfer.resumed(now)
+        if transfer.ending is not None:
+            self._wake()
+            return
+        self._alarms.arm(self, transfer.due())
+        if self._upstream.readable:
+            self._read()
+
+    def _client_gone(self) -> None:
+        """Nothing runs on for nobody: the upstream is closed here, in the step that noticed."""
+        self._transfer.left()
+        self._rest = None
+        self._upstream.close()
+        self._wake()
+
+    def ring(self, now: float) -> float:
+        if self._task is None:
+            return inf
+        self._engine.now = now
+        transfer = self._transfer
+        if now >= self._write_by:
+            transfer.stalled()
+            self._rest = None
+            self._wake()
+            return inf
+        try:
+            self._out(transfer.tick(now))
+        except Exception as error:
+            self._crashed(error)
+        if self._task is None:
+            return inf
+        return min(transfer.due(), self._write_by)
+
+    def _asked(self) -> None:
+        self.ring(trio.current_time())
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        if self._task is not None:
+            task, self._task = self._task, None
+            self._engine.wake(task, outcome.Value(None))
+
+    def _crashed(self, error: Exception) -> None:
+        """A bug of ours in a step: it surfaces in the task that owns this exchange, and nowhere else."""
+        if self._task is not None:
+            task, self._task = self._task, None
+            self._engine.wake(task, outcome.Error(error))

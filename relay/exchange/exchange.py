@@ -1,0 +1,331 @@
+"""One request and its response: from the route to the Ending.
+
+    head ─► route ─► source ─► Reply ─► head out ─► pump ─► Ending ─► record
+
+Who runs what
+  * A request whose body is there already runs in the connection's own task, and the engine tells of a hang-up: no
+    nursery, no second task.
+  * Otherwise there is one nursery: its child owns the client's read side (upload, then watching), the parent the
+    response.
+  * The client's leaving records the Ending and cancels the connection's scope: whatever is awaited, it ends there, and
+    every wire is closed on the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from relay.config.values import Answer, Enqueue, Forward, Local, Route, Upstream
+from relay.exchange import cors, refusal
+from relay.exchange.commitment import Commitment
+from relay.exchange.delivery import Delivery
+from relay.exchange.upload import Upload
+from relay.exchange.worker import RouteState
+from relay.http.bodies import Fields
+from relay.http.fault import Fault
+from relay.http.fields import ClientView, interim_fields, request_fields
+from relay.http.heads import RequestHead, ResponseHead
+from relay.http.serialise import response_bytes
+from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.observing.record import Record
+from relay.routing.table import Found, MethodNotAllowed
+from relay.sources.answer import answer
+from relay.sources.enqueue import enqueue
+from relay.sources.forward import forward
+from relay.sources.local import local
+from relay.sources.reply import Failure, Outgoing, Reply
+from relay.sources.request_body import RequestBody
+from relay.upstreams.group import Group
+from relay.upstreams.origin import Origin
+from relay.wires.socket_wire import SocketWire
+from relay.wires.stream_wire import StreamWire
+from relay.wires.wire import Expired, Gone
+
+if TYPE_CHECKING:
+    from relay.exchange.connection import Connection
+
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+
+
+class Exchange:
+    """One request, until its Ending stands in `ending`. Implements sources.ask.Ask."""
+
+    __slots__ = (
+        "_upload",
+        "alarms",
+        "body",
+        "connection",
+        "ending",
+        "engine",
+        "head",
+        "head_out",
+        "nursery",
+        "params",
+        "phase",
+        "record",
+        "state",
+        "view",
+        "wire",
+        "worker",
+    )
+
+    def __init__(
+        self, connection: Connection, head: RequestHead, view: ClientView, record: Record
+    ) -> None:
+        self.connection = connection
+        self.worker = connection.worker
+        self.engine = connection.worker.engine
+        self.alarms = connection.worker.alarms
+        self.wire = connection.wire
+        self.head = head
+        self.view = view
+        self.record = record
+        self.phase = Phase.ROUTE
+        self.ending: Ending | None = None
+        self.head_out = False  # the final response head went out (or began to)
+        self.body: RequestBody | None = None
+        self.params: dict[str, bytes] = {}
+        self.state: RouteState | None = None
+        self.nursery: trio.Nursery | None = None
+        self._upload: Upload | None = None
+
+    @property
+    def route(self) -> Route:
+        assert self.state is not None
+        return self.state.route
+
+    # -- the way of the request ------------------------------------------------------------------------------
+
+    async def run(self, rest: bytes) -> bytes | None:
+        """Answer the request whose head has come, `rest` behind it.
+
+        Returns: the bytes of the next request where the connection may go on, None where it must close.
+        """
+        try:
+            reply = self._route()
+            self.body = self._request_body()
+            if self.body is not None:
+                self.body.take(rest)
+                rest = b""
+            if reply is not None:
+                await self.answer(reply)
+            elif self._alone():
+                self._watch()
+                await self._respond()
+            else:
+                await self._respond_beside_upload()
+        except Fault as fault:
+            await self._refuse(refusal.of_fault(fault, self.phase))
+        if self.ending is None or not self.connection.reusable:
+            return None
+        if self.body is not None:
+            return self.body.rest if self.body.done else None
+        return rest
+
+    def _route(self) -> Reply | None:
+        """Find the route; a Reply where relay answers without a source."""
+        head = self.head
+        found = self.worker.table.find(head.method, head.path)
+        if isinstance(found, Found):
+            self.state = found.value
+            self.params = found.params
+            self.record.route = found.value.route.name
+            limit = found.value.route.limits.request_body
+            if head.framing > limit:
+                raise Fault("client", 413, "body_too_large", "the request body is over the limit")
+            return None
+        any_method = self.worker.table.find_path(head.path)
+        if isinstance(any_method, Found):
+            route = any_method.value.route
+            self.record.route = route.name
+            if head.method == b"OPTIONS":
+                preflight = cors.preflight(route, head)
+                if preflight is not None:
+                    return preflight
+        if isinstance(found, MethodNotAllowed):
+            return refusal.method_not_allowed(found.allow)
+        return refusal.not_found()
+
+    def _request_body(self) -> RequestBody | None:
+        framing = self.head.framing
+        if framing == 0:
+            return None
+        if self.state is None:
+            return RequestBody(framing, self.worker.config.limits.request_body)
+        route = self.state.route
+        bare = isinstance(route.source, Enqueue | Answer)
+        return RequestBody(framing, route.limits.request_body, bare=bare)
+
+    def _alone(self) -> bool:
+        """Whether this task can do it all: nothing to read beside the response, and the engine watches."""
+        return (
+            (self.body is None or self.body.done)
+            and isinstance(self.wire, SocketWire)
+            and isinstance(self.route.source, Forward | Local)
+            and self.route.commit_after == float("inf")
+        )
+
+    def _watch(self) -> None:
+        """Have the engine tell when the client leaves."""
+        wire = self.wire
+        assert isinstance(wire, SocketWire)
+        wire.half_close_kept = self.route.half_close == "keep"
+        if wire.hung_up and not wire.half_close_kept:
+            self.client_left()
+        else:
+            wire.on_gone = self.client_left
+
+    async def _respond_beside_upload(self) -> None:
+        """The same with a child that owns the client's read side. What ends it early is a value until the nursery is
+        closed, so that only bugs leave it as a group."""
+        early: Fault | Gone | Expired | None = None
+        async with trio.open_nursery() as self.nursery:
+            if isinstance(self.wire, SocketWire):
+                self._watch()
+            elif self.body is None or self.body.done:
+                self._watch_stream()
+            try:
+                await self._respond()
+            except (Fault, Gone, Expired) as caught:
+                early = caught
+            self.nursery.cancel_scope.cancel()
+        self.nursery = None
+        if early is None and self._upload is not None and self.ending is None:
+            early = self._upload.fault
+        if early is not None:
+            raise early
+
+    def _watch_stream(self) -> None:
+        assert isinstance(self.wire, StreamWire) and self.nursery is not None
+        self.wire.on_gone = self.client_left
+        self.nursery.start_soon(self.wire.watch)
+
+    async def _respond(self) -> None:
+        """Run the source and deliver what it brings."""
+        commitment = Commitment.begin(self)
+        failure: Failure | None = None
+        try:
+            reply = await self._source()
+        except Failure as caught:
+            failure = caught
+            reply = refusal.of_failure(caught, self.phase)
+        finally:
+            if commitment is not None:
+                await commitment.settle()
+        await self.answer(reply, failure)
+
+    async def _source(self) -> Reply:
+        source = self.route.source
+        if isinstance(source, Forward):
+            return await forward(source, self)
+        if isinstance(source, Enqueue):
+            return await enqueue(source, self)
+        if isinstance(source, Answer):
+            return await answer(source, self)
+        return await local(source, self)
+
+    async def answer(self, reply: Reply, failure: Failure | None = None) -> None:
+        """Deliver `reply`, whatever kind it is."""
+        await Delivery(self, reply, failure).run()
+
+    async def _refuse(self, reply: Reply) -> None:
+        """An answer to bytes that cannot be trusted any further: the connection ends behind it."""
+        self.connection.reusable = False
+        if self.head_out:
+            self.ending = self.ending or reply.ending
+            self.wire.close()
+        else:
+            await self.answer(reply)
+
+    # -- called from outside ---------------------------------------------------------------------------------
+
+    def client_left(self) -> None:
+        """The client hung up: record it, and end whatever is awaited."""
+        if self.ending is None:
+            self.ending = Ending(Side.CLIENT, self.phase, Cause.LEFT)
+        self.connection.scope.cancel()
+
+    # -- Ask: what sources may ask for -----------------------------------------------------------------------
+
+    def group(self, upstream: Upstream) -> Group:
+        return self.worker.group(upstream)
+
+    def reached(self, name: str) -> None:
+        self.record.upstream = name
+
+    def outgoing(self, upstream: Upstream, target: bytes) -> Outgoing:
+        head = self.head
+        safely = head.method in _IDEMPOTENT or any(f[0] == b"idempotency-key" for f in head.fields)
+        return Outgoing(head.method, target, self._fields_for(upstream, head), safely)
+
+    def own_request(
+        self,
+        upstream: Upstream,
+        method: bytes,
+        target: bytes,
+        content_type: bytes = b"",
+        payload: bytes = b"",
+    ) -> Outgoing:
+        path, _, query = target.partition(b"?")
+        fields: Fields = [(b"accept", b"application/json, text/event-stream")]
+        if payload:
+            fields.append((b"content-type", content_type))
+            fields.append((b"content-length", b"%d" % len(payload)))
+        head = RequestHead(
+            method,
+            target,
+            path,
+            query,
+            b"1.1",
+            fields,
+            self.head.host,
+            len(payload),
+            wants_events=True,
+        )
+        send = self._fields_for(upstream, head)
+        return Outgoing(method, target, send, method in _IDEMPOTENT, payload)
+
+    def _fields_for(self, upstream: Upstream, head: RequestHead) -> Callable[[Origin], Fields]:
+        assert self.state is not None
+        server = self.worker.config.server
+        edits = self.state.edits[upstream.name]
+
+        def fields(origin: Origin) -> Fields:
+            return request_fields(
+                head,
+                authority=origin.url.authority if upstream.host_header == "upstream" else head.host,
+                client=self.view,
+                via=server.via.encode(),
+                request_id=self.record.id.encode(),
+                request_id_header=server.request_id_header,
+                set_fields=edits.set,
+                remove=edits.remove,
+                event_stream=self.route.stream == "auto",
+            )
+
+        return fields
+
+    async def interim(self, head: ResponseHead) -> None:
+        if self.head.version == b"1.1" and not self.head_out:
+            await self.wire.send(response_bytes(head.status, head.reason, interim_fields(head)))
+
+    def upload(self, wire: SocketWire) -> None:
+        assert self.nursery is not None
+        self._upload = Upload(self, wire)
+        self.nursery.start_soon(self._upload.run)
+
+    async def stop_upload(self) -> None:
+        if self._upload is not None:
+            await self._upload.stop()
+            self._upload = None
+
+    async def payload(self, limit: int) -> bytes:
+        return await Upload.whole(self, limit)
+
+    @property
+    def uploading(self) -> bool:
+        """Whether the request body is still on its way."""
+        return self.body is not None and not self.body.done

@@ -1,0 +1,70 @@
+"""Relay's own answers: what the client gets when there is nothing to forward (design §9).
+
+One body shape, `{"error": {"code": …, "message": …}}`, and one table from what happened to status and Ending.
+"""
+
+from __future__ import annotations
+
+from json import dumps
+
+from relay.http.fault import Fault
+from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.sources.reply import Failure, Reply
+
+JSON = (b"content-type", b"application/json")
+_CODES = {
+    Cause.UNREACHABLE: "upstream_unreachable",
+    Cause.BROKE: "upstream_broke",
+    Cause.NONSENSE: "upstream_nonsense",
+    Cause.SILENT: "upstream_timeout",
+    Cause.FAILED: "upstream_failed",
+    Cause.SHED: "overloaded",
+    Cause.DRAINED: "shutting_down",
+}
+
+
+def refuse(status: int, code: str, message: str, ending: Ending) -> Reply:
+    """An answer of relay's own."""
+    body = dumps({"error": {"code": code, "message": message}}).encode("ascii")
+    return Reply(status, [JSON, (b"cache-control", b"no-store")], body=body, ending=ending)
+
+
+def not_found() -> Reply:
+    return refuse(404, "not_found", "no route matches this path", _refused())
+
+
+def method_not_allowed(allow: tuple[bytes, ...]) -> Reply:
+    reply = refuse(405, "method_not_allowed", "the route does not take this method", _refused())
+    reply.fields.append((b"allow", b", ".join(allow)))
+    return reply
+
+
+def of_fault(fault: Fault, phase: Phase = Phase.HEAD) -> Reply:
+    """The answer to bytes that broke the rules."""
+    if fault.status == 408:
+        cause = Cause.STALLED
+    elif fault.status in (413, 429):
+        cause = Cause.REFUSED
+    else:
+        cause = Cause.BAD_REQUEST
+    return refuse(
+        fault.status, fault.code, fault.message, Ending(Side.CLIENT, phase, cause, fault.message)
+    )
+
+
+def of_failure(failure: Failure, phase: Phase) -> Reply:
+    """The answer where a source found no usable response."""
+    ending = Ending(failure.side, phase, failure.cause, failure.message)
+    reply = refuse(failure.status, code_of(failure), failure.message, ending)
+    if failure.status == 503:
+        reply.fields.append((b"retry-after", b"1"))
+    return reply
+
+
+def code_of(failure: Failure) -> str:
+    """The stable code of a failure, in bodies and in terminal events."""
+    return failure.code or _CODES.get(failure.cause, failure.cause.value)
+
+
+def _refused() -> Ending:
+    return Ending(Side.CLIENT, Phase.ROUTE, Cause.REFUSED)

@@ -1,0 +1,232 @@
+"""One response body under way: what every pump asks, and no I/O.
+
+    data / end / broke (from the upstream) ─┐
+    tick (a clock)                          ├─► bytes for the client, and perhaps the Ending
+    ask (an operator, a shutdown)           ─┘
+
+Rules
+  * The first Ending stays. Once it is set nothing more is read from the upstream; what was returned is still to be
+    written, then the pump ends.
+  * `abort` says how the client connection must end: True leaves the body visibly unfinished (no last chunk).
+  * Clocks are looked at when the pump's alarm rings; a step stores two numbers and nothing else.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from random import uniform
+
+from relay.config.values import Route
+from relay.flows.bytes_flow import BytesFlow
+from relay.flows.event_flow import EventFlow
+from relay.http.fault import Fault
+from relay.observing.counters import RouteCounters
+from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.observing.record import Record
+from relay.sse.dialects import HEARTBEAT, farewell, terminal_event
+
+_BODY = Phase.BODY
+COMPLETE = Ending(Side.UPSTREAM, _BODY, Cause.COMPLETE)
+LEFT = Ending(Side.CLIENT, _BODY, Cause.LEFT)
+STALLED = Ending(Side.CLIENT, _BODY, Cause.STALLED, "the client stopped reading")
+
+
+class Transfer:
+    """A body on its way to the client. Times are trio.current_time() seconds."""
+
+    __slots__ = (
+        "_asked",
+        "_max_age_at",
+        "_seen",
+        "abort",
+        "counters",
+        "ending",
+        "flow",
+        "last_event",
+        "last_in",
+        "last_out",
+        "paused",
+        "record",
+        "route",
+        "wake",
+    )
+
+    def __init__(
+        self,
+        flow: BytesFlow | EventFlow,
+        route: Route,
+        record: Record,
+        counters: RouteCounters,
+        now: float,
+    ) -> None:
+        self.flow = flow
+        self.route = route
+        self.record = record
+        self.counters = counters
+        self.ending: Ending | None = None
+        self.abort = False
+        self.last_in = self.last_event = self.last_out = now
+        self.paused = False  # the client is slower than the upstream just now
+        self.wake = _nobody  # set by the pump: come and look, something was asked
+        self._seen = flow.events
+        self._asked: Cause | None = None
+        age = route.max_age
+        self._max_age_at = now + age * uniform(0.8, 1.0) if age != inf else inf
+
+    # -- what the upstream does ------------------------------------------------------------------------------
+
+    def data(self, data: bytes, now: float) -> bytes:
+        """Bytes came: what the client gets."""
+        flow = self.flow
+        self.last_in = now
+        try:
+            out = flow.feed(data)
+        except Fault as fault:
+            return self._fail(Side.UPSTREAM, Cause.NONSENSE, fault.message)
+        if flow.events != self._seen:
+            self._seen = flow.events
+            self.counters.event_gap.observe(now - self.last_event)
+            self.last_event = now
+        if out:
+            self.last_out = now
+        if flow.done:
+            return out + self._finish()
+        if self._asked is not None:
+            return out + self._leave()
+        return out
+
+    def end(self) -> bytes:
+        """The upstream closed."""
+        out = self.flow.eof()
+        if out is None:
+            return self.broke("the upstream closed before the body was whole")
+        return out + self._finish()
+
+    def broke(self, detail: str = "the connection to the upstream broke") -> bytes:
+        """The upstream reset, or closed too early."""
+        return self._fail(Side.UPSTREAM, Cause.BROKE, detail)
+
+    # -- what others do --------------------------------------------------------------------------------------
+
+    def left(self) -> None:
+        """The client hung up."""
+        self._end(LEFT, abort=True)
+
+    def stalled(self) -> None:
+        """The client took no byte for the route's write deadline."""
+        self._end(STALLED, abort=True)
+
+    def ask(self, cause: Cause) -> None:
+        """End soon: STOPPED by an operator, DRAINED by a shutdown. Takes effect at the next event boundary."""
+        if self.ending is None and self._asked is None:
+            self._asked = cause
+            self.wake()
+
+    # -- clocks ----------------------------------------------------------------------------------------------
+
+    def due(self) -> float:
+        """When `tick` has something to do (absolute; inf: never)."""
+        if self.paused:
+            return self._max_age_at
+        route = self.route
+        due = min(self.last_in + route.timeouts.idle, self._max_age_at)
+        if isinstance(self.flow, EventFlow):
+            due = min(due, self.last_out + route.heartbeat, self._event_due())
+        return due
+
+    def _event_due(self) -> float:
+        wait = self.route.event_idle
+        if not self._seen:
+            wait = min(wait, self.route.first_event)
+        return self.last_event + wait
+
+    def tick(self, now: float) -> bytes:
+        """Do what is due: what the client gets."""
+        if self.ending is not None:
+            return b""
+        if self._asked is not None:
+            return self._leave()
+        if now >= self._max_age_at:
+            self._asked = Cause.MAX_AGE
+            return self._leave()
+        if self.paused:
+            return b""
+        route = self.route
+        if now >= self.last_in + route.timeouts.idle:
+            return self._silent(f"no byte for {route.timeouts.idle:g} s")
+        if not isinstance(self.flow, EventFlow):
+            return b""
+        if now >= self._event_due():
+            return self._silent(f"no event for {now - self.last_event:.1f} s")
+        if now >= self.last_out + route.heartbeat:
+            self.last_out = now
+            return self.flow.inject(HEARTBEAT) or b""
+        return b""
+
+    def resumed(self, now: float) -> None:
+        """The client reads again: the time it did not is not the upstream's."""
+        self.paused = False
+        self.last_in = self.last_event = now
+
+    # -- endings ---------------------------------------------------------------------------------------------
+
+    def _end(self, ending: Ending, *, abort: bool) -> None:
+        if self.ending is None:
+            self.ending = ending
+            self.abort = abort
+
+    def _finish(self) -> bytes:
+        flow = self.flow
+        if isinstance(flow, EventFlow) and flow.truncated:
+            return self._fail(
+                Side.UPSTREAM, Cause.TRUNCATED, "the upstream ended without its completion marker"
+            )
+        self._end(COMPLETE, abort=False)
+        return b""
+
+    def _silent(self, detail: str) -> bytes:
+        return self._fail(Side.UPSTREAM, Cause.SILENT, detail)
+
+    def _fail(self, side: Side, cause: Cause, detail: str) -> bytes:
+        """End with a word of ours where the stream has room for one."""
+        if self.ending is not None:
+            return b""
+        flow = self.flow
+        abort = True
+        out: bytes | None = b""
+        if isinstance(flow, EventFlow):
+            route = self.route
+            event = terminal_event(route.dialect, cause.value, detail, retryable=True)
+            out = flow.cut_off(event)
+            if out is not None and route.after_error == "close":
+                abort = False
+                out += flow.close()
+        self._end(Ending(side, _BODY, cause, detail), abort=abort)
+        return out or b""
+
+    def _leave(self) -> bytes:
+        """End for a reason of ours: at once for bytes, between events for events."""
+        cause = self._asked
+        assert cause is not None
+        flow = self.flow
+        if not isinstance(flow, EventFlow):
+            return self._fail(Side.RELAY, cause, _LEAVING[cause])
+        if cause is Cause.STOPPED or self.record.method != "GET":
+            return self._fail(Side.RELAY, cause, _LEAVING[cause])
+        hint = round(self.route.retry_hint * uniform(500, 1500))
+        out = flow.cut_off(farewell(hint))
+        if out is None:
+            return b""  # half an event is out: the boundary behind it will do
+        self._end(Ending(Side.RELAY, _BODY, cause, _LEAVING[cause]), abort=False)
+        return out + flow.close()
+
+
+_LEAVING = {
+    Cause.STOPPED: "the stream was stopped by an operator",
+    Cause.DRAINED: "the relay is shutting down",
+    Cause.MAX_AGE: "the stream reached its age limit",
+}
+
+
+def _nobody() -> None:
+    """Nobody is pumping yet, or any more."""

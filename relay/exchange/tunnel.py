@@ -1,0 +1,107 @@
+"""After a 101: bytes both ways, each direction with its own end (RFC 9110 §7.8).
+
+A side that half-closes ends its direction only; the tunnel ends when both have, when one breaks, or when nothing
+moved either way for the route's idle time.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+import trio
+
+from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.wires.socket_wire import SocketWire
+from relay.wires.stream_wire import StreamWire
+from relay.wires.wire import Expired, Gone, Wire
+
+if TYPE_CHECKING:
+    from relay.exchange.exchange import Exchange
+
+
+class _Tunnel:
+    __slots__ = ("ending", "idle", "last", "nursery")
+
+    def __init__(self, idle: float, nursery: trio.Nursery) -> None:
+        self.idle = idle
+        self.last = trio.current_time()
+        self.nursery = nursery
+        self.ending: Ending | None = None
+
+    async def one_way(self, source: Wire, sink: Wire, side: Side, exchange: Exchange) -> None:
+        """Bytes from `side` to the other until `side` has no more."""
+        record = exchange.record
+        sink.write_within = exchange.route.timeouts.write
+        while True:
+            try:
+                data = await self._read(source)
+            except Gone:
+                self._end(side, "reset")
+                return
+            if data is None:
+                self._end(side, "idle")
+                return
+            if not data:
+                half_close(sink)
+                return
+            if side is Side.CLIENT:
+                record.bytes_in += len(data)
+            else:
+                record.bytes_out += len(data)
+            try:
+                await sink.send(data)
+            except (Gone, Expired):
+                self._end(
+                    Side.CLIENT if side is Side.UPSTREAM else Side.UPSTREAM, "took no more bytes"
+                )
+                return
+
+    async def _read(self, source: Wire) -> bytes | None:
+        """The next bytes; None when both directions have been quiet for too long."""
+        while True:
+            source.read_by = self.last + self.idle
+            try:
+                data = await source.receive()
+            except Expired:
+                if trio.current_time() >= self.last + self.idle:
+                    return None
+                continue
+            self.last = trio.current_time()
+            return data
+
+    def _end(self, side: Side, detail: str) -> None:
+        cause = Cause.LEFT if side is Side.CLIENT else Cause.BROKE
+        if detail == "idle":
+            cause = Cause.SILENT
+        if self.ending is None:
+            self.ending = Ending(side, Phase.TUNNEL, cause, detail)
+        self.nursery.cancel_scope.cancel()
+
+
+async def tunnel(exchange: Exchange, upstream: SocketWire, first: bytes) -> Ending:
+    """Pass bytes both ways until both directions have ended. `first` came behind the 101.
+
+    Cancellation: both wires stay open and are the caller's to close.
+    """
+    client = exchange.wire
+    client.on_gone = None
+    async with trio.open_nursery() as nursery:
+        state = _Tunnel(exchange.route.timeouts.idle, nursery)
+        if first:
+            exchange.record.bytes_out += len(first)
+            await client.send(first)
+        if exchange.connection.pending:
+            await upstream.send(exchange.connection.take_pending())
+        nursery.start_soon(state.one_way, client, upstream, Side.CLIENT, exchange)
+        await state.one_way(upstream, client, Side.UPSTREAM, exchange)
+    client.read_by = upstream.read_by = inf
+    return state.ending or Ending(Side.UPSTREAM, Phase.TUNNEL, Cause.COMPLETE)
+
+
+def half_close(wire: Wire) -> None:
+    """Tell the other end that this direction is over, without waiting."""
+    if isinstance(wire, SocketWire):
+        wire.half_close()
+    elif isinstance(wire, StreamWire):
+        wire.half_close()

@@ -1,0 +1,132 @@
+"""The client's read side: the request body goes up, beside the response that comes down.
+
+Who ends it: the body's end, the client's leaving (recorded, the exchange is cancelled), a Fault in its bytes or its
+deadline (kept in `fault`, the exchange's nursery is cancelled and the exchange answers), the upstream that stops
+reading (an early response is then on its way: the response side decides), or `stop`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from relay.http.fault import Fault
+from relay.http.serialise import response_bytes
+from relay.wires.socket_wire import SocketWire
+from relay.wires.stream_wire import StreamWire
+from relay.wires.wire import Expired, Gone
+
+if TYPE_CHECKING:
+    from relay.exchange.exchange import Exchange
+
+GRACE = (
+    5.0  # seconds before the least rate of an upload is enforced: TCP's slow start, a phone's radio
+)
+
+
+class Upload:
+    """Feeds the rest of one request body to one upstream wire."""
+
+    __slots__ = ("_exchange", "_finished", "_scope", "_wire", "fault")
+
+    def __init__(self, exchange: Exchange, wire: SocketWire) -> None:
+        self._exchange = exchange
+        self._wire = wire
+        self._scope = trio.CancelScope()
+        self._finished = trio.Event()
+        self.fault: Fault | None = None
+
+    async def run(self) -> None:
+        """The nursery's child. Cancellation: what was read is in `body.kept`, the wire is dead."""
+        exchange = self._exchange
+        try:
+            with self._scope:
+                await self._feed()
+                if isinstance(exchange.wire, StreamWire):
+                    exchange.wire.on_gone = exchange.client_left
+                    await exchange.wire.watch()
+        except Fault as fault:
+            self.fault = fault
+            assert exchange.nursery is not None
+            exchange.nursery.cancel_scope.cancel()
+        finally:
+            self._finished.set()
+
+    async def stop(self) -> None:
+        """Give the wire up; returns when nothing feeds it any more."""
+        self._scope.cancel()
+        await self._finished.wait()
+
+    async def _feed(self) -> None:
+        body = self._exchange.body
+        assert body is not None
+        self._wire.write_within = self._exchange.route.timeouts.write
+        reader = BodyReading(self._exchange)
+        while not body.done:
+            out = body.take(await reader.next())
+            if not out:
+                continue
+            try:
+                await self._wire.send(out)
+            except (Gone, Expired):
+                return
+
+    @staticmethod
+    async def whole(exchange: Exchange, limit: int) -> bytes:
+        """The whole body, for a source that reads it itself. Raises: Fault."""
+        body = exchange.body
+        if body is None:
+            return b""
+        if not body.done and exchange.head.expects_continue and not body.received:
+            await exchange.wire.send(response_bytes(100, b"", []))
+        reader = BodyReading(exchange)
+        while not body.done:
+            body.take(await reader.next())
+            if len(body.opening()) > limit:
+                break
+        payload = body.opening()
+        if len(payload) > limit:
+            raise Fault("client", 413, "body_too_large", "the request body is over the limit")
+        return payload
+
+
+class BodyReading:
+    """Reads of a request body under the two clocks that bound a slow sender: idle, and least rate."""
+
+    __slots__ = ("_exchange", "_started", "_until")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._started = trio.current_time()
+
+    async def next(self) -> bytes:
+        """The next bytes. Raises: Fault (408). A client that leaves ends the exchange."""
+        exchange = self._exchange
+        wire = exchange.wire
+        route = exchange.route
+        idle = route.timeouts.request_body_idle
+        wire.read_by = trio.current_time() + idle
+        try:
+            data = await wire.receive()
+        except Expired:
+            raise Fault(
+                "client", 408, "request_timeout", f"no byte of the request body for {idle:g} s"
+            ) from None
+        except Gone:
+            data = b""
+        if not data:
+            exchange.client_left()
+            await trio.sleep_forever()  # client_left cancelled the scope around us
+        self._check_rate(len(data))
+        return data
+
+    def _check_rate(self, size: int) -> None:
+        exchange = self._exchange
+        least = exchange.route.limits.request_body_rate
+        elapsed = trio.current_time() - self._started
+        assert exchange.body is not None
+        if least and elapsed > GRACE and (exchange.body.received + size) / elapsed < least:
+            raise Fault(
+                "client", 408, "request_too_slow", f"the request body is slower than {least} B/s"
+            )

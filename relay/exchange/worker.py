@@ -1,0 +1,92 @@
+"""What all exchanges of one process share: the engine, the clocks, the route table, the upstreams, the books.
+
+configure(config) ─► table of RouteStates ─► every new exchange takes the current one (running ones keep theirs)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import trio
+
+from relay.config.values import Answer, Config, Enqueue, FieldEdits, Forward, Route, Upstream
+from relay.exchange.registry import Registry
+from relay.observing.counters import Counters, RouteCounters
+from relay.observing.log import LineLog
+from relay.routing.table import RouteTable
+from relay.upstreams.group import Group, Groups
+from relay.wires.alarms import Alarms
+from relay.wires.engine import Engine
+
+
+class RouteState:
+    """One route as it runs: what would otherwise be worked out for every request."""
+
+    __slots__ = ("counters", "edits", "route")
+
+    def __init__(self, route: Route, counters: RouteCounters) -> None:
+        self.route = route
+        self.counters = counters
+        self.edits = {
+            up.name: _merged(up.request_headers, route.request_headers) for up in _used(route)
+        }
+
+
+class Worker:
+    """The state of one process. `run` keeps the engine and the clocks going."""
+
+    def __init__(self, config: Config, log_fd: int | None) -> None:
+        self.engine = Engine()
+        self.alarms = Alarms()
+        self.counters = Counters()
+        self.registry = Registry()
+        self.log = (
+            LineLog(log_fd, self.alarms.arm, trio.current_time) if log_fd is not None else None
+        )
+        self.draining = False
+        self.groups = Groups(config, self.engine, self.alarms)
+        self._take(config)
+
+    def configure(self, config: Config) -> None:
+        """Take `config` for all exchanges that start from now on; running ones keep what they started with."""
+        self.groups.update(config)
+        self._take(config)
+
+    def _take(self, config: Config) -> None:
+        self.config = config
+        states = [RouteState(route, self.counters.route(route.name)) for route in config.routes]
+        self.table: RouteTable[RouteState] = RouteTable(
+            [(state.route.pattern, state.route.methods, state) for state in states]
+        )
+
+    async def run(self) -> None:
+        """The engine and the clocks, for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.engine.run)
+            nursery.start_soon(self.alarms.run)
+
+    def group(self, upstream: Upstream) -> Group:
+        return self.groups[upstream]
+
+
+def _used(route: Route) -> Iterable[Upstream]:
+    source = route.source
+    if isinstance(source, Forward):
+        yield source.upstream
+    elif isinstance(source, Enqueue):
+        for step in (source.enqueue, source.follow, source.cancel):
+            if step is not None:
+                yield step.upstream
+    elif isinstance(source, Answer):
+        yield source.upstream
+        if source.fallback is not None:
+            yield source.fallback
+
+
+def _merged(upstream: FieldEdits, route: FieldEdits) -> FieldEdits:
+    """The route's edits over the upstream's; an upstream's secrets are set last of all and cannot be unset."""
+    names = {name for name, _ in upstream.set}
+    return FieldEdits(
+        upstream.set + tuple(field for field in route.set if field[0] not in names),
+        (upstream.remove | route.remove) - names,
+    )

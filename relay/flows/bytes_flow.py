@@ -1,0 +1,54 @@
+"""A body that passes as it is: decoded by its sender's framing, encoded in the receiver's.
+
+Used for request bodies and for responses that are not event streams. Where both sides speak chunked and a read was
+nothing but whole chunks, the same bytes object goes out.
+"""
+
+from __future__ import annotations
+
+from relay.http.bodies import BodyReader, Side, body_reader, chunk, last_chunk
+from relay.http.framing import CHUNKED
+
+
+class BytesFlow:
+    """One body, sans-IO: `feed` bytes as they come, send on what it returns.
+
+    Attributes:
+        done: the body is whole; `rest` is what came behind it.
+        payload_bytes: payload passed so far, without framing.
+    """
+
+    __slots__ = ("_chunked", "payload_bytes", "reader")
+    events = 0
+    held = 0  # this flow never holds anything back
+
+    def __init__(self, framing_in: int, framing_out: int, side: Side) -> None:
+        self.reader: BodyReader = body_reader(framing_in, side)
+        self._chunked = framing_out == CHUNKED
+        self.payload_bytes = 0
+
+    @property
+    def done(self) -> bool:
+        return self.reader.done
+
+    @property
+    def rest(self) -> bytes:
+        return self.reader.rest
+
+    def feed(self, data: bytes) -> bytes:
+        """What the receiver gets for `data`. Raises: Fault."""
+        reader = self.reader
+        payload = reader.feed(data)
+        self.payload_bytes += len(payload)
+        if not self._chunked:
+            return payload
+        if reader.whole:
+            return data
+        out = chunk(payload) if payload else b""
+        return out + last_chunk(reader.trailers) if reader.done else out
+
+    def eof(self) -> bytes | None:
+        """The sender closed: what the receiver gets for a proper end, None where the body was cut."""
+        if not self.reader.eof():
+            return None
+        return last_chunk([]) if self._chunked else b""

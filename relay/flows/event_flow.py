@@ -1,0 +1,201 @@
+"""An event stream on its way: whole events go out at once, an unfinished one is held, and relay may speak in between.
+
+    wire bytes ─► BodyReader ─► payload ─► BoundaryScanner ─► whole events ─► (translation) ─► chunks
+                                               └─► tail (unfinished event, held)
+
+Rules
+  * Nothing complete is held back, and a read that is whole chunks ending on a boundary goes out as it came.
+  * `inject` happens between events only; while an event longer than `max_event` is passing unframed there is no
+    such place, and it answers so.
+  * The tail is dropped when the upstream broke (facts §1, fusion) and passed on at a clean end: an EventSource
+    discards it, a hand-written reader may want it.
+  * A BOM behind bytes of ours would be text, so it is dropped (WHATWG HTML §9.2: one leading BOM).
+"""
+
+from __future__ import annotations
+
+from relay.http.bodies import BodyReader, body_reader, chunk, last_chunk
+from relay.http.fault import Fault
+from relay.http.framing import CHUNKED
+from relay.sse.completion import Completion
+from relay.sse.event import EventParser, serialise
+from relay.sse.scanner import BoundaryScanner
+from relay.sse.translate import TranslationError, Translator
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class EventFlow:
+    """One event stream, sans-IO. Attributes as in BytesFlow, and
+
+    events: events relayed (blocks with data; comments do not count).
+    held: bytes of the unfinished event.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_completion",
+        "_fast",
+        "_injected",
+        "_max_event",
+        "_open",
+        "_tail",
+        "held",
+        "payload_bytes",
+        "reader",
+        "scanner",
+    )
+
+    def __init__(
+        self,
+        framing_in: int,
+        framing_out: int,
+        max_event: int,
+        completion: Completion | None = None,
+    ) -> None:
+        self.reader: BodyReader = body_reader(framing_in, "upstream")
+        self.scanner = BoundaryScanner()
+        self.payload_bytes = 0
+        self.held = 0
+        self._chunked = framing_out == CHUNKED
+        self._completion = completion
+        self._max_event = max_event
+        self._tail: list[bytes] | None = None
+        self._open = False  # an event longer than max_event is passing
+        self._fast = False  # payload has passed, so reads may go out as they came
+        self._injected = False  # bytes of ours went out before any payload
+
+    @property
+    def done(self) -> bool:
+        return self.reader.done
+
+    @property
+    def rest(self) -> bytes:
+        return self.reader.rest
+
+    @property
+    def events(self) -> int:
+        return self.scanner.events
+
+    @property
+    def truncated(self) -> bool:
+        """At the end of the body: whether the route's completion marker is missing."""
+        return self._completion is not None and not self._completion.seen
+
+    def feed(self, data: bytes) -> bytes:
+        """What the client gets for `data`. Raises: Fault."""
+        reader = self.reader
+        payload = reader.feed(data)
+        size = len(payload)
+        self.payload_bytes += size
+        cut = self.scanner.feed(payload)
+        if cut == size and self._tail is None and self._fast and reader.whole:
+            if self._completion is not None:
+                self._completion.see(payload)
+            return data if self._chunked else payload
+        out = self._cut(payload, cut) if size else b""
+        return out + self._last() if reader.done else out
+
+    def _cut(self, payload: bytes, cut: int) -> bytes:
+        """Pass what is whole, hold the rest."""
+        whole = payload[:cut]
+        rest = payload[cut:]
+        if cut and self._tail is not None:
+            self._tail.append(whole)
+            whole = b"".join(self._tail)
+            self._tail = None
+            self.held = 0
+        if cut:
+            self._open = False
+        if self._open:
+            whole, rest = whole + rest, b""
+        elif rest:
+            if self._tail is None:
+                self._tail = []
+            self._tail.append(rest)
+            self.held += len(rest)
+            if self.held > self._max_event:
+                whole += b"".join(self._tail)
+                self._tail = None
+                self.held = 0
+                self._open = True
+        return self._encode(whole) if whole else b""
+
+    def _encode(self, whole: bytes) -> bytes:
+        if not self._fast:
+            self._fast = True
+            if self._injected:
+                whole = whole.removeprefix(_BOM)
+        if self._completion is not None:
+            self._completion.see(whole)
+        return self._wrap(whole)
+
+    def _wrap(self, payload: bytes) -> bytes:
+        return chunk(payload) if self._chunked and payload else payload
+
+    def _last(self) -> bytes:
+        """The proper end: the tail, and the last chunk. With the marker missing the end is not proper: see `cut_off`."""
+        if self.truncated:
+            return b""
+        out = b""
+        if self._tail is not None:
+            out = self._encode(b"".join(self._tail))
+            self._tail = None
+            self.held = 0
+        return out + (last_chunk(self.reader.trailers) if self._chunked else b"")
+
+    def eof(self) -> bytes | None:
+        """The upstream closed: what the client gets for a proper end, None where the body was cut."""
+        return self._last() if self.reader.eof() else None
+
+    def inject(self, events: bytes) -> bytes | None:
+        """`events` of ours on the wire, now; None while there is no place between events."""
+        if self._open:
+            return None
+        self._injected = True
+        return self._wrap(events)
+
+    def cut_off(self, event: bytes) -> bytes | None:
+        """Drop the unfinished event and say `event` instead; None where half an event is already out."""
+        self._tail = None
+        self.held = 0
+        return self.inject(event) if event else b""
+
+    def close(self) -> bytes:
+        """The clean end after words of ours."""
+        return last_chunk([]) if self._chunked else b""
+
+
+class TranslatedFlow(EventFlow):
+    """An event stream whose events become others before they go out. A `last` rule completes it."""
+
+    __slots__ = ("_parser", "_translator")
+
+    def __init__(
+        self, framing_in: int, framing_out: int, max_event: int, translator: Translator
+    ) -> None:
+        super().__init__(framing_in, framing_out, max_event)
+        self._parser = EventParser()
+        self._translator = translator
+
+    @property
+    def done(self) -> bool:
+        return self.reader.done or self._translator.complete
+
+    @property
+    def truncated(self) -> bool:
+        return self._translator.has_last and not self._translator.complete
+
+    def feed(self, data: bytes) -> bytes:
+        payload = self.reader.feed(data)
+        self.payload_bytes += len(payload)
+        cut = self.scanner.feed(payload)
+        out = self._cut(payload, cut) if payload else b""
+        return out + self._last() if self.done else out
+
+    def _encode(self, whole: bytes) -> bytes:
+        try:
+            events = self._translator.feed(self._parser.feed(whole))
+        except TranslationError as error:
+            raise Fault("upstream", 502, "translation_failed", str(error)) from error
+        return self._wrap(b"".join(map(serialise, events)))

@@ -1,0 +1,264 @@
+"""Bodies: from wire bytes to payload, and back into chunks (RFC 9112 §6, §7).
+
+One reader per framing, all with the same face, each fed with whatever a read brought:
+
+    feed(data) -> payload      done, rest (surplus after the body), whole, trailers      eof()
+
+`whole` tells that the last `data` was nothing but complete, plain chunks, so the same bytes object may be passed on
+as it is. Everything that a lenient reader could understand in two ways is refused, because relay and the next server
+would disagree about where the body ends (facts §3): chunk sizes with signs, spaces, underscores or a bare `;`, line
+ends other than CRLF, extensions that are not tokens, framing fields in trailers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Protocol
+
+from relay.http.fault import Fault
+from relay.http.framing import CHUNKED, UNTIL_CLOSE
+
+Fields = list[tuple[bytes, bytes]]
+Side = str
+
+MAX_CHUNK_LINE: Final = (
+    1024  # bytes; h11 bounds it by its whole buffer, Go at 4096; extensions are unused in the wild
+)
+MAX_TRAILERS: Final = 16 * 1024  # bytes of the trailer section: as much as a request head
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_SIZE_LINE = re.compile(
+    rb"([0-9A-Fa-f]{1,15})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t !#-\[\]-~]*"))?)*'
+)
+_PLAIN_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
+_TRAILER = re.compile(
+    rb"(" + _TOKEN + rb"):[ \t]*((?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?)[ \t]*"
+)
+# Fields that frame, route, authenticate or control must not come late (RFC 9110 §6.5.1).
+_FORBIDDEN_TRAILERS = frozenset(
+    b"content-length transfer-encoding host connection keep-alive upgrade te trailer content-encoding"
+    b" content-type content-range authorization proxy-authorization proxy-authenticate cookie set-cookie"
+    b" cache-control expect max-forwards proxy-connection".split()
+)
+
+# Sizes that were seen written plainly. Streams write the same few again and again; bounded, shared by all.
+_SIZES: dict[bytes, int] = {}
+_MAX_SIZES: Final = 4096
+
+_STATE_SIZE, _STATE_DATA, _STATE_CRLF, _STATE_TRAILER = range(4)
+
+
+class BodyReader(Protocol):
+    """One body on its way in. `done` is terminal; `feed` is not called after it."""
+
+    done: bool
+    whole: bool
+    rest: bytes
+    trailers: Fields
+
+    def feed(self, data: bytes) -> bytes:
+        """The payload in `data`. Raises: Fault, with the side that sent it."""
+
+    def eof(self) -> bool:
+        """The connection ended: whether that is the body's proper end."""
+
+
+def body_reader(framing: int, side: Side) -> BodyReader:
+    """The reader for a body framed as `framing` that `side` sends."""
+    if framing == CHUNKED:
+        return ChunkReader(side)
+    if framing == UNTIL_CLOSE:
+        return CloseReader()
+    return LengthReader(framing)
+
+
+def chunk(payload: bytes) -> bytes:
+    """`payload` (not empty) as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+def last_chunk(trailers: Fields) -> bytes:
+    """The end of a chunked body."""
+    if not trailers:
+        return b"0\r\n\r\n"
+    return b"0\r\n%b\r\n" % b"".join([b"%b: %b\r\n" % field for field in trailers])
+
+
+class LengthReader:
+    """Content-Length: exactly so many bytes."""
+
+    __slots__ = ("done", "left", "rest")
+    whole = False
+    trailers: Fields = []  # noqa: RUF012 - shared and never written: only chunked bodies have trailers
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+        self.done = length == 0
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        size = len(data)
+        if size < self.left:
+            self.left -= size
+            return data
+        self.done = True
+        if size > self.left:
+            self.rest = data[self.left :]
+            data = data[: self.left]
+        self.left = 0
+        return data
+
+    def eof(self) -> bool:
+        return self.done
+
+
+class CloseReader:
+    """No framing: the body ends with the connection (responses only)."""
+
+    __slots__ = ("done",)
+    whole = False
+    rest = b""
+    trailers: Fields = []  # noqa: RUF012 - as above
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+    def eof(self) -> bool:
+        self.done = True
+        return True
+
+
+class ChunkReader:
+    """Transfer-Encoding: chunked, strictly.
+
+        size line ──► data ──► CRLF ──► size line … ──► (size 0) trailers ──► done
+
+    Two shortcuts without a loop: a read that is exactly one chunk (its size says the read's length), and a read that is
+    nothing but whole chunks (split at CRLF, the lengths of every second piece are the sizes that the others say).
+    Only where neither holds, the state machine runs.
+    """
+
+    __slots__ = ("_held", "_left", "_side", "_state", "done", "rest", "trailers", "whole")
+
+    def __init__(self, side: Side) -> None:
+        self._side = side
+        self._state = _STATE_SIZE
+        self._held = b""  # an unfinished line or trailer section, bounded by the constants above
+        self._left = 0  # payload bytes of this chunk still to come
+        self.done = False
+        self.whole = False
+        self.rest = b""
+        self.trailers: Fields = []
+
+    def feed(self, data: bytes) -> bytes:
+        if self._state == _STATE_SIZE and not self._held:
+            line = data.find(b"\r\n")
+            size = _SIZES.get(data[:line])
+            if size is not None and len(data) == line + size + 4 and data.endswith(b"\r\n"):
+                self.whole = True
+                return data[line + 2 : -2]
+            parts = data.split(b"\r\n")
+            if len(parts) & 1 and not parts.pop():
+                payloads = parts[1::2]
+                if list(map(_SIZES.get, parts[::2])) == list(map(len, payloads)):
+                    self.whole = True
+                    return payloads[0] if len(payloads) == 1 else b"".join(payloads)
+        self.whole = False
+        return self._step(data)
+
+    def eof(self) -> bool:
+        return self.done
+
+    def _step(self, data: bytes) -> bytes:
+        pieces: list[bytes] = []
+        at = 0
+        end = len(data)
+        while at < end and not self.done:
+            if self._state == _STATE_DATA:
+                piece = data[at : at + self._left]
+                pieces.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+                if not self._left:
+                    self._state = _STATE_CRLF
+            elif self._state == _STATE_CRLF:
+                wanted = b"\r\n"[len(self._held) :]
+                got = data[at : at + len(wanted)]
+                if not wanted.startswith(got):
+                    raise self._fault("a chunk is longer than its size says")
+                at += len(got)
+                self._held += got
+                if len(self._held) == 2:
+                    self._held = b""
+                    self._state = _STATE_SIZE
+            elif self._state == _STATE_SIZE:
+                at = self._size_line(data, at)
+            else:
+                at = self._trailer_section(data, at)
+        if self.done:
+            self.rest = data[at:]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _size_line(self, data: bytes, at: int) -> int:
+        """Read (some of) a chunk's size line; the offset behind what was used."""
+        end = data.find(b"\n", at)
+        line = self._held + (data[at : end + 1] if end >= 0 else data[at:])
+        if len(line) > MAX_CHUNK_LINE:
+            raise self._fault("a chunk size line is too long")
+        if end < 0:
+            if not _could_be_size(line):
+                raise self._fault("a chunk size line is malformed")
+            self._held = line
+            return len(data)
+        match = _SIZE_LINE.fullmatch(line, 0, len(line) - 2) if line.endswith(b"\r\n") else None
+        if match is None:
+            raise self._fault("a chunk size line is malformed")
+        self._held = b""
+        size = match[1]
+        self._left = int(size, 16)
+        self._state = _STATE_DATA if self._left else _STATE_TRAILER
+        if self._left and len(_SIZES) < _MAX_SIZES and _PLAIN_SIZE.fullmatch(line[:-2]):
+            _SIZES[size] = self._left
+        return end + 1
+
+    def _trailer_section(self, data: bytes, at: int) -> int:
+        before = len(self._held)
+        section = self._held + data[at:]
+        if section.startswith(b"\r\n"):
+            end = 2
+        else:
+            end = section.find(b"\r\n\r\n", max(0, before - 3)) + 4
+            if end < 4:
+                if len(section) > MAX_TRAILERS:
+                    raise self._fault("the trailer section is too long")
+                self._held = section
+                return len(data)
+            if end > MAX_TRAILERS:
+                raise self._fault("the trailer section is too long")
+            self._read_trailers(section[: end - 4])
+        self._held = b""
+        self.done = True
+        return at + end - before
+
+    def _read_trailers(self, section: bytes) -> None:
+        for line in section.split(b"\r\n"):
+            match = _TRAILER.fullmatch(line)
+            if match is None:
+                raise self._fault("a trailer field is malformed")
+            name = match[1].lower()
+            if name in _FORBIDDEN_TRAILERS or b"_" in name:
+                raise self._fault("a trailer carries a field that must not come late")
+            self.trailers.append((name, match[2]))
+
+    def _fault(self, message: str) -> Fault:
+        if self._side == "client":
+            return Fault("client", 400, "bad_chunk", message)
+        return Fault("upstream", 502, "bad_chunk", message)
+
+
+def _could_be_size(line: bytes) -> bool:
+    """Whether an unfinished line may still become a size line: refuse nonsense before the deadline does."""
+    return b"\x00" not in line and (not line or line[:1] in b"0123456789abcdefABCDEF")

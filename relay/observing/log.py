@@ -1,0 +1,79 @@
+"""Where lines go: never in the way of a stream.
+
+Lines are collected and written a few milliseconds later in one go. A pipe that nobody reads does not stop the relay:
+what it cannot take is kept up to MAX_HELD lines, then dropped and counted.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import time
+from collections import deque
+from collections.abc import Callable
+from math import inf
+
+DELAY = 0.02  # seconds a line may wait for company
+MAX_HELD = 20_000  # lines, about 8 MB
+_PIECE = 4096  # bytes; a pipe that polls writable takes PIPE_BUF without blocking
+
+
+class LineLog:
+    """Lines for one descriptor. `write` never blocks and never raises for the reader's sake.
+
+    `schedule(log, due)` is how it asks to be rung: `Alarms.arm` in a worker.
+    """
+
+    __slots__ = ("_blocking", "_fd", "_lines", "_now", "_schedule", "dropped", "queued")
+
+    def __init__(
+        self,
+        fd: int,
+        schedule: Callable[[LineLog, float], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fd = fd
+        self._schedule = schedule
+        self._now = now
+        self._lines: deque[str] = deque()
+        self._blocking = not stat.S_ISREG(os.fstat(fd).st_mode)
+        self.dropped = 0
+        self.queued = inf
+
+    def write(self, line: str) -> None:
+        """Queue one line, its newline included."""
+        if len(self._lines) >= MAX_HELD:
+            self.dropped += 1
+            return
+        self._lines.append(line)
+        if len(self._lines) == 1:
+            self._schedule(self, self._now() + DELAY)
+
+    def ring(self, now: float) -> float:
+        """Write what can be written; when to try again."""
+        self.flush()
+        return now + DELAY * 2 if self._lines else inf
+
+    def flush(self) -> None:
+        """Write all lines the descriptor takes without blocking."""
+        data = "".join(self._lines).encode("ascii", "backslashreplace")
+        self._lines.clear()
+        sent = 0
+        try:
+            while sent < len(data):
+                if self._blocking and not _writable(self._fd):
+                    break
+                piece = data[sent : sent + _PIECE] if self._blocking else data[sent:]
+                sent += os.write(self._fd, piece)
+        except OSError:
+            self.dropped += data[sent:].count(b"\n")
+            return
+        if sent < len(data):
+            self._lines.append(data[sent:].decode("ascii"))
+
+
+def _writable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return any(mask & select.POLLOUT for _, mask in poll.poll(0))

@@ -1,0 +1,78 @@
+"""What is known of one exchange, and its two lines in the access log.
+
+A Record is filled on the way and read at the end; nothing here formats before a line is due. Lines are JSON, written
+by hand because the shape is fixed: only what a peer chose (path, method, client, id) is escaped.
+"""
+
+from __future__ import annotations
+
+from json.encoder import encode_basestring_ascii as quoted
+from time import time
+
+from relay.observing.ending import Ending
+
+_LEFT_STATUS = 499  # nginx's and Caddy's number for a client that left before it was answered
+
+
+class Record:
+    """One exchange as the log, the registry and the metrics see it. Times are trio.current_time() seconds."""
+
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "client",
+        "events",
+        "first_byte",
+        "id",
+        "method",
+        "path",
+        "route",
+        "started",
+        "status",
+        "streaming",
+        "upstream",
+    )
+
+    def __init__(self, request_id: str, client: str, started: float) -> None:
+        self.id = request_id
+        self.client = client
+        self.started = started
+        self.route = ""
+        self.method = ""
+        self.path = ""
+        self.status = 0  # as sent to the client; 0: nothing was sent
+        self.upstream = ""
+        self.bytes_in = 0  # request body bytes from the client
+        self.bytes_out = 0  # response body bytes to the client, framing included
+        self.events = 0
+        self.first_byte = 0.0
+        self.streaming = False
+
+    def start_line(self, now: float) -> str:
+        """The line for a stream that starts: long streams are seen before they end."""
+        return (
+            f'{{"time":{time():.3f},"at":"start",{self._who()},"status":{self.status},'
+            f'"upstream":{quoted(self.upstream)},"ttfb_ms":{self._ms(self.first_byte)}}}\n'
+        )
+
+    def end_line(self, ending: Ending, now: float) -> str:
+        """The line for an exchange that ended."""
+        status = self.status or (_LEFT_STATUS if ending.side == "client" else 0)
+        ttfb = self._ms(self.first_byte) if self.first_byte else "null"
+        detail = f',"detail":{quoted(ending.detail)}' if ending.detail else ""
+        return (
+            f'{{"time":{time():.3f},"at":"end",{self._who()},"status":{status},'
+            f'"upstream":{quoted(self.upstream)},"ending":"{ending.cause.value}",'
+            f'"side":"{ending.side.value}","phase":"{ending.phase.value}",'
+            f'"bytes_in":{self.bytes_in},"bytes_out":{self.bytes_out},"events":{self.events},'
+            f'"ttfb_ms":{ttfb},"duration_ms":{self._ms(now)}{detail}}}\n'
+        )
+
+    def _who(self) -> str:
+        return (
+            f'"id":{quoted(self.id)},"route":{quoted(self.route)},"client":{quoted(self.client)},'
+            f'"method":{quoted(self.method)},"path":{quoted(self.path)}'
+        )
+
+    def _ms(self, then: float) -> str:
+        return f"{(then - self.started) * 1000:.1f}"

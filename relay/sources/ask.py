@@ -1,0 +1,61 @@
+"""What a source may ask of the exchange it works for."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from relay.config.values import Route, Upstream
+from relay.http.heads import RequestHead, ResponseHead
+from relay.observing.ending import Phase
+from relay.sources.request_body import RequestBody
+from relay.sources.reply import Outgoing
+from relay.upstreams.group import Group
+from relay.wires.alarms import Alarms
+from relay.wires.engine import Engine
+from relay.wires.socket_wire import SocketWire
+
+
+class Ask(Protocol):
+    """One exchange, as its source sees it."""
+
+    head: RequestHead
+    params: dict[str, bytes]  # route parameters, raw bytes
+    body: RequestBody | None  # None: the request has none
+    phase: Phase  # the source moves it on: QUEUED, DIAL, REQUEST, RESPONSE
+    engine: Engine
+    alarms: Alarms
+
+    @property
+    def route(self) -> Route:
+        """The route that was found, as configured when the exchange began."""
+
+    def group(self, upstream: Upstream) -> Group:
+        """The live origins of an upstream."""
+
+    def outgoing(self, upstream: Upstream, target: bytes) -> Outgoing:
+        """The client's request as it goes to `upstream`: end-to-end fields, edits, forwarding fields."""
+
+    def own_request(
+        self,
+        upstream: Upstream,
+        method: bytes,
+        target: bytes,
+        content_type: bytes = b"",
+        payload: bytes = b"",
+    ) -> Outgoing:
+        """A request of relay's own on the client's behalf: forwarding fields, edits, its own payload, nothing else."""
+
+    def reached(self, name: str) -> None:
+        """An upstream url was chosen: for the record."""
+
+    async def interim(self, head: ResponseHead) -> None:
+        """Pass a 1xx on to the client."""
+
+    def upload(self, wire: SocketWire) -> None:
+        """Begin to feed the rest of the request body to `wire`, beside the source."""
+
+    async def stop_upload(self) -> None:
+        """The wire of `upload` is given up: stop feeding it; what was read is kept for the next one."""
+
+    async def payload(self, limit: int) -> bytes:
+        """The whole request body, decoded. Raises: Fault (413 over the limit)."""

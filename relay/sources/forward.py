@@ -1,0 +1,169 @@
+"""source = "forward": the client's request goes to one upstream, and its response comes back.
+
+With several urls, or `retries`, another one is tried as long as that is honest: always after a failed dial (nothing was
+sent), and as often as `retries` says for what `retry_on` names, while no event has been forwarded.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+import trio
+
+from relay.config.values import Forward
+from relay.http.bodies import body_reader
+from relay.http.fault import Fault
+from relay.http.heads import ResponseHead
+from relay.observing.ending import Cause
+from relay.routing.template import TemplateError
+from relay.sources.ask import Ask
+from relay.sources.attempt import attempt
+from relay.sources.reply import Failure, Outgoing, Reply, UpstreamBody
+from relay.sse.scanner import BoundaryScanner
+from relay.upstreams.origin import Origin
+from relay.wires.wire import Expired, Gone
+
+MAX_WAIT = (
+    10.0  # seconds of a Retry-After that are waited out; a longer one is the client's to decide
+)
+FIRST_EVENT_HELD = (
+    1024 * 1024
+)  # bytes kept while waiting for the first event; then the stream counts as started
+_STATUSES = {429: "429", 502: "502", 503: "503", 504: "504"}
+
+
+async def forward(plan: Forward, ask: Ask) -> Reply:
+    """The upstream's response to the client's request. Raises: Failure, Fault."""
+    out = ask.outgoing(plan.upstream, target_of(plan, ask))
+    group = ask.group(plan.upstream)
+    tried: list[Origin] = []
+    left = ask.route.retries
+    while True:
+        origin = group.choose(tried)
+        if origin is None:
+            tried.clear()
+            origin = group.choose(tried)
+            assert origin is not None, "a group has at least one origin"
+        tried.append(origin)
+        ask.reached(str(origin.url))
+        more_urls = len(tried) < len(group.origins)
+        try:
+            return await _once(ask, plan, origin, out, last=left == 0)
+        except Failure as failure:
+            unsent = failure.cause is Cause.UNREACHABLE and more_urls
+            if not unsent:
+                if left == 0 or not _allowed(ask, failure):
+                    raise
+                left -= 1
+            if not more_urls and failure.retry_after != inf:
+                await trio.sleep(min(failure.retry_after, MAX_WAIT))
+
+
+def target_of(plan: Forward, ask: Ask) -> bytes:
+    """The target for the upstream: as it came, or rendered from the template; the query is kept either way."""
+    head = ask.head
+    if plan.path is None:
+        return head.target
+    try:
+        path = plan.path.render(path=ask.params)
+    except TemplateError as error:
+        raise Fault("client", 400, "bad_target", str(error)) from None
+    if not head.query:
+        return path
+    return path + (b"&" if b"?" in path else b"?") + head.query
+
+
+async def _once(ask: Ask, plan: Forward, origin: Origin, out: Outgoing, *, last: bool) -> Reply:
+    origin.streams += 1
+    handed_over = False
+    try:
+        head, body = await attempt(ask, origin, out, ask.route.timeouts.response_head)
+        try:
+            events = head.media_type == b"text/event-stream" and ask.route.stream == "auto"
+            if not last:
+                _refuse_by_status(ask, head)
+                if events and body.framing != 0:
+                    await _first_event(ask, body)
+            reply = _reply(plan, head, body, events=events)
+            handed_over = True
+            return reply
+        finally:
+            if not handed_over:
+                body.wire.close()
+    finally:
+        if not handed_over:
+            origin.streams -= 1
+
+
+def _reply(plan: Forward, head: ResponseHead, body: UpstreamBody, *, events: bool) -> Reply:
+    return Reply(
+        head.status,
+        head.fields,
+        head=head,
+        upstream=body,
+        events=events and head.status == 200,
+        translate=plan.translate,
+    )
+
+
+def _allowed(ask: Ask, failure: Failure) -> bool:
+    """Whether the route retries this failure, and the request can be sent again."""
+    if ask.body is not None and not ask.body.resendable:
+        return False
+    if failure.retry_after != inf and failure.retry_after > MAX_WAIT:
+        return False
+    return failure.retryable and _name(failure) in ask.route.retry_on
+
+
+def _name(failure: Failure) -> str:
+    if failure.cause in (Cause.UNREACHABLE, Cause.BROKE):
+        return "timeout" if failure.status == 504 else "refused"
+    if failure.cause is Cause.SILENT:
+        return "timeout"
+    return str(failure.status)
+
+
+def _refuse_by_status(ask: Ask, head: ResponseHead) -> None:
+    """Raise for a status that `retry_on` names, while there is another attempt to make."""
+    name = _STATUSES.get(head.status)
+    if name is None or name not in ask.route.retry_on:
+        return
+    after = inf
+    for field, value in head.fields:
+        if field == b"retry-after" and value.isdigit():
+            after = float(value)
+    if after != inf and after > MAX_WAIT:
+        return  # pass it on: the client can wait, a held request should not
+    if ask.body is None or ask.body.resendable:
+        raise Failure(
+            head.status, Cause.FAILED, f"the upstream answered {head.status}", retry_after=after
+        )
+
+
+async def _first_event(ask: Ask, body: UpstreamBody) -> None:
+    """Wait until the stream has proved itself with one event; what came is kept in `body.rest`."""
+    reader = body_reader(body.framing, "upstream")
+    scanner = BoundaryScanner()
+    wait = ask.route.first_event
+    body.wire.read_by = trio.current_time() + min(wait, ask.route.timeouts.idle)
+    try:
+        fresh = body.rest
+        while True:
+            if fresh:
+                scanner.feed(reader.feed(fresh))
+            if scanner.events or reader.done or len(body.rest) > FIRST_EVENT_HELD:
+                return
+            fresh = await body.wire.receive()
+            if not fresh:
+                raise Gone
+            body.rest += fresh
+    except Gone:
+        body.origin.failed("broke")
+        raise Failure(502, Cause.BROKE, "the upstream broke before its first event") from None
+    except Expired:
+        body.origin.failed("timeout")
+        raise Failure(504, Cause.SILENT, f"no event within {wait:g} s") from None
+    except Fault as fault:
+        raise Failure(502, Cause.NONSENSE, fault.message) from None
+    finally:
+        body.wire.read_by = inf

@@ -1,0 +1,92 @@
+"""What a source brings back: a response whose head is known, or the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from math import inf
+
+from relay.http.bodies import Fields
+from relay.http.heads import ResponseHead
+from relay.observing.ending import Cause, Ending, Side
+from relay.sse.translate import Translation
+from relay.upstreams.origin import Origin
+from relay.wires.socket_wire import SocketWire
+
+SendEvents = Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class UpstreamBody:
+    """A response body that is still to come from an upstream connection.
+
+    Resource handling: whoever holds it gives the wire back to `origin` or closes it.
+    """
+
+    wire: SocketWire
+    origin: Origin
+    framing: int
+    rest: bytes  # body bytes that came with the head
+    keep_alive: bool  # the connection may serve again once the body is whole
+
+
+@dataclass(slots=True)
+class Reply:
+    """A response on its way to the client.
+
+    Exactly one of the three bodies is meant: `upstream` (with its `head`), `produce`, else the bytes of `body`.
+    """
+
+    status: int
+    fields: Fields  # as the source has them; of an upstream's head only the end-to-end ones go on
+    body: bytes = b""
+    head: ResponseHead | None = None
+    upstream: UpstreamBody | None = None
+    produce: Callable[[SendEvents], Awaitable[None]] | None = None  # writes events of our own
+    events: bool = False  # the body is an event stream and treated as one
+    translate: Translation | None = None
+    ending: Ending | None = None  # of an answer that is not simply complete
+
+
+class Failure(Exception):
+    """A source found no usable response: an expected ending on its way up, not a bug.
+
+    Attributes:
+        status: what the client gets while no head is out.
+        cause, side: for the Ending.
+        retryable: whether another attempt may succeed; nothing was processed, or the route allows it.
+        message: for the client and the log; no secret, no bytes of a body.
+    """
+
+    __slots__ = ("cause", "code", "message", "retry_after", "retryable", "side", "status")
+
+    def __init__(
+        self,
+        status: int,
+        cause: Cause,
+        message: str,
+        *,
+        side: Side = Side.UPSTREAM,
+        code: str = "",
+        retryable: bool = True,
+        retry_after: float = inf,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.cause = cause
+        self.message = message
+        self.side = side
+        self.code = code  # for programs; "": the cause's own
+        self.retryable = retryable
+        self.retry_after = retry_after  # seconds the upstream asked for; inf: it did not
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A request that relay sends: all but what depends on the origin it goes to."""
+
+    method: bytes
+    target: bytes  # without the origin's base path
+    fields: Callable[[Origin], Fields]
+    resent_safely: bool = False  # idempotent (RFC 9110 §9.2.2), or says so (Idempotency-Key)
+    payload: bytes | None = None  # a body of relay's own; None: the client's, if it has one

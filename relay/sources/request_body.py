@@ -1,0 +1,59 @@
+"""The request body: on its way upstream, and kept as long as it may have to be sent again.
+
+A body is kept whole up to KEPT bytes (facts §2); a larger one can be sent once. Sources that read it themselves
+(`enqueue`, `answer`) take the payload instead.
+"""
+
+from __future__ import annotations
+
+from relay.flows.bytes_flow import BytesFlow
+from relay.http.fault import Fault
+from relay.http.framing import UNTIL_CLOSE
+
+KEPT = 64 * 1024  # bytes; what Go, Pingora and HAProxy keep for a second attempt
+
+
+class RequestBody:
+    """One request body, sans-IO, in the encoding its taker gets: the client's own framing, or the bare payload."""
+
+    __slots__ = ("_flow", "_limit", "kept", "received")
+
+    def __init__(self, framing: int, limit: int, *, bare: bool = False) -> None:
+        self._flow = BytesFlow(framing, UNTIL_CLOSE if bare else framing, "client")
+        self._limit = limit
+        self.kept: bytearray | None = (
+            bytearray()
+        )  # all that was taken; None: too much to send again
+        self.received = 0  # bytes from the client
+
+    @property
+    def done(self) -> bool:
+        return self._flow.done
+
+    @property
+    def rest(self) -> bytes:
+        """What came behind the body: the next request."""
+        return self._flow.rest
+
+    def take(self, data: bytes) -> bytes:
+        """What the upstream gets for `data`. Raises: Fault (malformed, or over the limit: 413)."""
+        out = self._flow.feed(data)
+        self.received += len(data)
+        if self._flow.payload_bytes > self._limit:
+            raise Fault("client", 413, "body_too_large", "the request body is over the limit")
+        if self.kept is not None:
+            self.kept += out
+        return out
+
+    def opening(self) -> bytes:
+        """What goes out together with the head: all that is there already."""
+        return bytes(self.kept or b"")
+
+    def sent(self) -> None:
+        """The opening is out: forget what is too large to be sent twice."""
+        if self.kept is not None and len(self.kept) > KEPT:
+            self.kept = None
+
+    @property
+    def resendable(self) -> bool:
+        return self.kept is not None

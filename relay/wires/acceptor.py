@@ -1,0 +1,71 @@
+"""A listening socket on the engine.
+
+Edge-triggered like every socket there: `_ready` stays true until accept had nothing more.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import outcome
+import trio
+
+from relay.wires.engine import Engine
+
+
+class Acceptor:
+    """Accepts one connection at a time for one task. Resource handling: the socket stays its opener's."""
+
+    __slots__ = ("_engine", "_ready", "_task", "closed", "sock")
+
+    def __init__(self, sock: socket.socket, engine: Engine) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.closed = False
+        self._engine = engine
+        self._ready = True
+        self._task: trio.lowlevel.Task | None = None
+        engine.add(self, sock.fileno())
+
+    async def accept(self) -> tuple[socket.socket, str | None]:
+        """The next connection and its peer's address (None on a unix socket).
+
+        Raises: OSError (out of descriptors among others). Cancellation: no connection is lost.
+        """
+        while True:
+            if self._ready:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                try:
+                    sock, address = self.sock.accept()
+                except BlockingIOError:
+                    self._ready = False
+                    continue
+                except ConnectionAbortedError:
+                    continue
+                sock.setblocking(False)
+                if sock.family == socket.AF_UNIX:
+                    return sock, None
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return sock, address[0]
+            self._task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def ready(self, mask: int) -> None:
+        self._ready = True
+        if self._task is not None:
+            task, self._task = self._task, None
+            self._engine.wake(task, outcome.Value(None))
+
+    def crash(self, error: Exception) -> None:
+        raise error
+
+    def close(self) -> None:
+        """Stop listening; connections that were not accepted are refused by the kernel."""
+        if not self.closed:
+            self.closed = True
+            self._engine.discard(self.sock.fileno())
+            self.sock.close()

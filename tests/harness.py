@@ -1,0 +1,231 @@
+"""A relay in the test's own process, between a scripted upstream and a raw client, all on real loopback sockets.
+
+    client (RawPeer) ──► relay ──► Upstream (accepts; each connection a RawPeer the test drives by hand)
+
+Order is forced by what has arrived, never by sleeping: a test reads until it sees something, then goes on. Every wait is
+bounded by LIMIT, so a missing byte is a failure and not a hang.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Self
+
+import trio
+
+from relay.config import loads
+from relay.config.values import Config
+from relay.exchange.worker import Worker
+from relay.serving.server import Server
+
+LIMIT = 10.0  # seconds any single wait of a test may take
+
+
+class RawPeer:
+    """One end of a connection, driven byte by byte."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.buffer = b""
+
+    @classmethod
+    async def connect(cls, port: int) -> Self:
+        with trio.fail_after(LIMIT):
+            return cls(await trio.open_tcp_stream("127.0.0.1", port))
+
+    async def send(self, data: bytes) -> None:
+        with trio.fail_after(LIMIT):
+            await self.stream.send_all(data)
+
+    async def until(self, marker: bytes) -> bytes:
+        """Everything up to and with `marker`; what is behind it stays for the next read."""
+        with trio.fail_after(LIMIT):
+            while marker not in self.buffer:
+                data = await self.stream.receive_some(65536)
+                assert data, f"the connection ended before {marker!r}; got {self.buffer!r}"
+                self.buffer += data
+        end = self.buffer.index(marker) + len(marker)
+        found, self.buffer = self.buffer[:end], self.buffer[end:]
+        return found
+
+    async def head(self) -> bytes:
+        return await self.until(b"\r\n\r\n")
+
+    async def exactly(self, size: int) -> bytes:
+        with trio.fail_after(LIMIT):
+            while len(self.buffer) < size:
+                data = await self.stream.receive_some(65536)
+                assert data, f"the connection ended after {len(self.buffer)} of {size} bytes"
+                self.buffer += data
+        found, self.buffer = self.buffer[:size], self.buffer[size:]
+        return found
+
+    async def rest(self) -> bytes:
+        """Everything up to the end of the connection, clean or reset."""
+        with trio.fail_after(LIMIT):
+            try:
+                while data := await self.stream.receive_some(65536):
+                    self.buffer += data
+            except trio.BrokenResourceError:
+                pass
+        found, self.buffer = self.buffer, b""
+        return found
+
+    async def ended(self) -> None:
+        """Wait until the other end has closed; anything it says meanwhile is an error."""
+        assert await self.rest() == b""
+
+    def half_close(self) -> None:
+        self.stream.socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self.stream.socket.close()
+
+    def reset(self) -> None:
+        """Close with a reset instead of an end."""
+        self.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.stream.socket.close()
+
+    def shrink(self) -> None:
+        """Make this end's receive buffer small, so that a reader that stops is noticed soon."""
+        self.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+
+class Upstream:
+    """A listening socket whose connections the test plays by hand."""
+
+    def __init__(self, listener: trio.SocketListener) -> None:
+        self._listener = listener
+        self.port: int = listener.socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @classmethod
+    async def open(cls) -> Self:
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        return cls(listener)
+
+    async def accept(self) -> RawPeer:
+        with trio.fail_after(LIMIT):
+            return RawPeer(await self._listener.accept())
+
+    def close(self) -> None:
+        self._listener.socket.close()
+
+
+class Relay:
+    """A running relay: where it listens, what it logged, what it holds."""
+
+    def __init__(self, worker: Worker, server: Server, port: int, log: LogPipe) -> None:
+        self.worker = worker
+        self.server = server
+        self.port = port
+        self._log = log
+
+    async def client(self) -> RawPeer:
+        return await RawPeer.connect(self.port)
+
+    async def get(self, path: str = "/", fields: str = "") -> RawPeer:
+        """A client that has sent a GET."""
+        peer = await self.client()
+        await peer.send(f"GET {path} HTTP/1.1\r\nHost: relay.test\r\n{fields}\r\n".encode())
+        return peer
+
+    async def line(self, **wanted: object) -> dict[str, object]:
+        """The next line of the access log (of exchanges that ended, unless `at` says otherwise)."""
+        wanted.setdefault("at", "end")
+        return await self._log.line(wanted)
+
+    async def lines(self, count: int) -> list[dict[str, object]]:
+        return [await self.line() for _ in range(count)]
+
+
+class LogPipe:
+    """The reading end of the access log."""
+
+    def __init__(self) -> None:
+        self._read_fd, self.fd = os.pipe()
+        os.set_blocking(self._read_fd, False)
+        self._buffer = b""
+
+    async def line(self, wanted: dict[str, object]) -> dict[str, object]:
+        with trio.fail_after(LIMIT):
+            while True:
+                while b"\n" not in self._buffer:
+                    await trio.lowlevel.wait_readable(self._read_fd)
+                    self._buffer += os.read(self._read_fd, 65536)
+                text, _, self._buffer = self._buffer.partition(b"\n")
+                line: dict[str, object] = json.loads(text)
+                if all(line.get(key) == value for key, value in wanted.items()):
+                    return line
+
+    def close(self) -> None:
+        os.close(self._read_fd)
+        os.close(self.fd)
+
+
+@asynccontextmanager
+async def running(config: Config | str) -> AsyncIterator[Relay]:
+    """A relay with this configuration (TOML text) until the block ends; then it is stopped at once."""
+    if isinstance(config, str):
+        config = loads(config, {})
+    sock = socket.create_server(("127.0.0.1", 0))
+    log = LogPipe()
+    try:
+        async with trio.open_nursery() as nursery:
+            worker = Worker(config, log.fd)
+            server = Server(worker, [sock])
+            await nursery.start(server.run)
+            yield Relay(worker, server, sock.getsockname()[1], log)
+            nursery.cancel_scope.cancel()
+    finally:
+        log.close()
+        sock.close()
+
+
+def route_to(
+    upstream: Upstream | str, route: str = "", *, more: str = "", upstream_keys: str = ""
+) -> str:
+    """TOML of a relay with one catch-all route to `upstream`; `route` and `more` are further lines."""
+    url = upstream if isinstance(upstream, str) else upstream.url
+    return f"""
+{more}
+[upstreams.backend]
+url = "{url}"
+{upstream_keys}
+[[routes]]
+path = "/{{rest...}}"
+upstream = "backend"
+{route}
+"""
+
+
+async def settle(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds; bounded by LIMIT."""
+    with trio.fail_after(LIMIT):
+        while not condition():
+            await trio.sleep(0.001)
+
+
+def descriptors() -> int:
+    """How many file descriptors this process has."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+def tasks() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+def chunked(*payloads: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in payloads)
+
+
+EVENT_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+)

@@ -1,0 +1,64 @@
+"""The house keeps its own rules: imports go down only, rooms stay small, sans-IO rooms know no Trio."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "relay"
+# From top to bottom. A module imports from its own room and from rooms below it.
+ROOMS = (
+    "cli demo asgi serving exchange sources upstreams wires observing config routing flows sse http"
+).split()
+SANS_IO = {"http", "sse", "flows", "routing", "config"}
+MAX_LINES = 400
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+class TestFile:
+    def test_imports_go_down(self, path: Path) -> None:
+        room = room_of(path)
+        if room not in ROOMS:
+            return  # relay/__init__.py and __main__.py stand above all rooms
+        allowed = ROOMS[ROOMS.index(room) :]
+        for module in imported(path):
+            parts = module.split(".")
+            if parts[0] == "relay" and len(parts) > 1:
+                assert parts[1] in allowed, f"{room} must not import {module}"
+
+    def test_sans_io_rooms_know_no_trio(self, path: Path) -> None:
+        if room_of(path) in SANS_IO:
+            assert not {"trio", "socket", "select"} & {m.split(".")[0] for m in imported(path)}
+
+    def test_only_http_knows_h11(self, path: Path) -> None:
+        if room_of(path) != "http":
+            assert "h11" not in {m.split(".")[0] for m in imported(path)}
+
+    def test_is_of_readable_size_and_says_what_it_is(self, path: Path) -> None:
+        text = path.read_text("utf-8")
+        assert text.count("\n") <= MAX_LINES
+        assert ast.get_docstring(ast.parse(text)) or not text.strip(), (
+            "a module opens with its idea"
+        )
+
+
+def test_there_is_no_room_for_leftovers() -> None:
+    names = {path.stem for path in FILES}
+    assert not names & {"utils", "util", "helpers", "common", "misc", "manager"}

@@ -4,9 +4,10 @@ Rules of this module:
 
 * One pass per head; per request nothing is computed that the route's edits decide alone.
 * Hop-by-hop fields and everything that Connection names stay here, in both directions.
-* What relay writes itself (Host, framing, Via, forwarding fields, the request id, the operator's edits) is written after the stripping, so
-  no Connection token can take it away.
-* Nothing is invented: no User-Agent, no Content-Length or Transfer-Encoding the client did not send.
+* What relay writes itself (Host, framing, Via, forwarding fields, the request id, the operator's
+  edits) is written after the stripping, so no Connection token can take it away.
+* Nothing is invented: no User-Agent, no Content-Length or Transfer-Encoding the client did not
+  send.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ HOP_BY_HOP: Final = frozenset(
     b"connection proxy-connection keep-alive te transfer-encoding upgrade http2-settings"
     b" proxy-authenticate proxy-authorization proxy-authentication-info".split()
 )
-# What relay writes anew or must see; `proxy` would become HTTP_PROXY in a CGI program (httpoxy, CVE-2016-5385).
+# What relay writes anew or must see; `proxy` would become HTTP_PROXY in a CGI program (httpoxy,
+# CVE-2016-5385).
 _REWRITTEN = frozenset(
     b"host content-length trailer expect proxy"
     b" forwarded x-forwarded-for x-forwarded-proto x-forwarded-host".split()
 )
-# What else claims to know where a request came from or where it went; only a trusted peer may. Beyond these every
-# `x-forwarded-*` (port, prefix, user, client-cert …).
+# What else claims to know where a request came from or where it went; only a trusted peer may.
+# Beyond these every `x-forwarded-*` (port, prefix, user, client-cert …).
 _CLAIMS = frozenset(
     b"x-real-ip x-client-ip x-cluster-client-ip true-client-ip cf-connecting-ip fastly-client-ip"
     b" x-original-forwarded-for x-original-host x-original-url x-rewrite-url"
@@ -93,8 +95,8 @@ def request_fields(
         via: relay's pseudonym in Via, without the version.
         set_fields: replace every field of the same name, relay's own too.
         remove: dropped, wherever they come from.
-        event_stream: the response may be treated as an event stream: if the client accepts one, the upstream is asked
-            not to compress (Accept-Encoding: identity).
+        event_stream: the response may be treated as an event stream: if the client accepts one, the
+            upstream is asked not to compress (Accept-Encoding: identity).
     """
     trusted = client.trusted
     plan = _plan(
@@ -171,9 +173,11 @@ def response_fields(
     remove: frozenset[bytes] = _NOTHING,
     event_stream: bool = False,
 ) -> Fields:
-    """The fields of the response that goes to the client, without framing: the caller knows how it frames.
+    """The fields of the response that goes to the client, without framing: the caller knows how it
+    frames.
 
-    Only the answer to a HEAD and a 304 keep their Content-Length, which describes a body that is not sent.
+    Only the answer to a HEAD and a 304 keep their Content-Length, which describes a body that is
+    not sent.
 
     Args:
         head: the upstream's; or the fields of a response of relay's own, which get no Via.
@@ -213,7 +217,9 @@ _STREAM_DROPS = frozenset((b"cache-control", b"x-accel-buffering"))
 
 
 def interim_fields(head: ResponseHead) -> Fields:
-    """The fields of a 1xx response that is passed on (RFC 9110 §15.2): a 101 keeps its Upgrade, nothing is added."""
+    """The fields of a 1xx response that is passed on (RFC 9110 §15.2): a 101 keeps its Upgrade,
+    nothing is added.
+    """
     drop = HOP_BY_HOP | _FRAMING | head.connection
     kept = [field for field in head.fields if field[0] not in drop]
     if head.status == 101 and head.upgrade is not None:

@@ -3,11 +3,13 @@
 Rules of this module:
 
 * From a peer that is not trusted nothing is believed and nothing is passed on.
-* From a trusted peer the chain of addresses is walked from the right, as far as the hops are trusted; the first one that is not
-  is the client. What stands left of it was said by the client, so it is dropped: the chain that goes upstream starts
-  at the client.
-* Where a trusted peer sends both, X-Forwarded-For counts: many proxies write it and pass a Forwarded on unread.
-* A hop that is not an address (`unknown`, `_hidden`, nonsense) ends the walk: the hop that reported it is the client.
+* From a trusted peer the chain of addresses is walked from the right, as far as the hops are
+  trusted; the first one that is not is the client. What stands left of it was said by the client,
+  so it is dropped: the chain that goes upstream starts at the client.
+* Where a trusted peer sends both, X-Forwarded-For counts: many proxies write it and pass a
+  Forwarded on unread.
+* A hop that is not an address (`unknown`, `_hidden`, nonsense) ends the walk: the hop that reported
+  it is the client.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from relay.http.bodies import Fields
 from relay.http.heads import RequestHead
 from relay.http.targets import HOST
 
-# What the configuration trusts. None among the networks: peers on unix sockets, which have no address.
+# What the configuration trusts. None among the networks: peers on unix sockets, which have no
+# address.
 Trusted = tuple[IPv4Network | IPv6Network | None, ...]
 
 MAX_HOPS: Final = 32  # addresses of a chain that are looked at (arbitrary; real chains have three)
@@ -36,7 +39,9 @@ _PLAIN = re.compile(_TOKEN)
 
 
 class ClientView(NamedTuple):
-    """The client of a request, as relay sees it. A NamedTuple: frozen, slotted and cheap; one per request."""
+    """The client of a request, as relay sees it. A NamedTuple: frozen, slotted and cheap; one per
+    request.
+    """
 
     address: (
         bytes  # IP address as text, without brackets or port; b"unix" for a peer on a unix socket
@@ -57,8 +62,8 @@ def client_view(
     """Who sent this request.
 
     Args:
-        peer_address: the IP address at the other end of the connection, or the one from its PROXY header;
-            None for a unix socket.
+        peer_address: the IP address at the other end of the connection, or the one from its PROXY
+            header; None for a unix socket.
         networks: the trusted peers; None among them stands for unix sockets.
         default_scheme: of the listener; what counts where no trusted peer says otherwise.
     """
@@ -110,7 +115,9 @@ def _through_proxy(
 
 
 def _nth(value: bytes, hops: int) -> bytes:
-    """Of a list that every hop appended to, the entry of the client's own hop; mostly there is just one."""
+    """Of a list that every hop appended to, the entry of the client's own hop; mostly there is just
+    one.
+    """
     if b"," not in value:
         return value
     entries = value.split(b",")
@@ -118,7 +125,9 @@ def _nth(value: bytes, hops: int) -> bytes:
 
 
 def _believed(nodes: list[bytes], networks: Trusted) -> list[bytes]:
-    """The addresses from the client to the hop before the peer, of a chain as the trusted peer sent it."""
+    """The addresses from the client to the hop before the peer, of a chain as the trusted peer sent
+    it.
+    """
     chain: list[bytes] = []
     for node in reversed(nodes[-MAX_HOPS:]):
         address = _address(node.strip(b" \t"))
@@ -146,7 +155,9 @@ def _address(node: bytes) -> str | None:
 
 
 def _elements(value: bytes) -> list[dict[bytes, bytes]]:
-    """The elements of a Forwarded field (RFC 7239 §4); from the last malformed one on leftwards nothing is read."""
+    """The elements of a Forwarded field (RFC 7239 §4); from the last malformed one on leftwards
+    nothing is read.
+    """
     elements: list[dict[bytes, bytes]] = [{}]
     at = 0
     while at < len(value):
@@ -161,7 +172,8 @@ def _elements(value: bytes) -> list[dict[bytes, bytes]]:
         if separator == b",":
             elements.append({})
         elif separator not in (b";", b""):
-            # Nonsense: what stands left of the next comma cannot be told apart any more, so it is as if it were not there.
+            # Nonsense: what stands left of the next comma cannot be told apart any more, so it is
+            # as if it were not there.
             comma = value.find(b",", at)
             if comma < 0:
                 return []
@@ -171,7 +183,9 @@ def _elements(value: bytes) -> list[dict[bytes, bytes]]:
 
 
 def _forwarded(chain: list[bytes], host: bytes, scheme: bytes) -> bytes:
-    """The Forwarded value: one element per hop; host and proto are the client's, so they stand with it."""
+    """The Forwarded value: one element per hop; host and proto are the client's, so they stand with
+    it.
+    """
     first = b"for=" + (_node(chain[0]) if chain else b"unknown")
     if host:
         first += b";host=" + (host if _PLAIN.fullmatch(host) else b'"' + host + b'"')
@@ -193,7 +207,8 @@ def _text(peer: str | None) -> bytes:
     return peer.encode("ascii", "replace")
 
 
-# One table of known peers for the trust list in force, found by identity: hashing the networks would cost 1 µs each.
+# One table of known peers for the trust list in force, found by identity: hashing the networks
+# would cost 1 µs each.
 _known_for: Trusted = ()
 _known: dict[str, bool] = {}
 

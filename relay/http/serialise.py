@@ -1,7 +1,8 @@
 """Heads, as bytes. Always HTTP/1.1, names in lower case, fields in the order given.
 
-The values were validated where they came from (by h11, or with the configuration), so nothing is validated again; but
-the line ends are counted, which costs 0.2 µs and makes it impossible that a value ends a head (response splitting).
+The values were validated where they came from (by h11, or with the configuration), so nothing is
+validated again; but the line ends are counted, which costs 0.2 µs and makes it impossible that a
+value ends a head (response splitting).
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ _STATUS_LINES = {
 
 
 def request_bytes(method: bytes, target: bytes, fields: Fields) -> bytes:
-    """A request head. Raises: ValueError where a value has a line end in it, which is a bug of the caller."""
+    """A request head. Raises: ValueError where a value has a line end in it, which is a bug of the
+    caller.
+    """
     return _head(b"%b %b HTTP/1.1" % (method, target), fields)
 
 
 def response_bytes(status: int, reason: bytes, fields: Fields) -> bytes:
-    """A response head, interim ones too; an empty reason gives the usual phrase. Raises: as `request_bytes`."""
+    """A response head, interim ones too; an empty reason gives the usual phrase. Raises: as
+    `request_bytes`.
+    """
     line = None if reason else _STATUS_LINES.get(status)
     return _head(line or b"HTTP/1.1 %d %b" % (status, reason), fields)
 

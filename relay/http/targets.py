@@ -2,9 +2,11 @@
 
 Rules of this module:
 
-* The raw bytes are kept. Nothing is decoded, re-encoded or resolved: what the route matched is what the upstream gets.
-* A path with a dot segment is refused. Two servers resolve it differently, and the route was chosen before anyone did.
-  Encoded dots, encoded slashes, backslashes and `..;x` count too, because some upstream decodes each of them.
+* The raw bytes are kept. Nothing is decoded, re-encoded or resolved: what the route matched is what
+  the upstream gets.
+* A path with a dot segment is refused. Two servers resolve it differently, and the route was chosen
+  before anyone did. Encoded dots, encoded slashes, backslashes and `..;x` count too, because some
+  upstream decodes each of them.
 * An absolute-form target's authority wins over the Host field (RFC 9112 §3.2.2).
 """
 
@@ -15,12 +17,13 @@ from typing import Final
 
 from relay.http.fault import bad_request
 
-# reg-name without sub-delims and percent-encoding: no real host needs them, and `,` or `@` in a Host is how virtual
-# hosts and caches are confused. Underscores are common in container networks. Ports end at 65535.
+# reg-name without sub-delims and percent-encoding: no real host needs them, and `,` or `@` in a
+# Host is how virtual hosts and caches are confused. Underscores are common in container networks.
+# Ports end at 65535.
 _PORT = (
     rb"(?::(?:[0-9]{0,4}|[0-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
 )
-HOST: Final = re.compile(rb"(?:[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]{2,45}\])" + _PORT)
+HOST: Final = re.compile(rb"(?:[A-Za-z0-9._\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])" + _PORT)
 
 _SEPARATOR = rb"(?:[/\\]|%2[fF]|%5[cC])"
 _DOT_SEGMENT = re.compile(
@@ -33,8 +36,8 @@ def split_target(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes, byt
     """Read a request target that h11 found to be visible ASCII.
 
     Returns:
-        The target as it is forwarded (origin-form, or `*`), its path, its query without the `?`, and the authority of
-        an absolute-form target (None for the others).
+        The target as it is forwarded (origin-form, or `*`), its path, its query without the `?`,
+        and the authority of an absolute-form target (None for the others).
 
     Raises:
         Fault: 400; 405 for CONNECT and TRACE.
@@ -68,6 +71,7 @@ def split_target(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes, byt
     return target, path, query, authority
 
 
-# CONNECT: relay is a gateway, not a forward proxy. TRACE: the upstream would echo the credentials that relay adds
-# (RFC 9110 §9.3.8 asks a client not to send any; relay's client does not know it has some).
+# CONNECT: relay is a gateway, not a forward proxy. TRACE: the upstream would echo the credentials
+# that relay adds (RFC 9110 §9.3.8 asks a client not to send any; relay's client does not know it
+# has some).
 _REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))

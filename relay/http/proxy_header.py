@@ -1,0 +1,130 @@
+"""The PROXY protocol, versions 1 and 2: who the client is, said by a TCP balancer in front.
+
+Source: https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt (sections 2.1 and 2.2).
+
+Rules of this module:
+
+* Sans-IO: bytes in, a value out; the caller decides whom it believes.
+* A listener that expects the header takes nothing else: without one the connection ends, because
+  guessing would let any client say who it is (section 5 of the protocol).
+* What it says is an address or nothing. TLVs are skipped.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, NamedTuple
+
+from relay.http.fault import Fault, bad_request
+
+MAX_V1: Final = 107  # bytes of a version 1 line with its CRLF (section 2.1)
+MAX_V2: Final = (
+    16 + 2048
+)  # bytes; the format allows 16 + 65535, real TLVs (TLS details) take some hundred
+
+_SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
+_START_V1: Final = b"PROXY "
+_PORT = rb"(0|[1-9][0-9]{0,4})"
+_V1 = re.compile(
+    rb"PROXY TCP([46]) ([0-9A-Fa-f:.]{2,39}) ([0-9A-Fa-f:.]{2,39}) " + _PORT + rb" " + _PORT
+)
+# Bytes of the addresses by family and transport (section 2.2); 0x00 UNSPEC says nothing about the
+# client.
+_V2_LENGTHS: Final = {0x11: 12, 0x12: 12, 0x21: 36, 0x22: 36, 0x31: 216, 0x32: 216}
+
+
+class ProxyHeader(NamedTuple):
+    """The connection as the balancer saw it."""
+
+    source: str | None  # the client's IP address; None: a unix socket
+    source_port: int = 0
+    destination: str | None = None
+    destination_port: int = 0
+
+
+def parse(data: bytes) -> tuple[ProxyHeader | None, int] | None:
+    """Read a PROXY header from the start of a connection.
+
+    Returns:
+        The header and its length in bytes, the header None where it says nothing (LOCAL, UNKNOWN,
+        UNSPEC: the balancer's own connection, a health check); or None: more is needed.
+
+    Raises:
+        Fault: of the client, 400: anything else, or longer than its bound. Close without an answer:
+            whoever is there may not speak HTTP.
+    """
+    if data[:12] == _SIGNATURE:
+        return _parse_v2(data)
+    if data[:6] == _START_V1:
+        return _parse_v1(data)
+    if _SIGNATURE.startswith(data) or _START_V1.startswith(data):
+        return None
+    raise _fault("the PROXY header is missing")
+
+
+def _parse_v1(data: bytes) -> tuple[ProxyHeader | None, int] | None:
+    end = data.find(b"\r\n", 0, MAX_V1)
+    if end < 0:
+        if len(data) >= MAX_V1:
+            raise _fault("the PROXY header is too long")
+        line = data[:-1] if data[-1:] == b"\r" else data
+        if b"\r" in line or b"\n" in line:
+            raise _fault("the PROXY header is malformed")
+        return None
+    line = data[:end]
+    if b"\r" in line or b"\n" in line:
+        raise _fault("the PROXY header is malformed")
+    if line == b"PROXY UNKNOWN" or line.startswith(b"PROXY UNKNOWN "):
+        return None, end + 2
+    match = _V1.fullmatch(line)
+    if match is None:
+        raise _fault("the PROXY header is malformed")
+    kind = IPv4Address if match[1] == b"4" else IPv6Address
+    try:
+        source, destination = str(kind(match[2].decode())), str(kind(match[3].decode()))
+    except ValueError:
+        raise _fault("the PROXY header has a malformed address") from None
+    source_port, destination_port = int(match[4]), int(match[5])
+    if source_port > 65535 or destination_port > 65535:
+        raise _fault("the PROXY header has a malformed port")
+    return ProxyHeader(source, source_port, destination, destination_port), end + 2
+
+
+def _parse_v2(data: bytes) -> tuple[ProxyHeader | None, int] | None:
+    if len(data) > 12 and data[12] not in (0x20, 0x21):
+        raise _fault("the PROXY header has an unknown version or command")
+    if len(data) > 13 and data[13] not in _V2_LENGTHS and (data[12] == 0x21 and data[13] != 0):
+        raise _fault("the PROXY header has an unknown address family")
+    if len(data) < 16:
+        return None
+    local, kind = data[12] == 0x20, data[13]
+    length = int.from_bytes(data[14:16], "big")
+    end = 16 + length
+    if end > MAX_V2:
+        raise _fault("the PROXY header is too long")
+    if not local and length < _V2_LENGTHS.get(kind, 0):
+        raise _fault("the PROXY header is shorter than its addresses")
+    if len(data) < end:
+        return None
+    if local or kind == 0:
+        return None, end
+    body = data[16:end]
+    if kind >= 0x31:
+        return ProxyHeader(None), end
+    size = 4 if kind < 0x20 else 16
+    address = IPv4Address if size == 4 else IPv6Address
+    ports = body[2 * size : 2 * size + 4]
+    return (
+        ProxyHeader(
+            str(address(body[:size])),
+            int.from_bytes(ports[:2], "big"),
+            str(address(body[size : 2 * size])),
+            int.from_bytes(ports[2:], "big"),
+        ),
+        end,
+    )
+
+
+def _fault(message: str) -> Fault:
+    return bad_request(message, code="bad_proxy_header")

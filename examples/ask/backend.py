@@ -19,7 +19,7 @@ import trio
 from relay.demo.service import Reply, Request, Service
 
 NAME = os.environ.get("PIPELINE_NAME", "main")
-THINK = 0.4  # seconds
+THINK = float(os.environ.get("PIPELINE_THINK", "0.4"))  # seconds
 ANSWER = (
     "You asked: {query}. A relay stands between a reader and a source. It holds nothing back, runs"
     " nothing on for nobody and fakes nothing. What the source says reaches the reader at once;"

@@ -82,6 +82,7 @@ class Call:
     number: int
     method: str
     path: str
+    via: str  # the Via field: which proxy it came through
     started: int
     state: str = (
         "running"  # "running" | "finished" | "stopped" (the peer left) | "broken" (on purpose)
@@ -131,13 +132,15 @@ class Service:
         }
         request = Request(scope["method"], path, fields, {}, query, body)
         if path == "/state":
-            await _reply(
-                send, Reply(200, {"now": now(), "calls": [asdict(call) for call in self.calls]})
-            )
+            await _reply(send, Reply(200, {"now": now(), "calls": self.history()}))
         elif path == "/faults":
             await _reply(send, self.misbehave(request.json()))
         else:
             await self._call(request, receive, send)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The last calls as JSON, oldest first."""
+        return [asdict(call) for call in self.calls]
 
     def misbehave(self, faults: dict[str, Any]) -> Reply:
         """Go wrong on purpose, as asked."""
@@ -174,7 +177,8 @@ class Service:
             return
         handler, request = found
         self._number += 1
-        call = Call(self._number, request.method, request.path, now())
+        via = request.fields.get("via", "")
+        call = Call(self._number, request.method, request.path, via, now())
         self.calls.append(call)
         del self.calls[:-CALLS_KEPT]
         try:

@@ -1,0 +1,316 @@
+// The page: five systems, each with two lanes (relay and the buffering proxy), and the backend's state.
+
+import { systems } from "./systems.js";
+import { now, Timeline } from "./timeline.js";
+
+const POLL = 200; // ms between two looks at the backend
+const FRAME = 33; // ms between two drawings
+const AGAIN = 900; // ms until a system that came to its end is started once more
+const KEPT = 3000; // characters of text and marks of a lane that are kept
+
+const $ = (selector, within = document) => within.querySelector(selector);
+const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** One way from the backend to the page: its stream, what arrived, and the generator behind it. */
+class Lane {
+  constructor(kind, element) {
+    this.kind = kind; // "relay" | "proxy"
+    this.color = kind;
+    this.told = $(`.lane.${kind} .told`, element);
+    this.marks = []; // { arrived, kind, sent? } drawn by the time-line
+    this.lives = []; // { number, pid, started, ended, lost } of the generator, from the backend
+    this.reset();
+  }
+
+  reset() {
+    this.delays = [];
+    this.events = []; // { data, arrived, sent }, for whoever asks in the console
+    this.error = undefined;
+    this.ended = false;
+    this.stopped = undefined;
+    this.began = now();
+    this.life = undefined;
+    this.control = new AbortController();
+  }
+
+  mark(kind, sent) {
+    this.marks.push({ arrived: now(), kind, sent });
+  }
+
+  received(event) {
+    const arrived = now();
+    const data = event.json() ?? { text: event.data };
+    this.marks.push({ arrived, kind: "event", sent: data.at });
+    this.events.push({ data, arrived, sent: data.at });
+    if (this.events.length > KEPT) this.events.shift();
+    if (data.at) this.delays.push(Math.max(0, arrived - data.at));
+    if (this.delays.length > KEPT) this.delays.shift();
+    return data;
+  }
+
+  stop() {
+    if (this.control.signal.aborted || this.ended) return;
+    this.stopped = now();
+    this.mark("stop");
+    this.control.abort();
+  }
+
+  /** Take over what the backend tells of its calls; without a pid it is gone, and they with it. */
+  follow(calls, pid) {
+    for (const { number, started, ended, state } of calls) {
+      let life = this.lives.find((life) => life.number === number && life.pid === pid);
+      if (!life) {
+        if (started < this.began - 20) continue; // of an earlier page
+        this.lives.push((life = { number, pid, started }));
+      }
+      Object.assign(life, { ended: ended ?? undefined, lost: state === "broken" });
+      this.life = life;
+    }
+    for (const life of this.lives) {
+      if (life.pid !== pid && !life.ended) Object.assign(life, { ended: now(), lost: true });
+    }
+  }
+
+  /** One line for people: what arrived, how late, and what the backend does. */
+  tell() {
+    const parts = [];
+    if (this.events.length) parts.push(`${this.events.length} events`);
+    if (this.delays.length) parts.push(`${median(this.delays).toFixed(0)} ms after they were sent`);
+    if (this.error) parts.push(`<span class="bad">${escape(this.error)}</span>`);
+    else if (this.ended) parts.push(this.kind === "relay" ? "complete" : "ended, looks complete");
+    if (this.stopped !== undefined && this.life?.ended) {
+      const late = Math.max(0, this.life.ended - this.stopped).toFixed(0);
+      parts.push(`<span class="good">backend stopped ${late} ms after you did</span>`);
+    } else if (this.stopped !== undefined && this.life) {
+      parts.push('<span class="bad">you stopped, the backend runs on</span>');
+    }
+    const line = parts.join(" · ");
+    if (this.told.innerHTML !== line) this.told.innerHTML = line;
+  }
+}
+
+const escape = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
+
+/** A strip of the page. */
+class System {
+  constructor(definition, index) {
+    Object.assign(this, definition);
+    this.definition = definition;
+    const element = $("#system").content.cloneNode(true).firstElementChild;
+    this.element = element;
+    element.id = this.id;
+    $(".key", element).textContent = index + 1;
+    $(".name", element).textContent = this.name;
+    $(".route", element).textContent = this.route;
+    $(".field span", element).textContent = this.field;
+    $("canvas", element).setAttribute("aria-label", `${this.name}: when each event arrived`);
+    element.setAttribute("aria-label", this.name);
+    this.input = $("input", element);
+    this.input.value = this.choices[0];
+    const list = $("datalist", element);
+    this.input.setAttribute("list", (list.id = `${this.id}-choices`));
+    list.append(...this.choices.map((choice) => new Option(choice)));
+    this.start_ = this.#button("Start", () => this.start());
+    this.stop_ = this.#button("Stop", () => this.stop());
+    this.output = $(".text", element);
+    this.lanes = ["relay", "proxy"].map((kind) => new Lane(kind, element));
+    this.input.addEventListener("input", () => this.running && this.restart());
+    this.input.addEventListener("keydown", (event) => event.key === "Enter" && this.restart());
+    $("#systems").append(element);
+    this.timeline = new Timeline($("canvas", element), this.lanes);
+    this.#show(false);
+  }
+
+  #button(name, action) {
+    const button = document.createElement("button");
+    button.textContent = name;
+    button.setAttribute("aria-label", `${name} ${this.name}`);
+    button.addEventListener("click", action);
+    $(".buttons", this.element).append(button);
+    return button;
+  }
+
+  #show(running) {
+    this.running = running;
+    this.element.toggleAttribute("data-running", running);
+    this.start_.disabled = running;
+    this.stop_.disabled = !running;
+  }
+
+  start() {
+    if (this.running) return;
+    this.#show(true);
+    this.write("", true);
+    const lanes = this.lanes.filter((lane) => lane.kind === "relay" || comparing());
+    const value = this.input.value;
+    Promise.all(lanes.map((lane) => this.#run(lane, value)));
+  }
+
+  stop() {
+    for (const lane of this.lanes) lane.stop();
+    this.#show(false);
+  }
+
+  /** New text: the answer to the old one is of no use any more. */
+  restart() {
+    this.stop();
+    this.start();
+  }
+
+  toggle() {
+    if (this.running) this.stop();
+    else this.start();
+  }
+
+  async #run(lane, value) {
+    lane.reset();
+    const { control } = lane;
+    const { signal } = control;
+    const options = { signal, onComment: () => lane.mark("heartbeat") };
+    try {
+      do {
+        for await (const event of this[lane.kind](value, options, buffering)) {
+          if (signal.aborted) break;
+          const data = lane.received(event);
+          if (lane.kind === "relay") this.write(this.text(data));
+        }
+        if (!signal.aborted) lane.mark("end");
+        if (this.repeat && !signal.aborted) await pause(AGAIN);
+      } while (this.repeat && !signal.aborted);
+      lane.ended ||= lane.control === control;
+    } catch (error) {
+      if (signal.aborted) return;
+      lane.error = describe(error);
+      lane.mark("error");
+      if (lane.kind === "relay") this.write(`\n${lane.error}`);
+    }
+    // The strip lives as long as the lane of relay; what the proxy still holds may come later.
+    if (lane.kind === "relay" && lane.control === control) this.#show(false);
+  }
+
+  write(text, anew = false) {
+    const before = anew ? "" : this.output.textContent;
+    this.output.textContent = (before + text).slice(-KEPT);
+    this.output.scrollTop = this.output.scrollHeight;
+    if (this.id === "query-stream") $("#palette-text").textContent = this.output.textContent;
+  }
+}
+
+function describe(error) {
+  if (error.kind === "status") return `HTTP ${error.status} ${error.body.trim().slice(0, 80)}`;
+  if (error.kind === "terminal") return `error event: ${error.code || "error"} – ${error.message}`;
+  return error.kind ? `${error.kind}: ${error.message}` : String(error);
+}
+
+// --- the backend -----------------------------------------------------------------------------------
+
+let buffering = "";
+let stalled = false;
+
+async function poll() {
+  for (;;) {
+    try {
+      const reply = await fetch("/demo/state", { cache: "no-store" });
+      if (!reply.ok) throw new Error(`HTTP ${reply.status}`);
+      took(await reply.json());
+    } catch {
+      for (const system of strips) for (const lane of system.lanes) lane.follow([]);
+      setStalled(false);
+      tellBackend("down", "backend is down");
+    }
+    for (const system of strips) for (const lane of system.lanes) lane.tell();
+    await pause(POLL);
+  }
+}
+
+function took(state) {
+  let running = 0;
+  for (const system of strips) {
+    const calls = state.calls[system.id].filter((call) => system.generator.test(call.path));
+    running += calls.filter((call) => call.ended === null).length;
+    for (const lane of system.lanes) {
+      const ours = calls.filter((call) => call.via.includes("buffering") === (lane.kind === "proxy"));
+      lane.follow(ours, state.pid);
+    }
+  }
+  const generators = `${running} generator${running === 1 ? "" : "s"} running`;
+  tellBackend(stalled ? "stalled" : "up", stalled ? `backend stalled, ${running} waiting` : `backend: ${generators}`);
+}
+
+function tellBackend(state, text) {
+  const element = $("#backend");
+  element.dataset.state = state;
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function setStalled(value) {
+  stalled = value;
+  $("#stall").setAttribute("aria-pressed", value);
+}
+
+async function misbehave(faults) {
+  const options = { method: "POST", body: JSON.stringify(faults) };
+  await fetch("/demo/faults", options).catch(() => {}); // a killed backend does not answer
+}
+
+// --- the page --------------------------------------------------------------------------------------
+
+const comparing = () => $("#compare").checked;
+const strips = systems.map((definition, index) => new System(definition, index));
+const query = strips.find((system) => system.id === "query-stream");
+const startAll = () => strips.forEach((system) => system.start());
+const stopAll = () => strips.forEach((system) => system.stop());
+
+$("#start-all").addEventListener("click", startAll);
+$("#stop-all").addEventListener("click", stopAll);
+$("#half").addEventListener("click", () => misbehave({ half: true }));
+$("#kill").addEventListener("click", () => misbehave({ die: true }));
+$("#stall").addEventListener("click", () => {
+  setStalled(!stalled);
+  misbehave({ stall: stalled });
+});
+$("#compare").addEventListener("change", () => {
+  document.body.classList.toggle("alone", !comparing());
+  for (const { lanes } of strips) {
+    lanes[1].hidden = !comparing();
+    if (!comparing()) lanes[1].stop();
+  }
+});
+
+// The palette: what is typed is asked at once, what is no longer wanted is stopped at once.
+const palette = $("#palette");
+const paletteQuery = $("#palette-query");
+paletteQuery.addEventListener("input", () => {
+  query.input.value = paletteQuery.value;
+  if (paletteQuery.value) query.restart();
+  else query.stop();
+});
+palette.addEventListener("close", () => query.stop());
+
+document.addEventListener("keydown", (event) => {
+  if (event.target.matches("input[type=text]") || event.ctrlKey || event.metaKey || event.altKey) return;
+  const key = event.key.toLowerCase();
+  if (strips[key - 1]) strips[key - 1].toggle();
+  else if (key === "a") startAll();
+  else if (key === "x") stopAll();
+  else if (key === "k") {
+    palette.showModal();
+    event.preventDefault(); // or the k would be typed into the palette
+  }
+});
+
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+let drawn = 0;
+requestAnimationFrame(function frame(time) {
+  if (time - drawn >= (calm.matches ? 500 : FRAME)) {
+    drawn = time;
+    for (const { timeline } of strips) if (timeline.active) timeline.draw();
+  }
+  requestAnimationFrame(frame);
+});
+
+const peers = await fetch("/demo/peers").then((reply) => reply.json()).catch(() => ({}));
+buffering = `${location.protocol}//${location.hostname}:${peers.buffering_port}`;
+globalThis.demo = Object.fromEntries(strips.map((system) => [system.id, system])); // for the console
+poll();

@@ -1,0 +1,84 @@
+// The five systems: what the page asks relay for, and how a hand-built proxy would have to be asked.
+
+import { StatusError, streamEvents } from "./relay.js";
+
+/** A system as the page needs it: `relay` and `proxy` open its stream, `text` shows an event. */
+export const systems = [
+  {
+    id: "workload-logs",
+    name: "Workload logs",
+    route: "GET /api/v1/workloads/{id}/logs",
+    field: "id",
+    choices: ["trainer", "indexer", "missing", "broken"],
+    generator: /\/logs$/,
+    relay: (id, options) => streamEvents(`/api/v1/workloads/${encodeURIComponent(id)}/logs`, options),
+    proxy: (id, options, base) =>
+      streamEvents(`${base}/workload-logs/v1/workloads/${encodeURIComponent(id)}/logs`, options),
+    text: (data) => `${String(data.line).padStart(4)} ${data.text}\n`,
+  },
+  {
+    id: "query-stream",
+    name: "Query stream",
+    route: "POST /api/python/query/stream",
+    field: "query",
+    choices: ["what is a relay", "why does it wait"],
+    generator: /\/query\/stream$/,
+    relay: (query, options) =>
+      streamEvents("/api/python/query/stream", { ...options, body: { query } }),
+    proxy: (query, options, base) =>
+      streamEvents(`${base}/query-stream/api/v1/query/stream`, { ...options, body: { query } }),
+    text: (data) => data.text ?? `\n[${data.type}]\n`,
+  },
+  {
+    id: "event-gateway",
+    name: "Event gateway",
+    route: "GET /api/events/{path...}",
+    field: "topic",
+    choices: ["file.123", "project.456", "user.789", "planet.1"],
+    generator: /\/events\//,
+    relay: (topic, options) => streamEvents(`/api/events/${encodeURIComponent(topic)}`, options),
+    proxy: (topic, options, base) =>
+      streamEvents(`${base}/event-gateway/api/v1/events/${encodeURIComponent(topic)}`, options),
+    text: (data) => `${data.topic} ${data.change}\n`,
+  },
+  {
+    id: "message-broker",
+    name: "Message broker",
+    route: "POST /api/chat/stream",
+    field: "message",
+    choices: ["hello there", "late bird", "timeout please", "lost one", "hang on", "refuse me"],
+    generator: /\/stream$/,
+    repeat: true,
+    relay: (message, options) =>
+      streamEvents("/api/chat/stream", { ...options, body: { user_id: "you", message } }),
+    async *proxy(message, options, base) {
+      const body = JSON.stringify({ user_id: "other", message });
+      const at = `${base}/message-broker/api/v1`;
+      const reply = await fetch(`${at}/message`, { method: "POST", body, signal: options.signal });
+      if (!reply.ok) throw new StatusError(reply, await reply.text());
+      const { message_id: id } = await reply.json();
+      yield* streamEvents(`${at}/stream?user_id=other&message_id=${id}`, options);
+    },
+    text: (data) =>
+      data.type === "complete" ? "\n[complete]\n" : data.text ? `${data.text} ` : `[${data.state}] `,
+  },
+  {
+    id: "ask",
+    name: "Ask",
+    route: "POST /api/ask/stream",
+    field: "query",
+    choices: ["what is it for", "slow thinking", "flaky", "html", "empty", "refuse"],
+    generator: /\/ask$/,
+    repeat: true,
+    relay: (query, options) => streamEvents("/api/ask/stream", { ...options, body: { query } }),
+    async *proxy(query, options, base) {
+      const body = JSON.stringify({ query });
+      const reply = await fetch(`${base}/ask/api/ask`, { method: "POST", body, signal: options.signal });
+      const answer = await reply.text();
+      if (!reply.ok) throw new StatusError(reply, answer);
+      yield { data: answer, json: () => ({ type: "whole" }) };
+    },
+    text: (data) =>
+      data.type === "chunk" ? data.text : data.type === "start" ? "\n" : `[${data.type}] `,
+  },
+];

@@ -1,7 +1,63 @@
-"""TOML in, frozen and validated values out; every mistake reported with its key."""
+"""TOML in, frozen and validated values out; every mistake reported with its key.
+
+`load` and `describe` import their modules when they are called: `relay forward` needs neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from relay.config.addresses import parse_address
-from relay.config.load import forward_config, load, loads
+from relay.config.forward import forward_config
 from relay.config.mistakes import ConfigError, Mistake
 
-__all__ = ["ConfigError", "Mistake", "forward_config", "load", "loads", "parse_address"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from relay.config.values import Config
+
+__all__ = [
+    "ConfigError",
+    "Mistake",
+    "describe",
+    "forward_config",
+    "load",
+    "loads",
+    "parse_address",
+    "warnings",
+]
+
+
+def load(path: str | Path, environ: Mapping[str, str]) -> Config:
+    """Read and check a file; relative paths inside it start from its folder.
+
+    Raises: ConfigError with every mistake.
+    """
+    from relay.config import reading
+
+    return reading.load(path, environ)
+
+
+def loads(text: str, environ: Mapping[str, str], *, path: str | None = None) -> Config:
+    """Check a text; without `path` relative paths inside it start from the working folder.
+
+    Raises: ConfigError with every mistake.
+    """
+    from relay.config import reading
+
+    return reading.loads(text, environ, path=path)
+
+
+def describe(config: Config) -> str:
+    """The listeners and the route table in matching order, for people; no secret is in it."""
+    from relay.config import description
+
+    return description.describe(config)
+
+
+def warnings(config: Config) -> tuple[str, ...]:
+    """What is allowed and probably not meant."""
+    from relay.config import description
+
+    return description.warnings(config)

@@ -25,6 +25,12 @@ _PLACES: Final = re.compile(
 _LARGEST_FILE: Final = 64 * 1024  # bytes; a secret is a line, and a wrong path may be anything
 
 
+class Filled(str):
+    """A text in which something was put; whoever shows it shows `written`."""
+
+    written: str
+
+
 class Interpolation:
     """Resolves the places of one configuration.
 
@@ -37,15 +43,19 @@ class Interpolation:
         self._environ = environ
         self._base = base
 
-    def resolve(self, text: str) -> tuple[str, bool]:
-        """The text with its places filled, and whether there were any.
+    def resolve(self, text: str) -> str:
+        """The text with its places filled: a Filled, if there were any.
 
         Raises: ValueError naming the variable or file that is missing.
         """
         if "$" not in text and "{file:" not in text:
-            return text, False
+            return text
         value, count = _PLACES.subn(self._place, text)
-        return value, count > 0
+        if not count:
+            return text
+        filled = Filled(value)
+        filled.written = text
+        return filled
 
     def _place(self, match: re.Match[str]) -> str:
         if match["escaped"]:

@@ -304,4 +304,5 @@ UPSTREAM: Final = Table(
         ),
         Key("health", HEALTH, "", "Active checks of every url; not set: only real traffic tells."),
     ),
+    parts=True,
 )

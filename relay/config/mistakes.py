@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from relay.config.interpolation import Filled
+
 KeyPath = tuple[str | int, ...]
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_SHOWN: Final = 60  # characters of a found text; enough to recognise it in the file
@@ -51,7 +53,9 @@ def written(path: KeyPath) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as it was written, short."""
+    """A value as it was written, short: never what was put in."""
+    if isinstance(value, Filled):
+        value = value.written
     if isinstance(value, str):
         cut = value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "…"
         return json.dumps(cut, ensure_ascii=False)
@@ -63,7 +67,9 @@ def shown(value: object) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean "x"?`, or what there is when nothing comes near."""
+    """`; did you mean "x"?`, or what there is when nothing comes near or nothing may be said."""
+    if isinstance(name, Filled):
+        return ""
     from difflib import get_close_matches  # 5 ms that only a mistake pays for
 
     names = list(known)

@@ -108,7 +108,8 @@ ENQUEUE: Final = Table(
         ),
         Key("order_wait", kinds.DURATION, '"30s"', "How long a message waits for its turn."),
         Key("max_body", kinds.HELD_SIZE, '"1MiB"', "Largest JSON body, of client and upstream."),
-    )
+    ),
+    parts=True,
 )
 FOLLOW: Final = Table(
     (
@@ -129,7 +130,8 @@ FOLLOW: Final = Table(
         ),
         Key("not_ready_for", kinds.TIME, '"5s"', "How long they are tried again."),
         _TRANSLATE,
-    )
+    ),
+    parts=True,
 )
 CANCEL: Final = Table(
     (
@@ -137,7 +139,8 @@ CANCEL: Final = Table(
         Key("path", kinds.TEMPLATE, REQUIRED, "Asked when the client left; placeholders as above."),
         Key("method", kinds.METHOD, '"POST"', "With which method."),
         Key("timeout", kinds.DURATION, '"30s"', "For connection and head together."),
-    )
+    ),
+    parts=True,
 )
 ANSWER: Final = Table(
     (
@@ -170,7 +173,8 @@ ANSWER: Final = Table(
         Key("fallback", kinds.NAME, "", "Upstream that is asked when the tries are used up."),
         Key("max_body", kinds.HELD_SIZE, '"1MiB"', "Largest body of the client."),
         Key("max_answer", kinds.HELD_SIZE, '"16MiB"', "Largest answer of the upstream."),
-    )
+    ),
+    parts=True,
 )
 LOCAL: Final = Table(
     (
@@ -312,7 +316,7 @@ _SOURCES: Final = (
     Key("local", LOCAL, "", "For `local`."),
     Key("files", FILES, "", "For `files`."),
 )
-ROUTE: Final = Table((*_MATCH, *_FORWARD, *_STREAM, *_FIELDS, *_SOURCES))
+ROUTE: Final = Table((*_MATCH, *_FORWARD, *_STREAM, *_FIELDS, *_SOURCES), parts=True)
 
 # Which keys a source reads; the others are mistakes, so that nothing is silently without effect.
 SOURCE_KEYS: Final = {

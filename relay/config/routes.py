@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from relay.config.mistakes import KeyPath, nearest, shown
 from relay.config.route_keys import ROUTE, SOURCE_KEYS
-from relay.config.schema import INVALID, Reader
+from relay.config.schema import INVALID, Parts, Reader
 from relay.config.translations import find_translation
 from relay.config.upstreams import Upstreams
 from relay.config.values import (
@@ -26,13 +26,15 @@ from relay.config.values import (
     Step,
     Timeouts,
     Translation,
+    Upstream,
 )
 from relay.routing.pattern import Pattern
 from relay.routing.table import find_ties
 from relay.routing.template import Template
 
-_ALL_SOURCE_KEYS: Final = frozenset().union(*SOURCE_KEYS.values())
-_STREAM_KEYS: Final = ("heartbeat", "first_event", "event_idle", "complete_when")
+_ALL_SOURCE_KEYS: Final = frozenset(key for keys in SOURCE_KEYS.values() for key in keys)
+_STREAM_KEYS: Final = frozenset(("heartbeat", "first_event", "event_idle", "complete_when"))
+_ORDER_KEYS: Final = frozenset(("order_by", "order_wait", "max_body"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,93 +55,94 @@ def read_routes(reader: Reader, raw: object, known: Known) -> tuple[Route, ...]:
         return ()
     if not raw:
         reader.mistake(("routes",), "there is no route: nothing would be answered")
-    routes: list[tuple[int, Route]] = []
+    routes: list[Route] = []
+    shapes: list[tuple[int, Pattern, frozenset[bytes] | None]] = []
     for index, each in enumerate(raw):
         path: KeyPath = ("routes", index)
         values = reader.read(ROUTE, each, path)
         if values is INVALID:
             continue
+        if not values.broken & {"path", "methods"}:
+            shapes.append((index, values["path"], values.get("methods")))
         route = _RouteBuilder(reader, known, path, values).route()
         if route is not None:
-            routes.append((index, route))
-    for first, second in find_ties([(route.pattern, route.methods) for _, route in routes]):
-        other, tied = routes[first][0], routes[second][0]
+            routes.append(route)
+    for first, second in find_ties([(pattern, methods) for _, pattern, methods in shapes]):
+        (other, pattern, _), tied = shapes[first], shapes[second][0]
         reader.mistake(
             ("routes", tied, "path"),
-            f"ties with routes[{other}] ({routes[first][1].pattern}): "
-            "both match the same paths, with a method in common",
+            f"ties with routes[{other}] ({pattern}): both match the same paths, "
+            "with a method in common",
         )
     # Sorting is stable: what one shape shares by disjoint methods stays in the order of the file.
-    return tuple(sorted((route for _, route in routes), key=lambda route: route.pattern.segments))
+    return tuple(sorted(routes, key=lambda route: route.pattern.segments))
 
 
 class _RouteBuilder:
-    """Builds one route; every method notes mistakes and returns None after one."""
+    """Builds one route; every method notes mistakes and returns None after one.
 
-    def __init__(self, reader: Reader, known: Known, path: KeyPath, values: dict[str, Any]) -> None:
+    A key whose value had a mistake is in `broken`: what it says about others is not looked at.
+    """
+
+    def __init__(self, reader: Reader, known: Known, path: KeyPath, values: Parts) -> None:
         self._reader = reader
         self._known = known
         self._path = path
         self._values = values
-        self._pattern: Pattern = values["path"]
 
     def route(self) -> Route | None:
         values = self._values
+        if "source" in values.broken:
+            return None
         kind = values.pop("source", "forward")
-        wrong = [key for key in values if key in _ALL_SOURCE_KEYS - SOURCE_KEYS[kind]]
-        for key in wrong:
+        given = values.keys() | values.broken
+        for key in sorted(given & (_ALL_SOURCE_KEYS - SOURCE_KEYS[kind])):
             owner = next(name for name, keys in SOURCE_KEYS.items() if key in keys)
             self._mistake((key,), f'is only read with source = "{owner}", here it is "{kind}"')
+        if values.get("stream") == "bytes":
+            for key in sorted(given & _STREAM_KEYS):
+                self._mistake((key,), 'has no effect with stream = "bytes"')
         source: Source | None = getattr(self, f"_{kind}")()
-        if source is None or wrong:
+        if source is None or values.broken:
             return None
-        for key in _ALL_SOURCE_KEYS - {"retries", "retry_on"}:
-            values.pop(key, None)
+        return self._finished(source)
+
+    def _finished(self, source: Source) -> Route:
+        values = {
+            key: value
+            for key, value in self._values.items()
+            if key not in _ALL_SOURCE_KEYS or key in ("retries", "retry_on")
+        }
         if "commit" in values:
             values["commit_after"] = values.pop("commit")
         limits = replace(self._known.limits, **values.pop("limits", {}))
         timeouts = replace(self._known.timeouts, **values.pop("timeouts", {}))
         pattern = values.pop("path")
         name = values.pop("name", pattern.text)
-        if values.get("stream") == "bytes":
-            without = [key for key in _STREAM_KEYS if key in values]
-            for key in without:
-                self._mistake((key,), 'has no effect with stream = "bytes"')
         return Route(name, pattern, source, timeouts, limits, **values)
 
     def _forward(self) -> Source | None:
         values = self._values
-        if "upstream" not in values:
-            self._mistake(("upstream",), "is missing: the upstream that is asked")
-            return None
-        upstream = self._known.upstreams.find(values["upstream"], (*self._path, "upstream"))
+        upstream = self._upstream(values, (), "the upstream that is asked")
         template: Template | None = values.get("upstream_path")
-        right = template is None or self._check(template, ("upstream_path",), ("path", "query"))
+        right = self._check(template, ("upstream_path",), ("path", "query"))
         translate = self._translation(values, ())
-        if values.get("stream") == "bytes" and "translate" in values:
-            self._mistake(("translate",), 'needs events: it excludes stream = "bytes"')
-        if upstream is None or not right:
-            return None
-        return Forward(upstream, template, translate)
+        return Forward(upstream, template, translate) if upstream is not None and right else None
 
     def _enqueue(self) -> Source | None:
-        values = self._values
-        missing = [name for name in ("enqueue", "follow") if name not in values]
-        for name in missing:
-            self._mistake((name,), f'is missing: source = "enqueue" needs [routes.{name}]')
-        if missing:
+        first = self._table("enqueue")
+        follow = self._table("follow")
+        cancel: Parts | None = self._values.get("cancel")
+        if first is None or follow is None:
             return None
-        first, follow, cancel = values["enqueue"], values["follow"], values.get("cancel")
-        order = {
-            key: first.pop(key) for key in ("order_by", "order_wait", "max_body") if key in first
-        }
-        broker = first["upstream"]
+        order = {key: first.pop(key) for key in _ORDER_KEYS & first.keys()}
+        broker = first.get("upstream")
         follow.setdefault("method", b"GET")
         translate = self._translation(follow, ("follow",))
         follow.pop("translate", None)
         sources = ("path", "query", "body")
         steps = [
-            self._step("enqueue", first, sources),
+            self._step("enqueue", first, sources, None),
             self._step("follow", follow, (*sources, "reply"), broker),
         ]
         if cancel is not None:
@@ -147,28 +150,42 @@ class _RouteBuilder:
         right = [step for step in steps if step is not None]
         if len(right) < len(steps):
             return None
-        return Enqueue(right[0], right[1], right[2] if cancel else None, translate, **order)
+        last = right[2] if len(right) > 2 else None
+        return Enqueue(right[0], right[1], last, translate, **order)
+
+    def _step(
+        self, name: str, values: Parts, sources: tuple[str, ...], default: str | None
+    ) -> Step | None:
+        if default is not None and "upstream" not in values.broken:
+            values.setdefault("upstream", default)
+        upstream = self._upstream(values, (name,))
+        right = self._check(values.get("path"), (name, "path"), sources)
+        if upstream is None or not right or values.broken:
+            return None
+        values.pop("upstream")
+        return Step(upstream, **values)
 
     def _answer(self) -> Source | None:
-        values = self._values.get("answer")
+        values = self._table("answer")
         if values is None:
-            self._mistake(("answer",), 'is missing: source = "answer" needs [routes.answer]')
             return None
-        at = (*self._path, "answer")
-        upstream = self._known.upstreams.find(values.pop("upstream"), (*at, "upstream"))
-        right = self._check(values["path"], ("answer", "path"), ("path", "query", "body"))
+        upstream = self._upstream(values, ("answer",))
+        right = self._check(values.get("path"), ("answer", "path"), ("path", "query", "body"))
         if "fallback" in values:
-            name = values["fallback"]
-            values["fallback"] = self._known.upstreams.find(name, (*at, "fallback"), optional=True)
-        return Answer(upstream, **values) if upstream is not None and right else None
+            at = (*self._path, "answer", "fallback")
+            found = self._known.upstreams.find(values["fallback"], at, optional=True)
+            values["fallback"] = found
+        if upstream is None or not right or values.broken:
+            return None
+        values.pop("upstream")
+        return Answer(upstream, **values)
 
     def _local(self) -> Source | None:
         return Local(**self._values.get("local", {}))
 
     def _files(self) -> Source | None:
-        values = self._values.get("files")
+        values = self._table("files")
         if values is None:
-            self._mistake(("files",), 'is missing: source = "files" needs [routes.files]')
             return None
         directory = self._known.base / values["directory"]
         if not directory.is_dir():
@@ -176,33 +193,43 @@ class _RouteBuilder:
             return None
         return Local(directory=str(directory))
 
-    def _step(
-        self, name: str, values: dict[str, Any], sources: tuple[str, ...], default: str = ""
-    ) -> Step | None:
-        key = "upstream" if "upstream" in values else "path"
-        wanted = values.pop("upstream", default)
-        upstream = self._known.upstreams.find(wanted, (*self._path, name, key))
-        right = self._check(values["path"], (name, "path"), sources)
-        return Step(upstream, **values) if upstream is not None and right else None
+    def _table(self, name: str) -> Any:
+        """The table of a source, None after a mistake."""
+        if name not in self._values and name not in self._values.broken:
+            source = "enqueue" if name == "follow" else name
+            self._mistake((name,), f'is missing: source = "{source}" needs [routes.{name}]')
+        return self._values.get(name)
 
-    def _translation(self, values: dict[str, Any], at: KeyPath) -> Translation | None:
+    def _upstream(self, values: Parts, at: KeyPath, meaning: str = "") -> Upstream | None:
+        if "upstream" not in values:
+            if meaning and "upstream" not in values.broken:
+                self._mistake((*at, "upstream"), f"is missing: {meaning}")
+            return None
+        return self._known.upstreams.find(values["upstream"], (*self._path, *at, "upstream"))
+
+    def _translation(self, values: Parts, at: KeyPath) -> Translation | None:
         if "translate" not in values:
             return None
         path = (*self._path, *at, "translate")
+        if self._values.get("stream") == "bytes":
+            self._reader.mistake(path, 'needs events: it excludes stream = "bytes"')
         known, base = self._known.translations, self._known.base
         return find_translation(self._reader, values["translate"], path, known, base)
 
-    def _check(self, template: Template, at: KeyPath, sources: tuple[str, ...]) -> bool:
+    def _check(self, template: Template | None, at: KeyPath, sources: tuple[str, ...]) -> bool:
         """Whether every placeholder can have a value at this place."""
+        pattern: Pattern | None = self._values.get("path")
+        if template is None or pattern is None:
+            return True
         right = True
-        parameters = sorted(self._pattern.parameters)
+        parameters = sorted(pattern.parameters)
         for name in sorted(template.names):
             source, _, member = name.partition(".")
             if source not in sources:
-                self._mistake(at, f"{{{name}}} is not there yet: it knows {', '.join(sources)}")
+                self._mistake(at, f"{{{name}}} is not known here, only {', '.join(sources)}")
                 right = False
             elif source == "path" and member not in parameters:
-                hint = nearest(member, parameters) or ": the path has no parameters"
+                hint = nearest(member, parameters) or ": the path has none"
                 self._mistake(at, f'no route parameter "{member}"{hint}')
                 right = False
         return right

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from relay.config.interpolation import Interpolation
+from relay.config.interpolation import Filled, Interpolation
 from relay.config.mistakes import KeyPath, nearest, shown
 
 REQUIRED: Final = "required"
@@ -89,11 +89,21 @@ class Key:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """A table whose keys we choose. `make` gets what was read, by key; absent keys are absent."""
+    """A table whose keys we choose. `make` gets what was read, by key; absent keys are absent.
+
+    With `parts` what was right is handed on as Parts, so that checks across keys can go on.
+    """
 
     keys: tuple[Key, ...]
     make: Callable[[dict[str, Any]], object] = dict
     label: str = "table"
+    parts: bool = False
+
+
+class Parts(dict[str, Any]):
+    """The keys of a table that were right; `broken` names those that had a mistake."""
+
+    broken: frozenset[str] = frozenset()
 
 
 AnyKind = Kind | ListOf | MapOf | Table
@@ -126,16 +136,16 @@ class Reader:
     def fill(self, raw: str, path: KeyPath) -> str:
         """A text with its places filled in; as it was after a mistake was noted."""
         try:
-            return self._interpolation.resolve(raw)[0]
+            return self._interpolation.resolve(raw)
         except ValueError as error:
             self.mistake(path, str(error))
             return raw
 
     def _value(self, kind: Kind, raw: object, path: KeyPath) -> Any:
-        value, filled = raw, False
+        value = raw
         if isinstance(raw, str):
             try:
-                value, filled = self._interpolation.resolve(raw)
+                value = self._interpolation.resolve(raw)
             except ValueError as error:
                 self.mistake(path, str(error))
                 return INVALID
@@ -143,6 +153,7 @@ class Reader:
             return kind.read(value)
         except ValueError as error:
             # A reason may quote the text it is about, so it is only given for what was written so.
+            filled = isinstance(value, Filled)
             reason = "" if filled or not str(error) else f": {error}"
             found = "" if kind.secret else f"found {_masked(raw)}, "
             near = nearest(str(raw), kind.choices) if kind.choices and not filled else ""
@@ -176,22 +187,25 @@ class Reader:
 
     def _table(self, table: Table, raw: dict[str, object], path: KeyPath) -> Any:
         known = {key.name: key for key in table.keys}
-        values: dict[str, Any] = {}
-        whole = True
+        values = Parts()
+        broken = set()
         for name, each in raw.items():
             if name not in known:
                 self.mistake((*path, name), f"unknown key{nearest(name, known)}")
                 continue
             value = self.read(known[name].kind, each, (*path, name))
             if value is INVALID:
-                whole = False
+                broken.add(name)
             else:
                 values[name] = value
         for key in table.keys:
             if key.default == REQUIRED and key.name not in raw:
                 self.mistake((*path, key.name), f"is missing: {key.meaning}")
-                whole = False
-        return self._made(table, values, path) if whole else INVALID
+                broken.add(key.name)
+        if table.parts:
+            values.broken = frozenset(broken)
+            return values
+        return INVALID if broken else self._made(table, values, path)
 
     def _made(self, kind: ListOf | MapOf | Table, values: Any, path: KeyPath) -> Any:
         parts = values.values() if isinstance(values, dict) else values

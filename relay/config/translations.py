@@ -149,7 +149,7 @@ def find_translation(
     if text in known:
         return known[text]
     if ":" not in text:
-        reader.mistake(path, f'no translation "{text}"{nearest(text, known)}')
+        reader.mistake(path, f"no translation {shown(text)}{nearest(text, known)}")
         return None
     if not _FUNCTION.fullmatch(text):
         reader.mistake(path, f'found {shown(text)}, expected "package.module:function"')
@@ -158,15 +158,15 @@ def find_translation(
     try:
         function = getattr(_imported(module_name, base), function_name)
     except AttributeError:
-        reader.mistake(path, f"the module {module_name} has no {function_name}")
+        reader.mistake(path, f"{shown(text)}: the module has no such function")
         return None
     except Exception as error:  # the user's module runs here, and may raise anything
-        # The text of the error may quote what the module read: its type is enough to look there.
-        problem = str(error) if isinstance(error, ImportError) else type(error).__name__
-        reader.mistake(path, f"the module {module_name} cannot be imported: {problem}")
+        # The text of the error may quote what the module read: its type says where to look.
+        problem = type(error).__name__
+        reader.mistake(path, f"{shown(text)}: the module cannot be imported ({problem})")
         return None
     if not callable(function):
-        reader.mistake(path, f"{text} is not a function")
+        reader.mistake(path, f"{shown(text)} is not a function")
         return None
     return Translation(text, function=function)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from relay.config.keys import UPSTREAM
 from relay.config.kinds import plain_name
 from relay.config.mistakes import KeyPath, nearest, shown
-from relay.config.schema import INVALID, Reader
+from relay.config.schema import INVALID, Parts, Reader
 from relay.config.values import Upstream
 
 
@@ -46,16 +45,19 @@ class Upstreams:
         if name in self.found:
             return self.found[name]
         if name in self._absent and not optional:
-            self._reader.mistake(path, f'the url of upstream "{name}" is "off"')
+            self._reader.mistake(path, f'the url of upstream {shown(name)} is "off"')
         elif name not in self._absent and name not in self._broken:
             known = (*self.found, *self._absent, *self._broken)
-            self._reader.mistake(path, f'no upstream "{name}"{nearest(name, known)}')
+            self._reader.mistake(path, f"no upstream {shown(name)}{nearest(name, known)}")
         return None
 
-    def _add(self, name: str, values: dict[str, Any], path: KeyPath) -> bool:
-        if ("url" in values) == ("urls" in values):
-            both = "`url` and `urls` exclude each other" if "url" in values else ""
-            self._reader.mistake(path, both or "needs `url` or `urls`")
+    def _add(self, name: str, values: Parts, path: KeyPath) -> bool:
+        given = [key for key in ("url", "urls") if key in values or key in values.broken]
+        if len(given) != 1:
+            both = "`url` and `urls` exclude each other" if given else "needs `url` or `urls`"
+            self._reader.mistake(path, both)
+            return False
+        if given[0] in values.broken:
             return False
         if "url" in values:
             url = values.pop("url")
@@ -66,12 +68,12 @@ class Upstreams:
         if len(set(values["urls"])) < len(values["urls"]):
             self._reader.mistake((*path, "urls"), "has the same url twice")
             return False
-        if not self._tls(values, path):
+        if not self._tls(values, path) or values.broken:
             return False
         self.found[name] = Upstream(name, **values)
         return True
 
-    def _tls(self, values: dict[str, Any], path: KeyPath) -> bool:
+    def _tls(self, values: Parts, path: KeyPath) -> bool:
         wanted = [key for key in ("tls_ca", "tls_server_name") if key in values]
         if wanted and all(url.scheme == "http" for url in values["urls"]):
             self._reader.mistake((*path, wanted[0]), "has no effect: no url is https")

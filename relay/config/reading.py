@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import inf
 from pathlib import Path
 from typing import Any
 
-from relay.config.addresses import parse_address, parse_url
 from relay.config.interpolation import Interpolation
 from relay.config.keys import LIMITS, SERVER, TIMEOUTS
 from relay.config.lines import Lines
@@ -17,8 +16,7 @@ from relay.config.routes import Known, read_routes
 from relay.config.schema import INVALID, Reader, Table
 from relay.config.translations import read_translations
 from relay.config.upstreams import Upstreams
-from relay.config.values import Config, Forward, Limits, Route, Server, Timeouts, Upstream
-from relay.routing.pattern import Pattern
+from relay.config.values import Config, Limits, Timeouts
 
 _TABLES = ("server", "limits", "timeouts", "upstreams", "routes", "translations")
 
@@ -52,31 +50,6 @@ def loads(text: str, environ: Mapping[str, str], *, path: str | None = None) -> 
     if reader.mistakes:
         raise ConfigError(_placed(reader.mistakes, text), path)
     return config
-
-
-def forward_config(url: str, listen: Sequence[str] = ()) -> Config:
-    """The configuration of `relay forward URL`: everything to one upstream.
-
-    Raises: ConfigError whose keys are the arguments, `URL` and `--listen`.
-    """
-    mistakes = []
-    upstream, addresses = None, []
-    try:
-        upstream = Upstream("upstream", (parse_url(url),))
-    except ValueError as error:
-        mistakes.append(Mistake("URL", str(error)))
-    for each in listen or ("127.0.0.1:8000",):
-        try:
-            addresses.append(parse_address(each))
-        except ValueError as error:
-            mistakes.append(Mistake("--listen", str(error)))
-    if upstream is None or mistakes:
-        raise ConfigError(mistakes)
-    limits, timeouts = Limits(), Timeouts()
-    pattern = Pattern.parse("/{path...}")
-    route = Route("forward", pattern, Forward(upstream), timeouts, limits)
-    server = Server(tuple(addresses))
-    return Config(server, limits, timeouts, {upstream.name: upstream}, (route,))
 
 
 def _read(reader: Reader, raw: dict[str, Any], base: Path, path: str | None) -> Config:

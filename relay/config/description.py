@@ -1,0 +1,168 @@
+"""A configuration as text for `relay check`: where it listens, and its routes in matching order.
+
+No value of a field edit, no token and no user info is in it: edits are shown by name alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from math import inf
+from typing import Final
+
+from relay.config.interpolation import Filled
+from relay.config.units import show_duration, show_size
+from relay.config.values import (
+    Answer,
+    Config,
+    Enqueue,
+    FieldEdits,
+    Forward,
+    Route,
+    Source,
+    Step,
+    Translation,
+    Upstream,
+)
+from relay.routing.template import Template
+
+_DURATIONS: Final = frozenset(
+    ("heartbeat", "first_event", "event_idle", "max_age", "retry_hint", "commit_after")
+)
+_POLICIES: Final = (
+    "stream",
+    "heartbeat",
+    "first_event",
+    "event_idle",
+    "max_age",
+    "commit_after",
+    "complete_when",
+    "dialect",
+    "after_error",
+    "half_close",
+    "retries",
+    "retry_on",
+    "unavailable",
+    "retry_hint",
+)
+_DEFAULTS: Final = {each.name: each.default for each in fields(Route)}
+
+
+def describe(config: Config) -> str:
+    """The text, without a newline at its end."""
+    lines = [f"listen   {', '.join(map(str, config.server.listen))}"]
+    lines.append(f"admin    {config.server.admin or 'off'}")
+    lines += [f"upstream {_upstream(each)}" for each in config.upstreams.values()]
+    rows = [row for route in config.routes for row in _rows(config, route)]
+    lines += ["", *_aligned([("METHODS", "PATH", "SOURCE", "POLICY"), *rows])]
+    return "\n".join(lines)
+
+
+def warnings(config: Config) -> tuple[str, ...]:
+    """What is allowed and probably not meant."""
+    used = {upstream.name for route in config.routes for upstream in _used(route)}
+    unused = [name for name in config.upstreams if name not in used]
+    return tuple(f"upstreams.{name}: no route uses it" for name in unused)
+
+
+def _used(route: Route) -> list[Upstream]:
+    source = route.source
+    if isinstance(source, Forward):
+        return [source.upstream]
+    if isinstance(source, Answer):
+        return [each for each in (source.upstream, source.fallback) if each is not None]
+    if isinstance(source, Enqueue):
+        steps = (source.enqueue, source.follow, source.cancel)
+        return [step.upstream for step in steps if step is not None]
+    return []
+
+
+def _upstream(upstream: Upstream) -> str:
+    urls = ", ".join(map(str, upstream.urls))
+    balance = f" ({upstream.balance})" if len(upstream.urls) > 1 else ""
+    edits = _edits("sets", upstream.request_headers)
+    return " ".join([f"{upstream.name} = {urls}{balance}", *edits])
+
+
+def _edits(verb: str, edits: FieldEdits) -> list[str]:
+    names = [name.decode() for name, _ in edits.set]
+    names += [f"-{name.decode()}" for name in sorted(edits.remove)]
+    return [f"{verb} {','.join(names)}"] if names else []
+
+
+def _rows(config: Config, route: Route) -> list[tuple[str, ...]]:
+    """A route's line, and one more for every further request it makes."""
+    methods = "any"
+    if route.methods is not None:
+        methods = ",".join(sorted(method.decode() for method in route.methods))
+    first, *others = _source(route.source)
+    policies = ", ".join(_policies(config, route))
+    return [
+        (methods, route.pattern.text, first, policies),
+        *(("", "", f"  {other}", "") for other in others),
+    ]
+
+
+def _source(source: Source) -> list[str]:
+    if isinstance(source, Forward):
+        path = _template(source.path) if source.path is not None else "(as it came)"
+        return [f"forward {source.upstream.name} {path}", *_translated(source.translate)]
+    if isinstance(source, Answer):
+        method = source.method.decode()
+        fallback = [f"else {source.fallback.name}"] if source.fallback else []
+        return [f"answer {method} {source.upstream.name} {_template(source.path)}", *fallback]
+    if isinstance(source, Enqueue):
+        cancel = [f"cancel {_step(source.cancel)}"] if source.cancel else []
+        first, then = _step(source.enqueue), _step(source.follow)
+        return [f"enqueue {first}", f"then {then}", *_translated(source.translate), *cancel]
+    if source.directory is not None:
+        return [f"files {source.directory}"]
+    return [f"local {source.status}"]
+
+
+def _step(step: Step) -> str:
+    return f"{step.method.decode()} {step.upstream.name} {_template(step.path)}"
+
+
+def _template(template: Template) -> str:
+    """As it was written: a secret may have been put into its query."""
+    text = template.text
+    return text.written if isinstance(text, Filled) else text
+
+
+def _translated(translation: Translation | None) -> list[str]:
+    return [f"translated by {translation.name}"] if translation else []
+
+
+def _policies(config: Config, route: Route) -> list[str]:
+    """What differs from the defaults, or from `[timeouts]` and `[limits]`."""
+    shown = [] if route.name == route.pattern.text else [f"name {route.name}"]
+    for name in _POLICIES:
+        value = getattr(route, name)
+        if value != _DEFAULTS[name] or _DEFAULTS[name] is MISSING:
+            shown.append(f"{name.removesuffix('_after')} {_text(name, value)}")
+    for name in ("request_headers", "response_headers"):
+        shown += _edits(f"{name} set", getattr(route, name))
+    if route.cors is not None:
+        shown.append(f"cors {' '.join(origin.decode() for origin in route.cors.origins)}")
+    for group in ("timeouts", "limits"):
+        here, there = getattr(route, group), getattr(config, group)
+        for each in fields(there):
+            value = getattr(here, each.name)
+            if value != getattr(there, each.name):
+                text = show_duration(value) if group == "timeouts" else show_size(value)
+                shown.append(f"{group}.{each.name} {text}")
+    return shown
+
+
+def _text(name: str, value: object) -> str:
+    if name in _DURATIONS and isinstance(value, float):
+        before = "after " if name == "commit_after" and value != inf else ""
+        return before + show_duration(value)
+    if isinstance(value, frozenset):
+        return "/".join(sorted(value))
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

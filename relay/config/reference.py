@@ -1,0 +1,110 @@
+"""Prints the reference page of the configuration: `python -m relay.config.reference`.
+
+It is made from the tables that check a file, so it cannot say anything else than they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from relay.config import keys, route_keys, translations
+from relay.config.schema import REQUIRED, Key, ListOf, MapOf, Table
+
+_PREFACE: Final = """\
+# Configuration
+
+<!-- Printed by `python -m relay.config.reference` from the tables in relay/config/. -->
+
+A configuration is a TOML file. `relay check CONFIG.toml` prints every mistake in it, each with
+its key and line, or the routes in the order in which they are tried.
+
+* **duration**: `"250ms"`, `"15s"`, `"2m"`, `"1h"`, or `"off"` for none. A number without a unit
+  is refused.
+* **size**: `"512B"`, `"64KiB"`, `"1MiB"`, `"10MB"`, an integer of bytes, or `"off"` for no limit.
+* **rate**: `"20/s"`, `"600/m"`, or `"off"`.
+* **address**: `host:port`, `[::1]:port`, `unix:/path` (with `?mode=660`), `fd:N`.
+* **url**: `http://host:port/base`, `https://…`, or `unix:/path`; no user info, query or fragment.
+* **fields**: `{ "X-A" = "value", "X-B" = "" }`; the empty value removes the field. Framing and
+  hop-by-hop fields and `Host` cannot be edited.
+* **JMESPath**: an expression on a JSON value. What it cannot evaluate is null.
+
+## Values from outside
+
+In every string value `${NAME}` is an environment variable, `${NAME:-text}` one with a default,
+and `{file:/run/secrets/x}` the text of a file without its trailing newline. What is not set,
+empty or cannot be read is a mistake. What was put in is never printed: messages show the text as
+written. `$${` is a literal `${`. Relative paths, here and in `tls_ca`, `directory` and
+`translate`, start from the folder of the file.
+
+## Paths and targets
+
+A `path` is matched segment by segment. `{name}` is one segment that is not empty; `{name...}` is
+the rest, stands last, and may be empty: `/api/{rest...}` takes `/api/x/y` and `/api/`, not
+`/api`. The most specific route that takes the method wins whatever the order in the file: a
+literal before `{name}` before `{name...}`. So a catch-all serves what a route above it does not
+take; no route is a 404, no route for the method a 405. Two routes that match the same paths need
+disjoint methods. Literals are compared after percent-decoding within a segment, so that no
+encoding slips past a route; `%2F` is never a slash.
+
+An `upstream_path`, and the `path` of a request that relay makes, is a target with placeholders:
+`{x}` a parameter of the route, `{query.x}` of the client's query, `{body.x.y}` a member of the
+client's JSON body, `{reply.x.y}` of the first answer. In the path a parameter keeps the bytes
+that the client sent and everything else is percent-encoded; after the `?` everything is. A value
+that is missing, null, a table or an array, or that would make a dot segment, is a 400.
+"""
+
+_SECTIONS: Final = (
+    ("[server]", keys.SERVER, ""),
+    ("[limits]", keys.LIMITS, ""),
+    ("[timeouts]", keys.TIMEOUTS, ""),
+    ("[upstreams.NAME]", keys.UPSTREAM, ""),
+    ("[upstreams.NAME.health]", keys.HEALTH, ""),
+    ("[[routes]]", route_keys.ROUTE, ""),
+    ("routes.timeouts", keys.ROUTE_TIMEOUTS, "Defaults are those of `[timeouts]`."),
+    ("routes.limits", keys.ROUTE_LIMITS, "Defaults are those of `[limits]`."),
+    ("routes.cors", route_keys.CORS, ""),
+    ("[routes.enqueue]", route_keys.ENQUEUE, 'For `source = "enqueue"`: a job is posted …'),
+    ("[routes.follow]", route_keys.FOLLOW, "… and its stream is fetched …"),
+    ("[routes.cancel]", route_keys.CANCEL, "… and it is cancelled when the client leaves."),
+    ("[routes.answer]", route_keys.ANSWER, 'For `source = "answer"`: JSON turned into events.'),
+    ("[routes.local]", route_keys.LOCAL, 'For `source = "local"`: relay answers.'),
+    ("[routes.files]", route_keys.FILES, 'For `source = "files"`: files of a folder.'),
+    ("[translations.NAME]", translations.TRANSLATION, "Rules are tried in the order of the file."),
+    ("[translations.NAME.KEY]", translations.RULE, "One rule."),
+)
+
+
+def reference() -> str:
+    """The page, in Markdown."""
+    return "\n".join([_PREFACE, *_sections()])
+
+
+def _sections() -> Iterator[str]:
+    for title, table, note in _SECTIONS:
+        yield f"## `{title}`\n"
+        if note:
+            yield f"{note}\n"
+        yield "| key | type | default | meaning | when not |"
+        yield "|---|---|---|---|---|"
+        yield from (_row(key) for key in table.keys)
+        yield ""
+
+
+def _row(key: Key) -> str:
+    default = {REQUIRED: "**required**", "": "not set"}.get(key.default, f"`{key.default}`")
+    return f"| `{key.name}` | {_type(key)} | {default} | {key.meaning} | {key.unless} |"
+
+
+def _type(key: Key) -> str:
+    kind = key.kind
+    if isinstance(kind, ListOf):
+        each = kind.each.label
+        return f"{each}, or an array of them" if kind.single else f"array of {each}"
+    if isinstance(kind, Table | MapOf):
+        return kind.label
+    return kind.label
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

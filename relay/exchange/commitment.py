@@ -1,8 +1,8 @@
-"""An early head: 200 and heartbeats while the source is still at work (`commit = "after 5s"`, and sources of several
-steps).
+"""An early head: 200 and heartbeats while the source is still at work (`commit = "after 5s"`, and
+sources of several steps, which say when).
 
-The price: a failure after it is a terminal event instead of a status. The gain: no intermediary, and no reader, gives
-up on a stream whose model thinks for a minute.
+The price: a failure after it is a terminal event instead of a status. The gain: no intermediary,
+and no reader, gives up on a stream whose model thinks for a minute.
 """
 
 from __future__ import annotations
@@ -24,51 +24,61 @@ if TYPE_CHECKING:
 
 
 class Commitment:
-    """Sends the head of an event stream after a while, then heartbeats, until the source has come back."""
+    """Sends the head of an event stream, then heartbeats, until the source has come back."""
 
-    __slots__ = ("_after", "_exchange", "_finished", "_waiting")
+    __slots__ = ("_exchange", "_finished", "_settled")
 
-    def __init__(self, exchange: Exchange, after: float) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._after = after
-        self._waiting = trio.CancelScope()
+        exchange.wire.write_within = exchange.route.timeouts.write
+        self._settled = trio.Event()
         self._finished = trio.Event()
 
     @classmethod
     def begin(cls, exchange: Exchange) -> Commitment | None:
-        """Start one where the route asks for it; the source of several steps commits at once."""
-        after = 0.0 if isinstance(exchange.route.source, Enqueue) else exchange.route.commit_after
-        if after == inf:
+        """Start one where the route asks for it; the source of several steps does so itself."""
+        after = exchange.route.commit_after
+        if after == inf or isinstance(exchange.route.source, Enqueue):
             return None
         assert exchange.nursery is not None
-        commitment = cls(exchange, after)
+        commitment = cls(exchange)
+        exchange.nursery.start_soon(commitment._run, after)
+        return commitment
+
+    @classmethod
+    async def at_once(cls, exchange: Exchange) -> Commitment:
+        """One whose head is out when this returns. Raises: Gone, Expired."""
+        assert exchange.nursery is not None
+        commitment = cls(exchange)
+        await send_event_head(exchange)
         exchange.nursery.start_soon(commitment._run)
         return commitment
 
     async def settle(self) -> None:
-        """The source has come back: send nothing more. Afterwards `exchange.head_out` tells what happened.
+        """The source has come back: send nothing more. `exchange.head_out` tells what happened.
 
         Not cancelled in the middle of a write, so what follows starts between two chunks.
         """
-        self._waiting.cancel()
+        self._settled.set()
         await self._finished.wait()
 
-    async def _run(self) -> None:
+    async def _run(self, after: float = inf) -> None:
         exchange = self._exchange
         try:
-            with self._waiting:
-                await trio.sleep(self._after)
-            if self._waiting.cancelled_caught:
-                return
+            if not exchange.head_out:
+                if await self._settled_within(after):
+                    return
+                await send_event_head(exchange)
             chunked = event_framing(exchange) == CHUNKED
             heartbeat = chunk(HEARTBEAT) if chunked else HEARTBEAT
-            await send_event_head(exchange)
-            while not self._waiting.cancel_called:
-                with self._waiting:
-                    await trio.sleep(exchange.route.heartbeat)
-                if not self._waiting.cancel_called:
-                    await exchange.wire.send(heartbeat)
+            while not await self._settled_within(exchange.route.heartbeat):
+                await exchange.wire.send(heartbeat)
         except (Gone, Expired):
             exchange.client_left()
         finally:
             self._finished.set()
+
+    async def _settled_within(self, seconds: float) -> bool:
+        with trio.move_on_after(seconds):
+            await self._settled.wait()
+        return self._settled.is_set()

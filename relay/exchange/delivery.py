@@ -26,7 +26,7 @@ from relay.flows.event_flow import EventFlow, TranslatedFlow
 from relay.http.bodies import chunk, last_chunk
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.observing.ending import Cause, Ending, Phase, Side
-from relay.sources.reply import Failure, Reply, UpstreamBody
+from relay.sources.reply import Failure, Reply, SendEvents, UpstreamBody
 from relay.sse.completion import Completion
 from relay.sse.dialects import farewell, terminal_event
 from relay.sse.translate import Translator
@@ -56,6 +56,7 @@ class Delivery:
     async def run(self) -> None:
         exchange, body = self._exchange, self._reply.upstream
         try:
+            await exchange.settled()
             if exchange.head_out:
                 await self._after_commitment()
             elif self._hidden_from_event_source():
@@ -76,6 +77,9 @@ class Delivery:
         finally:
             if body is not None:
                 self._settle(body)
+            unfinished = self._reply.on_unfinished
+            if unfinished is not None and (exchange.ending is None or not exchange.ending.clean):
+                unfinished()
 
     # -- ways out --------------------------------------------------------------------------------------------
 
@@ -108,9 +112,14 @@ class Delivery:
         exchange, reply = self._exchange, self._reply
         assert exchange.nursery is not None and reply.produce is not None
         framing = event_framing(exchange)
-        wire = ChannelWire.produced_by(reply.produce, exchange.nursery)
+        wire = ChannelWire.produced_by(self._told, exchange.nursery)
         transfer = self._transfer(UNTIL_CLOSE, framing)
         await self._pump(transfer, head_bytes(exchange, reply, framing), wire, b"")
+
+    async def _told(self, send: SendEvents) -> None:
+        """Run the producer; the Ending it returns is the reply's, and there before the stream ends."""
+        assert self._reply.produce is not None
+        self._reply.ending = await self._reply.produce(send)
 
     async def _switch(self) -> None:
         """101: bytes both ways until both have ended."""
@@ -224,7 +233,8 @@ class Delivery:
         assert transfer.ending is not None
         if transfer.abort:
             self._abort(transfer)
-        self._end(transfer.ending)
+        complete = transfer.ending is COMPLETE
+        self._end((complete and self._reply.ending) or transfer.ending)
 
     async def _send(self, out: bytes) -> None:
         exchange = self._exchange

@@ -13,7 +13,7 @@ Who runs what
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -38,6 +38,7 @@ from relay.sources.forward import forward
 from relay.sources.local import local
 from relay.sources.reply import Failure, Outgoing, Reply
 from relay.sources.request_body import RequestBody
+from relay.sources.turns import Turns
 from relay.upstreams.group import Group
 from relay.upstreams.origin import Origin
 from relay.wires.socket_wire import SocketWire
@@ -54,6 +55,7 @@ class Exchange:
     """One request, until its Ending stands in `ending`. Implements sources.ask.Ask."""
 
     __slots__ = (
+        "_commitment",
         "_upload",
         "alarms",
         "body",
@@ -91,6 +93,7 @@ class Exchange:
         self.state: RouteState | None = None
         self.nursery: trio.Nursery | None = None
         self._upload: Upload | None = None
+        self._commitment: Commitment | None = None
 
     @property
     def route(self) -> Route:
@@ -205,16 +208,13 @@ class Exchange:
 
     async def _respond(self) -> None:
         """Run the source and deliver what it brings."""
-        commitment = Commitment.begin(self)
+        self._commitment = Commitment.begin(self)
         failure: Failure | None = None
         try:
             reply = await self._source()
         except Failure as caught:
             failure = caught
             reply = refusal.of_failure(caught, self.phase)
-        finally:
-            if commitment is not None:
-                await commitment.settle()
         await self.answer(reply, failure)
 
     async def _source(self) -> Reply:
@@ -252,6 +252,11 @@ class Exchange:
 
     def group(self, upstream: Upstream) -> Group:
         return self.worker.group(upstream)
+
+    @property
+    def turns(self) -> Turns:
+        assert self.state is not None
+        return self.state.turns
 
     def reached(self, name: str) -> None:
         self.record.upstream = name
@@ -324,6 +329,18 @@ class Exchange:
 
     async def payload(self, limit: int) -> bytes:
         return await Upload.whole(self, limit)
+
+    async def commit(self) -> None:
+        if self._commitment is None:
+            self._commitment = await Commitment.at_once(self)
+
+    def beside(self, job: Callable[[], Awaitable[None]], within: float) -> None:
+        self.worker.errands.start(job, within)
+
+    async def settled(self) -> None:
+        """Nobody but the caller writes to the client from now on."""
+        if self._commitment is not None:
+            await self._commitment.settle()
 
     @property
     def uploading(self) -> bool:

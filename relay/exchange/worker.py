@@ -10,10 +10,12 @@ from collections.abc import Iterable
 import trio
 
 from relay.config.values import Answer, Config, Enqueue, FieldEdits, Forward, Route, Upstream
+from relay.exchange.errands import Errands
 from relay.exchange.registry import Registry
 from relay.observing.counters import Counters, RouteCounters
 from relay.observing.log import LineLog
 from relay.routing.table import RouteTable
+from relay.sources.turns import Turns
 from relay.upstreams.group import Group, Groups
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
@@ -22,11 +24,12 @@ from relay.wires.engine import Engine
 class RouteState:
     """One route as it runs: what would otherwise be worked out for every request."""
 
-    __slots__ = ("counters", "edits", "route")
+    __slots__ = ("counters", "edits", "route", "turns")
 
-    def __init__(self, route: Route, counters: RouteCounters) -> None:
+    def __init__(self, route: Route, counters: RouteCounters, turns: Turns) -> None:
         self.route = route
         self.counters = counters
+        self.turns = turns  # of the route's name, so that a reload changes no order
         self.edits = {
             up.name: _merged(up.request_headers, route.request_headers) for up in _used(route)
         }
@@ -40,6 +43,8 @@ class Worker:
         self.alarms = Alarms()
         self.counters = Counters()
         self.registry = Registry()
+        self.errands = Errands()
+        self._turns: dict[str, Turns] = {}
         self.log = (
             LineLog(log_fd, self.alarms.arm, trio.current_time) if log_fd is not None else None
         )
@@ -54,16 +59,21 @@ class Worker:
 
     def _take(self, config: Config) -> None:
         self.config = config
-        states = [RouteState(route, self.counters.route(route.name)) for route in config.routes]
+        states = [self._state(route) for route in config.routes]
         self.table: RouteTable[RouteState] = RouteTable(
             [(state.route.pattern, state.route.methods, state) for state in states]
         )
+
+    def _state(self, route: Route) -> RouteState:
+        turns = self._turns.setdefault(route.name, Turns())
+        return RouteState(route, self.counters.route(route.name), turns)
 
     async def run(self) -> None:
         """The engine and the clocks, for ever."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.engine.run)
             nursery.start_soon(self.alarms.run)
+            nursery.start_soon(self.errands.run)
 
     def group(self, upstream: Upstream) -> Group:
         return self.groups[upstream]

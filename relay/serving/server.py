@@ -53,6 +53,7 @@ class Server:
                 task_status.started()
                 await self._stopping.wait()
                 await self._drain(nursery)
+            await self.worker.errands.done()
             if self.worker.log is not None:
                 self.worker.log.flush()
             plane.cancel_scope.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from relay.config.values import Route, Upstream
@@ -9,6 +10,7 @@ from relay.http.heads import RequestHead, ResponseHead
 from relay.observing.ending import Phase
 from relay.sources.request_body import RequestBody
 from relay.sources.reply import Outgoing
+from relay.sources.turns import Turns
 from relay.upstreams.group import Group
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
@@ -28,6 +30,10 @@ class Ask(Protocol):
     @property
     def route(self) -> Route:
         """The route that was found, as configured when the exchange began."""
+
+    @property
+    def turns(self) -> Turns:
+        """Who comes next on this route, by key; shared by its exchanges in this worker."""
 
     def group(self, upstream: Upstream) -> Group:
         """The live origins of an upstream."""
@@ -59,3 +65,10 @@ class Ask(Protocol):
 
     async def payload(self, limit: int) -> bytes:
         """The whole request body, decoded. Raises: Fault (413 over the limit)."""
+
+    async def commit(self) -> None:
+        """Send the head of an event stream now, and heartbeats until the source comes back: from here on a failure is
+        a terminal event."""
+
+    def beside(self, job: Callable[[], Awaitable[None]], within: float) -> None:
+        """Run `job` beside all exchanges for at most `within` seconds; it outlives this one."""

@@ -95,10 +95,11 @@ async def _converse(
     kept = False
     try:
         wire.write_within = ask.route.timeouts.write
-        if body is None:
-            await wire.send(request)
-        else:
-            await wire.send(request + body.opening())
+        try:
+            await wire.send(request if body is None else request + body.opening())
+        except Gone:
+            raise _NoAnswer(False) from None
+        if body is not None:
             body.sent()
             if not body.done:
                 ask.upload(wire)

@@ -14,6 +14,7 @@ from relay.upstreams.origin import Origin
 from relay.wires.socket_wire import SocketWire
 
 SendEvents = Callable[[bytes], Awaitable[None]]
+Produce = Callable[[SendEvents], Awaitable[Ending | None]]  # None: the stream is complete
 
 
 @dataclass(slots=True)
@@ -42,10 +43,11 @@ class Reply:
     body: bytes = b""
     head: ResponseHead | None = None
     upstream: UpstreamBody | None = None
-    produce: Callable[[SendEvents], Awaitable[None]] | None = None  # writes events of our own
+    produce: Produce | None = None  # writes events of our own
     events: bool = False  # the body is an event stream and treated as one
     translate: Translation | None = None
     ending: Ending | None = None  # of an answer that is not simply complete
+    on_unfinished: Callable[[], None] | None = None  # called once if it did not reach its end
 
 
 class Failure(Exception):

@@ -1,0 +1,57 @@
+"""What is left to do for exchanges that are over: a cancel request to a broker.
+
+Rule: an errand outlives the exchange that asked for it, but never its own deadline; a drain waits
+for it. Nothing here is shielded, so a second signal ends errands with everything else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+logger = logging.getLogger("relay")
+
+
+class Errands:
+    """The errands of one worker. `run` is the task they run under."""
+
+    __slots__ = ("_done", "_nursery", "_running")
+
+    def __init__(self) -> None:
+        self._nursery: trio.Nursery | None = None
+        self._running = 0
+        self._done = trio.Event()
+
+    def __len__(self) -> int:
+        """How many are under way."""
+        return self._running
+
+    async def run(self) -> None:
+        """Keep the nursery open, for ever."""
+        async with trio.open_nursery() as self._nursery:
+            await trio.sleep_forever()
+
+    def start(self, job: Callable[[], Awaitable[None]], within: float) -> None:
+        """Run `job`, for at most `within` seconds."""
+        assert self._nursery is not None, "the worker runs"
+        self._running += 1
+        self._nursery.start_soon(self._run, job, within)
+
+    async def done(self) -> None:
+        """Wait until none is under way."""
+        while self._running:
+            self._done = trio.Event()
+            await self._done.wait()
+
+    async def _run(self, job: Callable[[], Awaitable[None]], within: float) -> None:
+        try:
+            with trio.move_on_after(within):
+                await job()
+        except Exception:
+            logger.exception("a fault of relay's own in an errand")
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._done.set()

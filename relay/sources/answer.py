@@ -1,0 +1,200 @@
+"""source = "answer": one JSON answer of the backend, told as events (design §6.5).
+
+    body ─► 200 ─► start ─► (the backend thinks; heartbeats) ─► chunk … ─► metadata ─► complete
+                └────────────────────────────────────────────► error
+
+Rules
+  * The status is 200 from the start; what goes wrong is the last event: `{"type": "error", "code",
+    "message", "retryable"}`, the stream ends cleanly behind it, and the Ending tells what it was.
+  * `timeout` is absolute, over all attempts: how long a reader waits at most for the first chunk.
+  * Nothing was shown before the first chunk, so until then another attempt is honest: `retries`
+    with back-off on the upstream, then the same on the fallback. A request that the backend finds
+    wrong is not repeated, and an answer that cannot be used is not asked for twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf
+
+import trio
+
+from relay.config.values import Answer, Upstream
+from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.routing.template import TemplateError
+from relay.sources.ask import Ask
+from relay.sources.call import CallResult, call
+from relay.sources.json_body import json_object, json_of
+from relay.sources.reply import Failure, Reply, SendEvents
+from relay.sse.chunking import cut
+from relay.sse.json_line import NotJSON, write
+
+FIRST_PAUSE = 0.1  # seconds before the second attempt at the same upstream
+LONGEST_PAUSE = 2.0  # seconds
+_BUSY = frozenset((408, 425, 429))  # refusals that may be none a moment later
+_WRONG = frozenset((400, 413, 414, 415, 422))  # the backend finds the client's request wrong
+_EVENT_STREAM = (b"content-type", b"text/event-stream")
+
+
+async def answer(plan: Answer, ask: Ask) -> Reply:
+    """An event stream of relay's own. Raises: Fault (a body over `max_body`)."""
+    raw = await ask.payload(plan.max_body)
+    telling = _Telling(plan, ask, raw)
+    return Reply(200, [_EVENT_STREAM], produce=telling.run, events=True)
+
+
+class _Telling:
+    """One answer from the request to its last event."""
+
+    __slots__ = ("_ask", "_plan", "_raw")
+
+    def __init__(self, plan: Answer, ask: Ask, raw: bytes) -> None:
+        self._plan = plan
+        self._ask = ask
+        self._raw = raw
+
+    async def run(self, send: SendEvents) -> Ending | None:
+        """Write the events. Returns: the Ending of a stream that is not simply complete."""
+        try:
+            target = self._target()
+            await send(_event(type="start"))
+            text, metadata = await self._answer(target)
+        except Failure as failure:
+            code, retryable = failure.code, failure.retryable
+            await send(
+                _event(type="error", code=code, message=failure.message, retryable=retryable)
+            )
+            return Ending(failure.side, self._ask.phase, failure.cause, failure.message)
+        self._ask.phase = Phase.BODY
+        await self._tell(send, cut(text, self._plan.chunk_chars))
+        if self._plan.metadata:
+            await send(metadata)
+        await send(_event(type="complete"))
+        return None
+
+    async def _tell(self, send: SendEvents, pieces: list[str]) -> None:
+        pace = 0.0 if self._plan.pace == inf else self._plan.pace
+        total = len(pieces)
+        for index, piece in enumerate(pieces):
+            if index and pace:
+                await trio.sleep(pace)
+            await send(_event(type="chunk", text=piece, index=index, total=total))
+
+    # -- the client's request ----------------------------------------------------------------------
+
+    def _target(self) -> bytes:
+        """Where to ask; the client's request is checked then. Raises: Failure (BAD_REQUEST)."""
+        plan, ask = self._plan, self._ask
+        try:
+            body = json_object(self._raw)
+        except NotJSON:
+            raise _bad_request("the request body must be a JSON object") from None
+        for name in plan.require:
+            value = body.get(name)
+            if value is None or (isinstance(value, str) and not value.strip()):
+                raise _bad_request(f"{name} is required")
+        try:
+            return plan.path.render(path=ask.params, query=ask.head.query, body=body)
+        except TemplateError as error:
+            raise _bad_request(f"the request has no usable {error}") from None
+
+    # -- the backend's answer ----------------------------------------------------------------------
+
+    async def _answer(self, target: bytes) -> tuple[str, bytes]:
+        """The text, and the metadata as an event. Raises: Failure."""
+        plan = self._plan
+        with trio.move_on_after(plan.timeout):
+            return await self._persist(target)
+        raise Failure(504, Cause.SILENT, f"no answer within {plan.timeout:g} s", code="TIMEOUT")
+
+    async def _persist(self, target: bytes) -> tuple[str, bytes]:
+        plan = self._plan
+        upstreams = (plan.upstream,) if plan.fallback is None else (plan.upstream, plan.fallback)
+        last: Failure | None = None
+        for upstream in upstreams:
+            pause = FIRST_PAUSE
+            for again in range(plan.retries + 1):
+                if again:
+                    await trio.sleep(pause)
+                    pause = min(pause * 2, LONGEST_PAUSE)
+                try:
+                    return await self._attempt(upstream, target)
+                except Failure as failure:
+                    if failure.code == "BAD_REQUEST":
+                        raise
+                    last = failure
+                    if not failure.retryable:
+                        break  # the same question would get the same answer here
+        assert last is not None, "there is at least one attempt"
+        raise last
+
+    async def _attempt(self, upstream: Upstream, target: bytes) -> tuple[str, bytes]:
+        plan = self._plan
+        try:
+            result = await call(
+                self._ask,
+                upstream,
+                plan.method,
+                target,
+                body=self._raw,
+                content_type=b"application/json",
+                within=inf,
+                max_answer=plan.max_answer,
+            )
+        except Failure as failure:
+            if failure.code == "answer_too_large" or failure.cause is Cause.NONSENSE:
+                raise _bad_answer(failure.message, failure.cause) from None
+            # Not its own words: they name the upstream, which is the operator's affair.
+            raise _unavailable("the backend cannot be reached", failure.cause) from None
+        _check_status(result)
+        return _read_answer(plan, result.body)
+
+
+def _check_status(result: CallResult) -> None:
+    status = result.status
+    if result.ok:
+        return
+    message = f"the backend answered with status {status}"
+    if status in _WRONG:
+        raise _bad_request(message)
+    if 300 <= status < 400:
+        raise _bad_answer(message)
+    raise _unavailable(message, Cause.FAILED, retryable=status >= 500 or status in _BUSY)
+
+
+def _read_answer(plan: Answer, body: bytes) -> tuple[str, bytes]:
+    try:
+        value = json_of(body)
+    except NotJSON:
+        raise _bad_answer("the backend's answer is not JSON") from None
+    text = plan.text(value)
+    if not isinstance(text, str):
+        raise _bad_answer("the backend's answer has no text")
+    members = {name: expression(value) for name, expression in plan.metadata.items()}
+    try:
+        return text, _event(**_metadata(members))
+    except (ValueError, TypeError, RecursionError):
+        raise _bad_answer("the backend's metadata cannot be passed on") from None
+
+
+def _metadata(members: Mapping[str, object]) -> dict[str, object]:
+    return {"type": "metadata", **{k: v for k, v in members.items() if k != "type"}}
+
+
+def _event(**members: object) -> bytes:
+    """One event of the default type, on one data line."""
+    return f"data: {write(members)}\n\n".encode()
+
+
+def _bad_request(message: str) -> Failure:
+    return Failure(
+        400, Cause.BAD_REQUEST, message, side=Side.CLIENT, code="BAD_REQUEST", retryable=False
+    )
+
+
+def _bad_answer(message: str, cause: Cause = Cause.FAILED) -> Failure:
+    return Failure(502, cause, message, code="BAD_ANSWER", retryable=False)
+
+
+def _unavailable(message: str, cause: Cause, *, retryable: bool = True) -> Failure:
+    return Failure(503, cause, message, code="UNAVAILABLE", retryable=retryable)

@@ -7,7 +7,7 @@ Rules
   * A word longer than `limit` stands alone, and whole: half a word, or half a URL, is worse than a
     long piece.
   * A cut is never inside a grapheme cluster (Unicode UAX #29): a combining mark behind a space
-    belongs to that space, so there is no cut between them. See docs/decisions/0005-grapheme-clusters.md.
+    belongs to that space, so there is no cut between them (docs/decisions/0005).
 """
 
 from __future__ import annotations

@@ -118,7 +118,8 @@ class EventParser:
     @property
     def held(self) -> int:
         """Bytes of the unfinished block. There is no limit here: a caller who needs one reads
-        this."""
+        this.
+        """
         return len(self._tail)
 
     def feed(self, data: bytes) -> list[Event]:
@@ -138,7 +139,8 @@ class EventParser:
 
     def eof(self) -> None:
         """The stream ended: the unfinished block is discarded. (A `retry` line in it has counted
-        already.)"""
+        already.)
+        """
         end = _LAST_LINE_END.search(self._tail)
         if end:
             block = parse(bytes(self._tail[: end.start()]))

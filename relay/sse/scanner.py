@@ -14,8 +14,8 @@ Rules
   * Each byte is looked at a fixed number of times. Of an unfinished line at most the five bytes
     that say whether it is a `data` line are kept: an event of 16 MiB in pieces of 1 KiB costs
     16,384 times the same.
-  * The typical read (whole events, LF, each beginning with `data:`) is counted by four searches in
-    C.
+  * The typical reads (one block, or several that begin with `data:`, with LF) cost two or three
+    searches in C and no walk.
 """
 
 from __future__ import annotations
@@ -29,16 +29,11 @@ _BOM: Final = b"\xef\xbb\xbf"
 _DATA: Final = b"data:"
 _KNOWN: Final = len(_DATA)  # so many bytes of a line decide whether it is a data line
 _DATA_HEADS: Final = (b"data", b"data:")  # what the first _KNOWN bytes of a data line are
-_DATA_STARTS: Final = (
-    b"data:",
-    b"data\n",
-    b"data\r",
-)  # the first line of a block, line end included
+_DATA_STARTS: Final = (b"data:", b"data\n", b"data\r")  # a block whose first line is one
 _LINE_ENDS: Final = b"\r\n"
 # Atomic groups: without them the CRLF of one line end would match as CR and then LF.
 _BLANK: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END_RUN: Final = re.compile(rb"[\r\n]+")
-_LINE_END: Final = re.compile(rb"[\r\n]")
 _DATA_LINE: Final = re.compile(rb"[\r\n]data[:\r\n]")  # any line of a block but its first
 
 
@@ -85,7 +80,8 @@ class BoundaryScanner:
     @property
     def comments(self) -> int:
         """Blocks that dispatched nothing: comments, and `id:`, `event:` or `retry:` without
-        data."""
+        data.
+        """
         return self.blocks - self.events
 
     def feed(self, data: bytes) -> int:
@@ -96,13 +92,20 @@ class BoundaryScanner:
             it (with the bytes held back from earlier calls) is whole blocks, what is behind it is
             to be held.
         """
-        if self.between and data.startswith(_DATA) and data.endswith(b"\n\n") and b"\r" not in data:
-            ends = data.count(b"\n\n")
-            if ends == 1 or data.count(b"\n\ndata:") == ends - 1:
+        # Integers where they do: `13 in data` costs a sixth of `b"\r" in data`.
+        if self.between and data and data[-1] == _LF and _CR not in data and data[0] != _BOM[0]:
+            size = len(data)
+            if data.find(b"\n\n") == size - 2:
+                ends = 1 if data[:5] == _DATA or b"\ndata:" in data else 0
+            else:
+                ends = data.count(b"\n\n") if data[-2] == _LF and data[:5] == _DATA else 0
+                if ends and data.count(b"\n\ndata:") != ends - 1:
+                    ends = 0
+            if ends:
                 self.events += ends
                 self.blocks += ends
                 self.progressed = True
-                return len(data)
+                return size
         events = self.events
         offset = self._walk(data)
         self.progressed = self.events != events
@@ -116,22 +119,20 @@ class BoundaryScanner:
                 self._fresh = False
             else:
                 pos = boundary = self._skip_bom(data)
-        mixed = b"\r" in data
+        blank = _blank_line(data)
         if not self.between and not self._fresh:
-            pos = self._finish_line(data, pos, mixed)
+            pos = self._finish_line(data, pos)
         size = len(data) if not self._fresh else 0
         while pos < size:
-            if (
-                data[pos] in _LINE_ENDS
-            ):  # at the start of a line: blank lines, each of them a boundary
+            if data[pos] in _LINE_ENDS:  # a run of blank lines, each of them a boundary
                 blanks = _LINE_END_RUN.match(data, pos)
                 pos = boundary = blanks.end() if blanks else size
                 if not self.between:
                     self._end_block()
                 continue
-            end = _block_end(data, pos, mixed)
+            end = _block_end(data, pos, blank)
             if end < 0:
-                self._hold(data, pos, mixed)
+                self._hold(data, pos)
                 break
             self._data = self._data or _has_data(data, pos, end)
             self._end_block()
@@ -140,7 +141,8 @@ class BoundaryScanner:
 
     def _skip_bom(self, data: bytes) -> int:
         """The first bytes of the stream: how many of `data` belong to a byte order mark that is now
-        whole."""
+        whole.
+        """
         seen = self._line + data[:3]
         if seen.startswith(_BOM):
             skipped = 3 - len(self._line)
@@ -155,20 +157,19 @@ class BoundaryScanner:
             self._fresh = False  # what looked like a mark is the beginning of a line
         return 0
 
-    def _finish_line(self, data: bytes, pos: int, mixed: bool) -> int:
+    def _finish_line(self, data: bytes, pos: int) -> int:
         """Bring the unfinished line to its end. Returns where the next line starts; the size of
-        `data` if nowhere."""
+        `data` if nowhere.
+        """
         size = len(data)
         if self._cr and pos < size:
             self._cr = False
             return pos + 1 if data[pos] == _LF else pos
         if not self._line or pos == size:
             return pos
-        if mixed:
-            found = _LINE_END.search(data, pos)
-            end = found.start() if found else -1
-        else:
-            end = data.find(b"\n", pos)
+        end, cr = data.find(b"\n", pos), data.find(b"\r", pos)
+        if end < 0 or 0 <= cr < end:
+            end = cr
         head = self._line
         if len(head) < _KNOWN:
             stop = pos + _KNOWN - len(head)
@@ -186,11 +187,9 @@ class BoundaryScanner:
             return size
         return end + 2 if data[end + 1] == _LF else end + 1
 
-    def _hold(self, data: bytes, pos: int, mixed: bool) -> None:
+    def _hold(self, data: bytes, pos: int) -> None:
         """Remember what matters of an unfinished block, of which `data[pos:]` has come."""
-        last = data.rfind(b"\n", pos)
-        if mixed:
-            last = max(last, data.rfind(b"\r", pos))
+        last = max(data.rfind(b"\n", pos), data.rfind(b"\r", pos))
         self.between = False
         if last >= 0:
             self._data = self._data or _has_data(data, pos, last + 1)
@@ -207,14 +206,24 @@ class BoundaryScanner:
         self.between = True
 
 
-def _block_end(data: bytes, pos: int, mixed: bool) -> int:
+def _blank_line(data: bytes) -> bytes | None:
+    """A line end and a blank line, as they are in all of `data`; None if of several kinds."""
+    if _CR not in data:
+        return b"\n\n"
+    returns = data.count(b"\r")
+    crlf = data.count(b"\r\n") == returns == data.count(b"\n")
+    return b"\r\n\r\n" if crlf else None
+
+
+def _block_end(data: bytes, pos: int, blank: bytes | None) -> int:
     """Just behind the blank line that ends the block whose lines start at `pos`; -1 if it has not
-    come."""
-    if mixed:
+    come.
+    """
+    if blank is None:
         found = _BLANK.search(data, pos)
         return found.end() if found else -1
-    end = data.find(b"\n\n", pos)
-    return end + 2 if end >= 0 else -1
+    end = data.find(blank, pos)
+    return end + len(blank) if end >= 0 else -1
 
 
 def _has_data(data: bytes, pos: int, end: int) -> bool:

@@ -1,0 +1,68 @@
+"""Truncated is never complete: markers are seen where they are events, and nowhere else."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.sse import Completion
+
+BOTH = b"event:response.completed | event:response.incomplete"
+
+
+@pytest.mark.parametrize(
+    ("when", "events", "seen"),
+    [
+        pytest.param(b"eof", b"", True, id="eof asks for nothing"),
+        pytest.param(b"[DONE]", b"data: [DONE]\n\n", True, id="openai chat"),
+        pytest.param(b"[DONE]", b"data:[DONE]\r\n\r\n", True, id="no space, CRLF"),
+        pytest.param(b"[DONE]", b"data: a\r\rdata: [DONE] \r\r", True, id="CR, a space behind"),
+        pytest.param(b"[DONE]", b"data: a\n\nid: 1\ndata: [DONE]\n\ndata: b\n\n", True, id="amid"),
+        pytest.param(b"[DONE]", b"\ndata: [DONE]\n\n", True, id="behind a late LF"),
+        pytest.param(b"[DONE]", b'data: {"t":"[DONE]"}\n\n', False, id="inside a string"),
+        pytest.param(b"[DONE]", b"data: say [DONE]\n\n", False, id="inside a text"),
+        pytest.param(b"[DONE]", b"data: [DONE]\ndata: b\n\n", False, id="one line of two"),
+        pytest.param(b"[DONE]", b": [DONE]\n\n", False, id="in a comment"),
+        pytest.param(b"[DONE]", b"event: [DONE]\ndata: a\n\n", False, id="as a type"),
+        pytest.param(b"[DONE]", b"id: [DONE]\n\n", False, id="as an id"),
+        pytest.param(b"[DONE]", b"data: [done]\n\n", False, id="another case"),
+        pytest.param(b"event:message_stop", b"event: message_stop\ndata: {}\n\n", True, id="anth"),
+        pytest.param(b"event:message_stop", b"data: {}\nevent:message_stop\n\n", True, id="behind"),
+        pytest.param(b"event:message_stop", b"event: message_stop\n\n", True, id="no data"),
+        pytest.param(b"event:message_stop", b"event: message_stop2\n\n", False, id="longer"),
+        pytest.param(
+            b"event:message_stop", b'data: {"type":"message_stop"}\n\n', False, id="in the data"
+        ),
+        pytest.param(b"event:message_stop", b"data: message_stop\n\n", False, id="as the data"),
+        pytest.param(
+            b"event:message_stop",
+            b"event: message_stop\nevent: x\ndata: 1\n\n",
+            False,
+            id="another type in the end",
+        ),
+        pytest.param(BOTH, b"event: response.completed\ndata: {}\n\n", True, id="one of two"),
+        pytest.param(BOTH, b"event: response.incomplete\ndata: {}\n\n", True, id="the other"),
+        pytest.param(BOTH, b"event: response.failed\ndata: {}\n\n", False, id="neither"),
+        pytest.param(b"[DONE]|eof", b"", True, id="or nothing"),
+        pytest.param("event:fertig-ä".encode(), "event: fertig-ä\n\n".encode(), True, id="utf-8"),
+    ],
+)  # fmt: skip
+def test_marker(when: bytes, events: bytes, seen: bool) -> None:
+    completion = Completion(when)
+    completion.see(events)
+    assert completion.seen is seen
+
+
+def test_once_seen_is_seen() -> None:
+    completion = Completion(b"[DONE]")
+    for events in (b"data: [DO\n\n", b"data: NE]\n\n"):
+        completion.see(events)
+        assert not completion.seen
+    completion.see(b"data: [DONE]\n\n")
+    completion.see(b"data: more\n\n")
+    assert completion.seen
+
+
+@pytest.mark.parametrize("when", [b"", b"event:", b"[DONE]|", b" | eof"])
+def test_an_empty_marker_is_refused(when: bytes) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        Completion(when)

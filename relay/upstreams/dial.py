@@ -75,20 +75,10 @@ async def dial(url: Url, upstream: Upstream, engine: Engine, alarms: Alarms) -> 
     Raises: DialError.
     Resource handling: the caller owns the wire. Cancellation: leaves nothing open.
     """
-    sock = await _connect(url)
     if url.scheme != "https":
-        return SocketWire(sock, engine, alarms)
-    try:
-        tls = tls_context(upstream.tls_ca).wrap_socket(
-            sock,
-            server_hostname=upstream.tls_server_name or url.host,
-            do_handshake_on_connect=False,
-            suppress_ragged_eofs=False,  # an end without close_notify must be seen
-        )
-    except (OSError, ValueError) as error:  # ValueError: a server name that cannot be one
-        sock.close()
-        raise DialError("tls", f"{url}: {_tls_reason(error)}") from None
-    wire = TlsWire(tls, engine, alarms)
+        return SocketWire(await _connect(url), engine, alarms)
+    context, name = _tls_terms(url, upstream)
+    wire = TlsWire(_wrapped(url, await _connect(url), context, name), engine, alarms)
     try:
         await wire.handshake()
     except BaseException as error:
@@ -97,6 +87,33 @@ async def dial(url: Url, upstream: Upstream, engine: Engine, alarms: Alarms) -> 
             raise DialError("tls", f"{url}: {_tls_reason(error)}") from None
         raise
     return wire
+
+
+def _tls_terms(url: Url, upstream: Upstream) -> tuple[ssl.SSLContext, str]:
+    """The context, and the name the certificate must have. Raises: DialError."""
+    name = upstream.tls_server_name or url.host
+    try:
+        # `wrap_socket` would do the same, but only once it has taken the socket from us.
+        return tls_context(upstream.tls_ca), name.encode("idna").decode("ascii")
+    except (OSError, UnicodeError) as error:
+        raise DialError("tls", f"{url}: {_tls_reason(error)}") from None
+
+
+def _wrapped(url: Url, sock: socket.socket, context: ssl.SSLContext, name: str) -> ssl.SSLSocket:
+    """The TLS socket, before its handshake; `sock` is given up. Raises: DialError."""
+    try:
+        sock.getpeername()  # reset since it connected: `wrap_socket` could leave the socket open
+        return context.wrap_socket(
+            sock,
+            server_hostname=name,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,  # an end without close_notify must be seen
+        )
+    except (OSError, ValueError) as error:  # ValueError: a name such as ".example"
+        sock.close()
+        reason = _tls_reason(error)
+    # Out here, so that nothing refers to the half-made SSLSocket and its descriptor any more.
+    raise DialError("tls", f"{url}: {reason}")
 
 
 @cache

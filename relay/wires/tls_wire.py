@@ -85,6 +85,7 @@ class TlsWire(SocketWire):
             return b""
         except OSError:
             raise Gone from None
+        self.readable = True  # there may be more, whatever the length and whoever asked
         return data
 
     def pending(self) -> int:

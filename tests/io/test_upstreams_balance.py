@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
-from upstreams_ground import data_plane, http, upstream
 
 from relay.upstreams.balance import choose
 from relay.upstreams.group import Group
+from tests.io.upstreams_ground import data_plane, http, upstream
 
 
 @dataclass(eq=False)
@@ -22,9 +23,8 @@ class Url:
     failing_checks: bool = False
     share: float = 1.0
 
-    @property
-    def retry_at(self) -> float:
-        return 100 + self.away
+    def __post_init__(self) -> None:
+        self.retry_at = 100 + self.away
 
     def available(self, now: float) -> bool:
         return not self.failing_checks and now >= self.retry_at
@@ -63,8 +63,10 @@ CASES = {
 def test_choice(case: tuple[list[Url], str, str | None, str | None]) -> None:
     urls, tried, by_streams, in_turn = case
     already = [url for url in urls if url.name in tried]
-    for balance, expected in (("least-streams", by_streams), ("round-robin", in_turn)):
-        chosen = choose(urls, already, 100.0, balance)  # type: ignore[arg-type]
+    pairs: tuple[tuple[Literal["least-streams", "round-robin"], str | None], ...]
+    pairs = (("least-streams", by_streams), ("round-robin", in_turn))
+    for balance, expected in pairs:
+        chosen = choose(urls, already, 100.0, balance)
         assert (chosen.name if chosen else None) == expected, balance
 
 

@@ -7,7 +7,12 @@ import socket
 import pytest
 import trio
 from trio.testing import MockClock
-from upstreams_ground import (
+
+from relay.upstreams import origin as origin_module
+from relay.upstreams.origin import Origin
+from relay.wires.alarms import Alarms
+from relay.wires.socket_wire import SocketWire
+from tests.io.upstreams_ground import (
     Plane,
     data_plane,
     descriptors,
@@ -17,11 +22,6 @@ from upstreams_ground import (
     upstream,
     wire_pair,
 )
-
-from relay.upstreams import origin as origin_module
-from relay.upstreams.origin import Origin
-from relay.wires.alarms import Alarms
-from relay.wires.socket_wire import SocketWire
 
 # -- the pool --------------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ async def test_wires_idle_for_too_long_are_closed_by_the_alarm(mock_clock: MockC
         pool.put(young)
         mock_clock.jump(1.5)
         await until(lambda: old.closed)
-        assert pool.idle == (young,)
+        assert list(pool.idle) == [young]
         mock_clock.jump(3.0)
         await until(lambda: young.closed)
         assert pool.idle == ()

@@ -1,4 +1,4 @@
-"""What the tests of upstreams stand on: a running data plane, listeners on loopback, counted descriptors."""
+"""What the tests of upstreams stand on: a data plane, loopback listeners, counted descriptors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def refusing_port() -> int:
 
 
 class Blackhole:
-    """A port that answers no connection attempt: its backlog is full, so the kernel drops every SYN."""
+    """A port that answers no attempt: its backlog is full, so the kernel drops every SYN."""
 
     def __init__(self) -> None:
         self._listener = listener(0)
@@ -101,6 +101,11 @@ def descriptors() -> set[str]:
         except FileNotFoundError:
             pass
     return open_now
+
+
+def sockets() -> int:
+    """How many sockets are open in this process."""
+    return sum("socket:" in name for name in descriptors())
 
 
 async def until(condition: Callable[[], object]) -> None:

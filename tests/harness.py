@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Self
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import ClassVar, NamedTuple, Self
 
 import trio
+import trio.testing
 
 from relay.config import loads
 from relay.config.values import Config
@@ -30,9 +33,17 @@ LIMIT = 10.0  # seconds any single wait of a test may take
 class RawPeer:
     """One end of a connection, driven byte by byte."""
 
+    _all: ClassVar[weakref.WeakSet[RawPeer]] = weakref.WeakSet()
+
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
         self.buffer = b""
+        self._all.add(self)
+
+    @classmethod
+    def open_now(cls) -> int:
+        """How many ends the test itself holds open."""
+        return sum(peer.stream.socket.fileno() >= 0 for peer in cls._all)
 
     @classmethod
     async def connect(cls, port: int) -> Self:
@@ -102,6 +113,7 @@ class Upstream:
 
     def __init__(self, listener: trio.SocketListener) -> None:
         self._listener = listener
+        self._peers: list[RawPeer] = []
         self.port: int = listener.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -112,10 +124,31 @@ class Upstream:
 
     async def accept(self) -> RawPeer:
         with trio.fail_after(LIMIT):
-            return RawPeer(await self._listener.accept())
+            peer = RawPeer(await self._listener.accept())
+        self._peers.append(peer)
+        return peer
+
+    async def request(self) -> tuple[RawPeer, bytes]:
+        """The next connection, and the request head that came on it."""
+        peer = await self.accept()
+        return peer, await peer.head()
 
     def close(self) -> None:
+        """Stop listening and close what was accepted."""
         self._listener.socket.close()
+        for peer in self._peers:
+            peer.close()
+
+
+class Inventory(NamedTuple):
+    """What a relay, and the test's own process, hold at one moment."""
+
+    tasks: int
+    connections: int  # client connections
+    sockets: int  # on the engine
+    streams: int  # exchanges that count against an upstream
+    transfers: int  # bodies under way
+    descriptors: int
 
 
 class Relay:
@@ -125,10 +158,14 @@ class Relay:
         self.worker = worker
         self.server = server
         self.port = port
+        self.clients: list[RawPeer] = []
+        self.faults: list[logging.LogRecord] = []  # clear it where a fault is expected
         self._log = log
 
     async def client(self) -> RawPeer:
-        return await RawPeer.connect(self.port)
+        peer = await RawPeer.connect(self.port)
+        self.clients.append(peer)
+        return peer
 
     async def get(self, path: str = "/", fields: str = "") -> RawPeer:
         """A client that has sent a GET."""
@@ -143,6 +180,28 @@ class Relay:
 
     async def lines(self, count: int) -> list[dict[str, object]]:
         return [await self.line() for _ in range(count)]
+
+    def inventory(self) -> Inventory:
+        """What is held now. Not counted: idle upstream connections, which are kept on purpose, and the test's ends."""
+        worker = self.worker
+        origins = [origin for group in worker.groups for origin in group.origins]
+        idle = sum(len(origin.idle) for origin in origins)
+        return Inventory(
+            tasks(),
+            worker.counters.connections,
+            len(worker.engine) - idle,
+            sum(origin.streams for origin in origins),
+            len(worker.registry),
+            descriptors() - idle - RawPeer.open_now(),
+        )
+
+    async def nothing_left(self, before: Inventory) -> None:
+        """Wait until the relay holds what it held before: no task, socket or descriptor more."""
+        with trio.move_on_after(LIMIT):
+            while self.inventory() != before:
+                await trio.sleep(0.001)
+        now = self.inventory()
+        assert now == before, f"{now} != {before}"
 
 
 class LogPipe:
@@ -169,23 +228,63 @@ class LogPipe:
         os.close(self.fd)
 
 
+@contextmanager
+def no_faults() -> Iterator[list[logging.LogRecord]]:
+    """Fail if relay logs an error of its own inside the block; what was logged, for a test that wants one."""
+    seen: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = seen.append  # type: ignore[method-assign]
+    logger = logging.getLogger("relay")
+    logger.addHandler(handler)
+    try:
+        yield seen
+    finally:
+        logger.removeHandler(handler)
+    assert not seen, [record.getMessage() for record in seen]
+
+
 @asynccontextmanager
 async def running(config: Config | str) -> AsyncIterator[Relay]:
-    """A relay with this configuration (TOML text) until the block ends; then it is stopped at once."""
+    """A relay with this configuration (TOML text) until the block ends; then it is stopped at once.
+
+    A fault of relay's own, logged with its traceback, fails the test.
+    """
     if isinstance(config, str):
         config = loads(config, {})
-    sock = socket.create_server(("127.0.0.1", 0))
+    sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     log = LogPipe()
+    relay = None
     try:
-        async with trio.open_nursery() as nursery:
-            worker = Worker(config, log.fd)
-            server = Server(worker, [sock])
-            await nursery.start(server.run)
-            yield Relay(worker, server, sock.getsockname()[1], log)
-            nursery.cancel_scope.cancel()
+        with no_faults() as faults:
+            async with trio.open_nursery() as nursery:
+                worker = Worker(config, log.fd)
+                server = Server(worker, [sock])
+                await nursery.start(server.run)
+                relay = Relay(worker, server, sock.getsockname()[1], log)
+                relay.faults = faults
+                await trio.testing.wait_all_tasks_blocked()  # all of its own tasks have started
+                yield relay
+                nursery.cancel_scope.cancel()
     finally:
         log.close()
         sock.close()
+        if relay is not None:
+            for client in relay.clients:
+                client.close()
+
+
+@asynccontextmanager
+async def scene(
+    route: str = "", *, more: str = "", upstream_keys: str = ""
+) -> AsyncIterator[tuple[Relay, Upstream]]:
+    """A relay with one catch-all route, and the upstream behind it."""
+    upstream = await Upstream.open()
+    try:
+        config = route_to(upstream, route, more=more, upstream_keys=upstream_keys)
+        async with running(config) as relay:
+            yield relay, upstream
+    finally:
+        upstream.close()
 
 
 def route_to(

@@ -69,11 +69,14 @@ class Worker:
         return RouteState(route, self.counters.route(route.name), turns)
 
     async def run(self) -> None:
-        """The engine and the clocks, for ever."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.engine.run)
-            nursery.start_soon(self.alarms.run)
-            nursery.start_soon(self.errands.run)
+        """The engine and the clocks, for ever. Cancellation: idle upstream connections are closed."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.engine.run)
+                nursery.start_soon(self.alarms.run)
+                nursery.start_soon(self.errands.run)
+        finally:
+            self.groups.close()
 
     def group(self, upstream: Upstream) -> Group:
         return self.groups[upstream]

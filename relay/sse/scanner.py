@@ -42,7 +42,8 @@ class BoundaryScanner:
 
     Attributes:
         events: blocks with a `data` line so far: what an EventSource dispatches.
-        blocks: blocks with at least one line so far, `events` included.
+        comments: blocks that dispatched nothing so far: comments, and `id:`, `event:` or `retry:`
+            without data.
         between: nothing of a block has come since the last boundary (true before the first byte and
             after the BOM).
         progressed: whether the last `feed` ended an event (comments do not count).
@@ -57,15 +58,15 @@ class BoundaryScanner:
         "_fresh",
         "_line",
         "between",
-        "blocks",
         "bom",
+        "comments",
         "events",
         "progressed",
     )
 
     def __init__(self) -> None:
         self.events = 0
-        self.blocks = 0
+        self.comments = 0
         self.between = True
         self.progressed = False
         self.bom = False
@@ -78,11 +79,9 @@ class BoundaryScanner:
         self._cr = False  # its last byte is a CR: a LF that follows belongs to it
 
     @property
-    def comments(self) -> int:
-        """Blocks that dispatched nothing: comments, and `id:`, `event:` or `retry:` without
-        data.
-        """
-        return self.blocks - self.events
+    def blocks(self) -> int:
+        """Blocks with at least one line so far."""
+        return self.events + self.comments
 
     def feed(self, data: bytes) -> int:
         """Look at the next bytes of the stream, in any split.
@@ -103,7 +102,6 @@ class BoundaryScanner:
                     ends = 0
             if ends:
                 self.events += ends
-                self.blocks += ends
                 self.progressed = True
                 return size
         events = self.events
@@ -115,7 +113,7 @@ class BoundaryScanner:
         """Block by block, for everything that is not the typical read."""
         pos = boundary = 0
         if self._fresh and data:
-            if self.blocks:  # the typical read does not stop to say so
+            if self.events:  # the typical read does not stop to say so
                 self._fresh = False
             else:
                 pos = boundary = self._skip_bom(data)
@@ -199,10 +197,11 @@ class BoundaryScanner:
             self._line = data[pos : pos + _KNOWN]
 
     def _end_block(self) -> None:
-        self.blocks += 1
         if self._data:
             self.events += 1
             self._data = False
+        else:
+            self.comments += 1
         self.between = True
 
 

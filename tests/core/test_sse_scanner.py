@@ -62,6 +62,7 @@ def test_vectors_whole_bytewise_and_in_two(vector: Vector) -> None:
 
 @settings(deadline=None, max_examples=500)
 @example([b"data: a\n\n", b"\xef\xbb\xbf", b"data: b\n\n"])  # the typical read, then no mark
+@example([BOM + b"event: e\ndata: a\n\n"])  # a typical read but for the mark
 @example([b"data: a\r\n\r", b"data: b\n\n", b"\n", b"data: c\n\n"])
 @given(split_streams())
 def test_any_stream_in_any_split(pieces: list[bytes]) -> None:

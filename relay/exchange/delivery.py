@@ -63,7 +63,7 @@ class Delivery:
                 await self._retry_event()
             elif self._reply.status == 101:
                 await self._switch()
-            elif self._reply.produce is not None:
+            elif self._reply.produce is not None and exchange.head.method != b"HEAD":
                 await self._produce()
             elif body is None:
                 await self._whole(self._reply.body)
@@ -207,7 +207,7 @@ class Delivery:
         now = trio.current_time()
         record.first_byte = record.first_byte or now
         first = transfer.data(rest, now) if rest else b""
-        record.bytes_out += len(first)
+        transfer.sent = len(first)
         if head or first:
             await self._send(head + first)
         worker = exchange.worker
@@ -228,6 +228,7 @@ class Delivery:
         finally:
             worker.registry.discard(transfer)
             record.events = transfer.flow.events
+            record.bytes_out += transfer.sent
             if record.streaming:
                 counters.active -= 1
         assert transfer.ending is not None

@@ -48,6 +48,7 @@ class Transfer:
         "paused",
         "record",
         "route",
+        "sent",
         "wake",
     )
 
@@ -65,6 +66,7 @@ class Transfer:
         self.counters = counters
         self.ending: Ending | None = None
         self.abort = False
+        self.sent = 0  # bytes of the body for the client, framing included
         self.last_in = self.last_event = self.last_out = now
         self.paused = False  # the client is slower than the upstream just now
         self.wake = _nobody  # set by the pump: come and look, something was asked

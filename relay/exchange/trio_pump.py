@@ -56,7 +56,7 @@ class TrioPump:
         if not out:
             return
         transfer = self._transfer
-        transfer.record.bytes_out += len(out)
+        transfer.sent += len(out)
         self._client.write_within = transfer.route.timeouts.write
         transfer.paused = True
         try:

@@ -14,7 +14,14 @@ Rules
 
 from __future__ import annotations
 
-from relay.http.bodies import BodyReader, body_reader, chunk, last_chunk
+from relay.http.bodies import (
+    PLAIN_SIZES,
+    BodyReader,
+    ChunkReader,
+    body_reader,
+    chunk,
+    last_chunk,
+)
 from relay.http.fault import Fault
 from relay.http.framing import CHUNKED
 from relay.sse.completion import Completion
@@ -23,6 +30,7 @@ from relay.sse.scanner import BoundaryScanner
 from relay.sse.translate import TranslationError, Translator
 
 _BOM = b"\xef\xbb\xbf"
+_LF = 10
 
 
 class EventFlow:
@@ -34,12 +42,14 @@ class EventFlow:
 
     __slots__ = (
         "_chunked",
+        "_clear",
         "_completion",
         "_fast",
         "_injected",
         "_max_event",
         "_open",
         "_tail",
+        "events",
         "held",
         "payload_bytes",
         "reader",
@@ -56,7 +66,9 @@ class EventFlow:
         self.reader: BodyReader = body_reader(framing_in, "upstream")
         self.scanner = BoundaryScanner()
         self.payload_bytes = 0
+        self.events = 0
         self.held = 0
+        self._clear = False  # nothing is held or half read anywhere: see `feed`
         self._chunked = framing_out == CHUNKED
         self._completion = completion
         self._max_event = max_event
@@ -74,27 +86,61 @@ class EventFlow:
         return self.reader.rest
 
     @property
-    def events(self) -> int:
-        return self.scanner.events
-
-    @property
     def truncated(self) -> bool:
         """At the end of the body: whether the route's completion marker is missing."""
         return self._completion is not None and not self._completion.seen
 
     def feed(self, data: bytes) -> bytes:
-        """What the client gets for `data`. Raises: Fault."""
-        reader = self.reader
+        """What the client gets for `data`. Raises: Fault.
+
+        The common read is told apart first: one plain chunk that is one event with LF line ends. It goes out as it is,
+        and neither the reader nor the scanner needs to hear of it.
+        """
+        if self._clear:
+            line = data.find(b"\r")
+            size = PLAIN_SIZES.get(data[:line])
+            last = len(data) - 4
+            if (
+                size == last - line
+                and data.endswith(b"\n\n\r\n")
+                and data.find(b"\n\n") == last
+                and data.count(b"\r") == 2
+                and data[line + 1] == _LF
+                and (data.startswith(b"data:", line + 2) or b"\ndata:" in data)
+            ):
+                self.events += 1
+                self.payload_bytes += size
+                if self._completion is not None:
+                    self._completion.see(data[line + 2 : -2])
+                return data
+        return self._feed(data)
+
+    def _feed(self, data: bytes) -> bytes:
+        """Any read: by the reader of the framing and the scanner of boundaries."""
+        reader, scanner = self.reader, self.scanner
         payload = reader.feed(data)
         size = len(payload)
         self.payload_bytes += size
-        cut = self.scanner.feed(payload)
+        before = scanner.events
+        cut = scanner.feed(payload)
+        self.events += scanner.events - before
         if cut == size and self._tail is None and self._fast and reader.whole:
             if self._completion is not None:
                 self._completion.see(payload)
-            return data if self._chunked else payload
-        out = self._cut(payload, cut) if size else b""
-        return out + self._last() if reader.done else out
+            out = data if self._chunked else payload
+        else:
+            out = self._cut(payload, cut) if size else b""
+        if reader.done:
+            return out + self._last()
+        self._clear = (
+            self._chunked
+            and self._fast
+            and self._tail is None
+            and isinstance(reader, ChunkReader)
+            and reader.between
+            and scanner.between
+        )
+        return out
 
     def _cut(self, payload: bytes, cut: int) -> bytes:
         """Pass what is whole, hold the rest."""
@@ -190,6 +236,7 @@ class TranslatedFlow(EventFlow):
         payload = self.reader.feed(data)
         self.payload_bytes += len(payload)
         cut = self.scanner.feed(payload)
+        self.events = self.scanner.events
         out = self._cut(payload, cut) if payload else b""
         return out + self._last() if self.done else out
 

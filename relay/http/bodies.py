@@ -42,7 +42,7 @@ _FORBIDDEN_TRAILERS = frozenset(
 )
 
 # Sizes that were seen written plainly. Streams write the same few again and again; bounded, shared by all.
-_SIZES: dict[bytes, int] = {}
+PLAIN_SIZES: Final[dict[bytes, int]] = {}
 _MAX_SIZES: Final = 4096
 
 _STATE_SIZE, _STATE_DATA, _STATE_CRLF, _STATE_TRAILER = range(4)
@@ -156,14 +156,14 @@ class ChunkReader:
     def feed(self, data: bytes) -> bytes:
         if self._state == _STATE_SIZE and not self._held:
             line = data.find(b"\r\n")
-            size = _SIZES.get(data[:line])
+            size = PLAIN_SIZES.get(data[:line])
             if size is not None and len(data) == line + size + 4 and data.endswith(b"\r\n"):
                 self.whole = True
                 return data[line + 2 : -2]
             parts = data.split(b"\r\n")
             if len(parts) & 1 and not parts.pop():
                 payloads = parts[1::2]
-                if list(map(_SIZES.get, parts[::2])) == list(map(len, payloads)):
+                if list(map(PLAIN_SIZES.get, parts[::2])) == list(map(len, payloads)):
                     self.whole = True
                     return payloads[0] if len(payloads) == 1 else b"".join(payloads)
         self.whole = False
@@ -171,6 +171,11 @@ class ChunkReader:
 
     def eof(self) -> bool:
         return self.done
+
+    @property
+    def between(self) -> bool:
+        """Exactly between two chunks."""
+        return self._state == _STATE_SIZE and not self._held
 
     def _step(self, data: bytes) -> bytes:
         pieces: list[bytes] = []
@@ -220,8 +225,8 @@ class ChunkReader:
         size = match[1]
         self._left = int(size, 16)
         self._state = _STATE_DATA if self._left else _STATE_TRAILER
-        if self._left and len(_SIZES) < _MAX_SIZES and _PLAIN_SIZE.fullmatch(line[:-2]):
-            _SIZES[size] = self._left
+        if self._left and len(PLAIN_SIZES) < _MAX_SIZES and _PLAIN_SIZE.fullmatch(line[:-2]):
+            PLAIN_SIZES[size] = self._left
         return end + 1
 
     def _trailer_section(self, data: bytes, at: int) -> int:

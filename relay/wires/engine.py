@@ -39,30 +39,35 @@ class Registered(Protocol):
 class Engine:
     """The nested epoll of one worker. `run` is its one task."""
 
-    __slots__ = ("_again", "_epoll", "_wires", "now", "woke")
+    __slots__ = ("_again", "_epoll", "_handlers", "now", "woke")
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._wires: dict[int, Registered] = {}
+        self._handlers: dict[int, Registered] = {}
         self._again: list[tuple[SocketWire, Callable[[], None]]] = []
         self.now = 0.0  # trio.current_time() of this round
         self.woke = False  # a step rescheduled a task: Trio must run
 
     def __len__(self) -> int:
         """How many sockets are registered."""
-        return len(self._wires)
+        return len(self._handlers)
 
     def add(self, wire: Registered, fd: int) -> None:
         self._epoll.register(fd, READ_EVENTS)
-        self._wires[fd] = wire
+        self._handlers[fd] = wire
+
+    def hand_over(self, fd: int, handler: Registered) -> None:
+        """Let `handler` hear of this socket from now on (a pump in place of its wire, and back)."""
+        self._handlers[fd] = handler
 
     def discard(self, fd: int) -> None:
         """Forget a socket that is about to be closed."""
-        if self._wires.pop(fd, None) is not None:
+        if self._handlers.pop(fd, None) is not None and not self._epoll.closed:
             self._epoll.unregister(fd)
 
     def want_write(self, fd: int, wanted: bool) -> None:
-        self._epoll.modify(fd, WRITE_EVENTS if wanted else READ_EVENTS)
+        if not self._epoll.closed:  # cancelled together with those who still wait
+            self._epoll.modify(fd, WRITE_EVENTS if wanted else READ_EVENTS)
 
     def again(self, wire: SocketWire, step: Callable[[], None]) -> None:
         """Give `step` another turn after the others had theirs."""
@@ -89,7 +94,7 @@ class Engine:
 
     def _rounds(self) -> None:
         poll = self._epoll.poll
-        wires = self._wires
+        handlers = self._handlers
         clock = trio.current_time
         self.now = clock()
         leave = self.now + STAY
@@ -97,13 +102,13 @@ class Engine:
         events = poll(0, BATCH)
         while True:
             for fd, mask in events:
-                wire = wires.get(fd)
-                if wire is None:
+                handler = handlers.get(fd)
+                if handler is None:
                     continue  # closed by an earlier step of this round
                 try:
-                    wire.ready(mask)
+                    handler.ready(mask)
                 except Exception as error:
-                    wire.crash(error)
+                    handler.crash(error)
             if self._again:
                 self._run_again()
             if self.woke or self.now >= leave:

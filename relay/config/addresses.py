@@ -32,7 +32,7 @@ def parse_address(text: str) -> Address:
         raise ValueError(
             'a host is needed: "127.0.0.1:PORT", or "0.0.0.0:PORT" for every interface'
         )
-    if text.startswith(("*:", ":")):
+    if text.startswith(("*:", ":")) and not text.startswith("::"):
         raise ValueError('for every interface write "0.0.0.0:PORT" or "[::]:PORT"')
     host, port = _host_and_port(text)
     if port is None:

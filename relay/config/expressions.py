@@ -27,7 +27,7 @@ def compile_expression(text: str) -> Expression:
         place = f"at position {error.lexer_position + 1}"
         raise ValueError(f"unexpected character {place}") from None
     except exceptions.ParseError as error:
-        if error.token_type == "eof":
+        if not error.token_value:
             raise ValueError("it ends too early") from None
         place = f"at position {error.lex_position + 1}"
         raise ValueError(f'unexpected "{error.token_value}" {place}') from None

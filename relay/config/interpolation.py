@@ -26,9 +26,12 @@ _LARGEST_FILE: Final = 64 * 1024  # bytes; a secret is a line, and a wrong path 
 
 
 class Filled(str):
-    """A text in which something was put; whoever shows it shows `written`."""
+    """A text in which something was put; whoever shows it shows `written`, as `repr` does."""
 
     written: str
+
+    def __repr__(self) -> str:
+        return repr(self.written)
 
 
 class Interpolation:

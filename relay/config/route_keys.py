@@ -17,9 +17,9 @@ RETRY_CAUSES: Final = ("refused", "timeout", "502", "503", "504", "429")
 def _read_commit(value: object) -> float:
     if value == "on-head":
         return float("inf")
-    if isinstance(value, str) and value.startswith("after "):
-        return units.parse_duration(value.removeprefix("after ")) if value != "after off" else -1
-    raise ValueError("")
+    if not isinstance(value, str) or not value.startswith("after ") or value == "after off":
+        raise ValueError("")
+    return units.parse_duration(value.removeprefix("after "))
 
 
 def _read_complete(value: object) -> bytes:

@@ -156,8 +156,7 @@ class Reader:
             filled = isinstance(value, Filled)
             reason = "" if filled or not str(error) else f": {error}"
             found = "" if kind.secret else f"found {_masked(raw)}, "
-            near = nearest(str(raw), kind.choices) if kind.choices and not filled else ""
-            near = near if "did you mean" in near else ""
+            near = "" if filled else _alike(raw, kind.choices)
             self.mistake(path, f"{found}expected {kind.expected}{reason}{near}")
             return INVALID
 
@@ -216,6 +215,14 @@ class Reader:
         except ValueError as error:
             self.mistake(path, str(error))
             return INVALID
+
+
+def _alike(raw: object, choices: tuple[str, ...]) -> str:
+    """The choice that was probably meant. A status that is near another one is not alike it."""
+    if not choices or not isinstance(raw, str) or raw.isdigit():
+        return ""
+    hint = nearest(raw, choices)
+    return hint if "did you mean" in hint else ""
 
 
 def _masked(raw: object) -> str:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from relay.routing.pattern import decode
@@ -70,7 +70,7 @@ class Template:
     text: str
     has_query: bool
     names: frozenset[str]
-    _parts: tuple[bytes | _Placeholder, ...]
+    _parts: tuple[bytes | _Placeholder, ...] = field(repr=False)  # a secret may be in the query
 
     @classmethod
     def parse(cls, text: str) -> Template:

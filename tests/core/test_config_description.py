@@ -1,0 +1,105 @@
+"""`relay check` on a good file, and the reference page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relay.config import describe, loads, warnings
+from relay.config.reference import reference
+
+TEXT = """
+[server]
+listen = ["127.0.0.1:8000", "unix:/run/relay.sock"]
+[upstreams.backend]
+urls = ["http://a:1/base", "http://b:2"]
+request_headers = { Authorization = "Bearer ${TOKEN}", Cookie = "" }
+[upstreams.spare]
+url = "http://spare"
+[[routes]]
+path = "/{rest...}"
+upstream = "backend"
+[[routes]]
+name = "logs"
+path = "/api/{id}/logs"
+methods = ["GET"]
+upstream = "backend"
+upstream_path = "/v1/{id}?key=${TOKEN}"
+heartbeat = "5s"
+commit = "after 2s"
+complete_when = "[DONE]"
+retries = 2
+retry_on = ["429", "502"]
+timeouts = { idle = "off" }
+limits = { max_event = "64KiB" }
+cors = { origins = ["*"] }
+[[routes]]
+path = "/chat"
+methods = ["POST"]
+source = "enqueue"
+enqueue = { upstream = "backend", path = "/m" }
+follow = { path = "/s?m={reply.id}", translate = "json:dumps" }
+cancel = { path = "/c", method = "DELETE" }
+[[routes]]
+path = "/ask"
+source = "answer"
+answer = { upstream = "backend", path = "/ask", text = "t", fallback = "backend" }
+[[routes]]
+path = "/health"
+source = "local"
+"""
+
+DESCRIPTION = (
+    """\
+listen   127.0.0.1:8000, unix:/run/relay.sock
+admin    off
+upstream backend = http://a:1/base, http://b:2 (least-streams) sets authorization,-cookie
+upstream spare = http://spare:80
+
+METHODS  PATH            SOURCE                                POLICY
+GET      /api/{id}/logs  forward backend /v1/{id}?key=${TOKEN}  """
+    + (
+        "name logs, heartbeat 5s, commit after 2s, complete_when [DONE], "
+        "retries 2, retry_on 429/502, "
+        "cors *, timeouts.idle off, limits.max_event 64KiB"
+    )
+    + """
+any      /ask            answer POST backend /ask
+                           else backend
+POST     /chat           enqueue POST backend /m
+                           then GET backend /s?m={reply.id}
+                           translated by json:dumps
+                           cancel DELETE backend /c
+any      /health         local 200
+any      /{rest...}      forward backend (as it came)"""
+)
+
+
+def test_describe() -> None:
+    config = loads(TEXT, {"TOKEN": "s3cret"})
+    text = describe(config)
+    assert [line.split() for line in text.splitlines()] == [
+        line.split() for line in DESCRIPTION.splitlines()
+    ]
+    rows = text.partition("\n\n")[2].splitlines()
+    column = rows[0].index("SOURCE")
+    assert {row[column - 2 : column] for row in rows} == {"  "}
+    assert "s3cret" not in text
+
+
+def test_an_upstream_that_no_route_uses_is_a_warning() -> None:
+    config = loads(TEXT, {"TOKEN": "s3cret"})
+    assert warnings(config) == ("upstreams.spare: no route uses it",)
+
+
+def test_the_reference_page_is_what_the_code_checks() -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
+    remedy = "python -m relay.config.reference > docs/reference/configuration.md"
+    assert page.read_text(encoding="utf-8") == reference(), remedy
+
+
+def test_every_key_of_the_reference_has_a_meaning() -> None:
+    rows = [line.split(" | ") for line in reference().splitlines() if line.startswith("| `")]
+    assert len(rows) > 100
+    for row in rows:
+        assert len(row) == 5, row
+        assert row[3].strip(), row

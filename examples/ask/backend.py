@@ -24,7 +24,7 @@ ANSWER = (
     "You asked: {query}. A relay stands between a reader and a source. It holds nothing back, runs"
     " nothing on for nobody and fakes nothing. What the source says reaches the reader at once;"
     " when the reader leaves, the source is stopped; when the source breaks, the reader is told so."
-    " Grüße, 你好, 👩‍👩‍👧‍👦 and e\u0301 stay whole."
+    " Grüße, naïve and e\u0301 stay whole."
 )
 
 app = Service()

@@ -39,9 +39,13 @@ def events_of(response: httpx.Response) -> Iterator[Arrival]:
 
 
 def came_one_by_one(arrivals: Sequence[Arrival]) -> bool:
-    """Whether each event was here before the backend sent the next (`at` in its data)."""
+    """Whether events were here before the backend sent the next (`at` in their data).
+
+    A machine that is busy may be late once or twice; a buffer is late for all of its events.
+    """
     sent = [arrival.json()["at"] for arrival in arrivals]
-    return all(earlier.arrived < later for earlier, later in zip(arrivals, sent[1:], strict=False))
+    early = [arrival.arrived < later for arrival, later in zip(arrivals, sent[1:], strict=False)]
+    return bool(early) and sum(early) >= 0.8 * len(early)
 
 
 def calls(backend: Server, part: str = "") -> list[dict[str, Any]]:

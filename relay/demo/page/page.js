@@ -19,7 +19,7 @@ class Lane {
     this.color = kind;
     this.told = $(`.lane.${kind} .told`, element);
     this.marks = []; // { arrived, kind, sent? } drawn by the time-line
-    this.lives = []; // { number, pid, started, ended, lost } of the generator, from the backend
+    this.lives = []; // { number, pid, started, ended, state, lost } of generators
     this.reset();
   }
 
@@ -64,11 +64,11 @@ class Lane {
         if (started < this.began - 20) continue; // of an earlier page
         this.lives.push((life = { number, pid, started }));
       }
-      Object.assign(life, { ended: ended ?? undefined, lost: state === "broken" });
+      Object.assign(life, { ended: ended ?? undefined, state, lost: state === "broken" });
       this.life = life;
     }
     for (const life of this.lives) {
-      if (life.pid !== pid && !life.ended) Object.assign(life, { ended: now(), lost: true });
+      if (life.pid !== pid && !life.ended) Object.assign(life, { ended: now(), state: "killed", lost: true });
     }
   }
 
@@ -78,15 +78,23 @@ class Lane {
     if (this.events.length) parts.push(`${this.events.length} events`);
     if (this.delays.length) parts.push(`${median(this.delays).toFixed(0)} ms after they were sent`);
     if (this.error) parts.push(`<span class="bad">${escape(this.error)}</span>`);
-    else if (this.ended) parts.push(this.kind === "relay" ? "complete" : "ended, looks complete");
-    if (this.stopped !== undefined && this.life?.ended) {
-      const late = Math.max(0, this.life.ended - this.stopped).toFixed(0);
-      parts.push(`<span class="good">backend stopped ${late} ms after you did</span>`);
-    } else if (this.stopped !== undefined && this.life) {
-      parts.push('<span class="bad">you stopped, the backend runs on</span>');
-    }
+    else if (this.ended && this.life?.lost) parts.push('<span class="bad">cut, but looks complete</span>');
+    else if (this.ended) parts.push("complete");
+    parts.push(...this.#afterStop());
     const line = parts.join(" · ");
     if (this.told.innerHTML !== line) this.told.innerHTML = line;
+  }
+
+  /** What the generator did when the reader had gone. */
+  #afterStop() {
+    const { stopped, life } = this;
+    if (stopped === undefined || !life || life.ended < stopped - 1) return [];
+    if (!life.ended) return ['<span class="bad">you stopped, the backend runs on</span>'];
+    const late = Math.max(0, life.ended - stopped).toFixed(0);
+    if (life.state === "stopped" && late < 1000) {
+      return [`<span class="good">backend stopped ${late} ms after you did</span>`];
+    }
+    return [`<span class="bad">backend ran on for ${(late / 1000).toFixed(1)} s</span>`];
   }
 }
 

@@ -38,6 +38,9 @@ export class Timeline {
     context.clearRect(0, 0, width, height);
     const end = now();
     const x = (time) => width - ((end - time) / SPAN) * width;
+    for (let second = Math.ceil((end - SPAN) / 1000); second * 1000 < end; second++) {
+      line(context, [[x(second * 1000), 0], [x(second * 1000), height]], color("line"), 1, 0.45);
+    }
     const lanes = this.lanes.filter((lane) => !lane.hidden);
     lanes.forEach((lane, index) => {
       const each = height / 2;

@@ -1,8 +1,11 @@
-"""A relay in the test's own process, between a scripted upstream and a raw client, all on real loopback sockets.
+"""A relay in the test's own process, between a scripted upstream and a raw client, all on real
+loopback sockets.
 
-    client (RawPeer) ──► relay ──► Upstream (accepts; each connection a RawPeer the test drives by hand)
+    client (RawPeer) ──► relay ──► Upstream (accepts; each connection a RawPeer the test drives by
+    hand)
 
-Order is forced by what has arrived, never by sleeping: a test reads until it sees something, then goes on. Every wait is
+Order is forced by what has arrived, never by sleeping: a test reads until it sees something, then
+goes on. Every wait is
 bounded by LIMIT, so a missing byte is a failure and not a hang.
 """
 
@@ -182,7 +185,8 @@ class Relay:
         return [await self.line() for _ in range(count)]
 
     def inventory(self) -> Inventory:
-        """What is held now. Not counted: idle upstream connections, which are kept on purpose, and the test's ends."""
+        """What is held now. Not counted: idle upstream connections, which are kept on purpose, and
+        the test's ends."""
         worker = self.worker
         origins = [origin for group in worker.groups for origin in group.origins]
         idle = sum(len(origin.idle) for origin in origins)
@@ -198,7 +202,7 @@ class Relay:
     async def nothing_left(self, before: Inventory) -> None:
         """Wait until the relay holds what it held before: no task, socket or descriptor more."""
         with trio.move_on_after(LIMIT):
-            while self.inventory() != before:
+            while self.inventory() != before:  # noqa: ASYNC110 - no event tells of descriptors
                 await trio.sleep(0.001)
         now = self.inventory()
         assert now == before, f"{now} != {before}"
@@ -230,10 +234,11 @@ class LogPipe:
 
 @contextmanager
 def no_faults() -> Iterator[list[logging.LogRecord]]:
-    """Fail if relay logs an error of its own inside the block; what was logged, for a test that wants one."""
+    """Fail if relay logs an error of its own inside the block; what was logged, for a test that
+    wants one."""
     seen: list[logging.LogRecord] = []
     handler = logging.Handler(logging.ERROR)
-    handler.emit = seen.append  # type: ignore[method-assign]
+    handler.emit = seen.append  # type: ignore[assignment,method-assign]
     logger = logging.getLogger("relay")
     logger.addHandler(handler)
     try:
@@ -290,7 +295,8 @@ async def scene(
 def route_to(
     upstream: Upstream | str, route: str = "", *, more: str = "", upstream_keys: str = ""
 ) -> str:
-    """TOML of a relay with one catch-all route to `upstream`; `route` and `more` are further lines."""
+    """TOML of a relay with one catch-all route to `upstream`; `route` and `more` are further
+    lines."""
     url = upstream if isinstance(upstream, str) else upstream.url
     return f"""
 {more}
@@ -307,7 +313,7 @@ upstream = "backend"
 async def settle(condition: Callable[[], bool]) -> None:
     """Wait until `condition` holds; bounded by LIMIT."""
     with trio.fail_after(LIMIT):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - conditions of any kind
             await trio.sleep(0.001)
 
 

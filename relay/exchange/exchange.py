@@ -48,6 +48,7 @@ from relay.wires.wire import Expired, Gone
 if TYPE_CHECKING:
     from relay.exchange.connection import Connection
 
+_BODILESS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
 
@@ -208,6 +209,8 @@ class Exchange:
 
     async def _respond(self) -> None:
         """Run the source and deliver what it brings."""
+        if self.ending is not None:
+            await trio.lowlevel.checkpoint()  # the client has left: nobody is dialled for it
         self._commitment = Commitment.begin(self)
         failure: Failure | None = None
         try:
@@ -278,6 +281,7 @@ class Exchange:
         fields: Fields = [(b"accept", b"application/json, text/event-stream")]
         if payload:
             fields.append((b"content-type", content_type))
+        if payload or method not in _BODILESS:  # RFC 9110 §8.6: an empty POST says so
             fields.append((b"content-length", b"%d" % len(payload)))
         head = RequestHead(
             method,

@@ -72,14 +72,18 @@ class Groups:
     """Every upstream of a worker: `groups[upstream]`.
 
     Looked up by identity first, because hashing an Upstream costs more than choosing from it.
+
+    Attributes:
+        changed: set by the next `update`, which leaves a new event here.
     """
 
-    __slots__ = ("_alarms", "_by_identity", "_engine", "_live")
+    __slots__ = ("_alarms", "_by_identity", "_engine", "_live", "changed")
 
     def __init__(self, config: Config, engine: Engine, alarms: Alarms) -> None:
         self._engine = engine
         self._alarms = alarms
         self._live: list[Group] = []
+        self.changed = trio.Event()
         # The key's object is kept beside the group, so that no other object can get its id.
         self._by_identity: dict[int, tuple[Upstream, Group]] = {}
         self.update(config)
@@ -106,8 +110,7 @@ class Groups:
     def update(self, config: Config) -> list[Group]:
         """Take over a new configuration.
 
-        Returns: the groups that are new; those with `upstream.health` need a task of
-            `health.check`.
+        Returns: the groups that are new (`health.watch` finds them by itself).
         """
         forget_tls_contexts()
         before, self._live = self._live, []
@@ -126,6 +129,8 @@ class Groups:
                 group.close()
                 identities[id(group.upstream)] = (group.upstream, group)
         self._by_identity = identities
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
         return new
 
     def close_idle(self) -> None:

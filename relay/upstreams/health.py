@@ -25,7 +25,7 @@ from relay.wires.wire import Gone, Wire
 
 if TYPE_CHECKING:
     from relay.config.values import HealthCheck
-    from relay.upstreams.group import Group
+    from relay.upstreams.group import Group, Groups
     from relay.upstreams.origin import Origin
 
 JITTER = 0.1  # ± share of the interval: workers do not check in step
@@ -56,6 +56,22 @@ class Verdict:
         self.up = healthy
         self._against = 0
         return True
+
+
+async def watch(groups: Groups, report: Report) -> None:
+    """Check the urls of every upstream that asks for it, those of later configurations too.
+
+    Never returns. `report` is told of every change, synchronously; for the log.
+    """
+    watched: set[Group] = set()
+    async with trio.open_nursery() as nursery:
+        while True:
+            changed = groups.changed
+            for group in groups:
+                if group not in watched and group.upstream.health is not None:
+                    nursery.start_soon(check, group, report)
+            watched = set(groups)
+            await changed.wait()
 
 
 async def check(group: Group, report: Report) -> None:

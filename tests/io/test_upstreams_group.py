@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from relay.config.values import Address, Config, Limits, Server, Timeouts, Upstream
+from relay.config.values import Upstream
 from relay.upstreams.group import Groups
-from tests.io.upstreams_ground import Plane, data_plane, http, upstream, wire_pair
-
-
-def config(*upstreams: Upstream) -> Config:
-    return Config(
-        Server((Address("tcp", "127.0.0.1", 0),)),
-        Limits(),
-        Timeouts(),
-        {one.name: one for one in upstreams},
-        (),
-    )
+from tests.io.upstreams_ground import Plane, config, data_plane, http, upstream, wire_pair
 
 
 def named(name: str, port: int) -> Upstream:

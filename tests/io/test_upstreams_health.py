@@ -9,12 +9,13 @@ import pytest
 import trio
 
 from relay.config.values import FieldEdits, HealthCheck, Url
-from relay.upstreams.group import Group
-from relay.upstreams.health import Verdict, check, probe, states
+from relay.upstreams.group import Group, Groups
+from relay.upstreams.health import Verdict, check, probe, states, watch
 from relay.upstreams.origin import Origin
 from tests.io.upstreams_ground import (
     Blackhole,
     Plane,
+    config,
     data_plane,
     http,
     refusing_port,
@@ -181,6 +182,24 @@ async def test_checks_end_with_their_group_in_the_middle_of_one() -> None:
         group.close()
         await ended.wait()
         assert len(plane.engine) == 0
+
+
+async def test_watching_follows_the_configuration() -> None:
+    """1. One upstream is checked. 2. A reload replaces it by another. 3. Only that is checked."""
+    async with (
+        data_plane() as plane,
+        patient(plane, OK) as (one, first),
+        patient(plane, OK) as (two, second),
+    ):
+        health = HealthCheck(interval=0.01)
+        groups = Groups(config(upstream(first, health=health)), plane.engine, plane.alarms)
+        plane.nursery.start_soon(watch, groups, lambda *_: None)
+        await until(lambda: one.asked)
+        groups.update(config(upstream(second, health=health)))
+        await until(lambda: len(two.asked) >= 3)  # what was on its way to the first has arrived
+        asked = len(one.asked)
+        await until(lambda: len(two.asked) >= 6)
+        assert len(one.asked) == asked
 
 
 async def test_without_settings_there_is_nothing_to_check() -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import trio
 
-from relay.config.values import Upstream, Url
+from relay.config.values import Address, Config, Limits, Server, Timeouts, Upstream, Url
 from relay.upstreams.origin import Origin
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
@@ -78,6 +78,16 @@ def http(port: int, host: str = "127.0.0.1") -> Url:
 
 def upstream(*urls: Url, **settings: object) -> Upstream:
     return Upstream("backend", urls or (http(1),), **settings)  # type: ignore[arg-type]
+
+
+def config(*upstreams: Upstream) -> Config:
+    return Config(
+        Server((Address("tcp", "127.0.0.1", 0),)),
+        Limits(),
+        Timeouts(),
+        {one.name: one for one in upstreams},
+        (),
+    )
 
 
 def origin(plane: Plane, url: Url | None = None, **settings: object) -> Origin:

@@ -29,6 +29,7 @@ logger = logging.getLogger("relay")
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _RETRY_ACCEPT = 0.1  # seconds
 _TICK = 0.05  # seconds between looks at what drains
+_ERRANDS = 1.0  # seconds a drain waits for errands behind the last exchange
 _SPREAD = 0.8  # of the drain time: over so much of it farewells are spread, the rest is for the last to end
 
 
@@ -53,7 +54,8 @@ class Server:
                 task_status.started()
                 await self._stopping.wait()
                 await self._drain(nursery)
-            await self.worker.errands.done()
+            with trio.move_on_after(_ERRANDS):
+                await self.worker.errands.done()
             if self.worker.log is not None:
                 self.worker.log.flush()
             plane.cancel_scope.cancel()

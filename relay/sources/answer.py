@@ -6,16 +6,16 @@
 Rules
   * The status is 200 from the start; what goes wrong is the last event: `{"type": "error", "code",
     "message", "retryable"}`, the stream ends cleanly behind it, and the Ending tells what it was.
-  * `timeout` is absolute, over all attempts: how long a reader waits at most for the first chunk.
   * Nothing was shown before the first chunk, so until then another attempt is honest: `retries`
-    with back-off on the upstream, then the same on the fallback. A request that the backend finds
-    wrong is not repeated, and an answer that cannot be used is not asked for twice.
+    with back-off on the upstream, then the same on the fallback.
+  * `timeout` bounds each attempt, to the last byte of its answer. A backend that was too slow, or
+    whose answer cannot be used, is not asked again, as more work would not help it; the fallback
+    is. A request that a backend finds wrong is wrong for the other one too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import inf
 
 import trio
 
@@ -73,7 +73,7 @@ class _Telling:
         return None
 
     async def _tell(self, send: SendEvents, pieces: list[str]) -> None:
-        pace = 0.0 if self._plan.pace == inf else self._plan.pace
+        pace = self._plan.pace
         total = len(pieces)
         for index, piece in enumerate(pieces):
             if index and pace:
@@ -101,17 +101,10 @@ class _Telling:
     # -- the backend's answer ----------------------------------------------------------------------
 
     async def _answer(self, target: bytes) -> tuple[str, bytes]:
-        """The text, and the metadata as an event. Raises: Failure."""
+        """The text, and the metadata as an event. Raises: Failure, that of the last attempt."""
         plan = self._plan
-        with trio.move_on_after(plan.timeout):
-            return await self._persist(target)
-        raise Failure(504, Cause.SILENT, f"no answer within {plan.timeout:g} s", code="TIMEOUT")
-
-    async def _persist(self, target: bytes) -> tuple[str, bytes]:
-        plan = self._plan
-        upstreams = (plan.upstream,) if plan.fallback is None else (plan.upstream, plan.fallback)
         last: Failure | None = None
-        for upstream in upstreams:
+        for upstream in _in_order(plan):
             pause = FIRST_PAUSE
             for again in range(plan.retries + 1):
                 if again:
@@ -123,8 +116,8 @@ class _Telling:
                     if failure.code == "BAD_REQUEST":
                         raise
                     last = failure
-                    if not failure.retryable:
-                        break  # the same question would get the same answer here
+                    if not failure.retryable or failure.cause is Cause.SILENT:
+                        break
         assert last is not None, "there is at least one attempt"
         raise last
 
@@ -136,18 +129,27 @@ class _Telling:
                 upstream,
                 plan.method,
                 target,
-                body=self._raw,
+                body=b"" if plan.method == b"GET" else self._raw,
                 content_type=b"application/json",
-                within=inf,
+                within=plan.timeout,
                 max_answer=plan.max_answer,
             )
         except Failure as failure:
+            if failure.cause is Cause.SILENT:
+                raise _timed_out(plan.timeout) from None
             if failure.code == "answer_too_large" or failure.cause is Cause.NONSENSE:
                 raise _bad_answer(failure.message, failure.cause) from None
             # Not its own words: they name the upstream, which is the operator's affair.
             raise _unavailable("the backend cannot be reached", failure.cause) from None
         _check_status(result)
         return _read_answer(plan, result.body)
+
+
+def _in_order(plan: Answer) -> tuple[Upstream, ...]:
+    """Whom to ask. A fallback with the same urls is none."""
+    if plan.fallback is None or plan.fallback.urls == plan.upstream.urls:
+        return (plan.upstream,)
+    return (plan.upstream, plan.fallback)
 
 
 def _check_status(result: CallResult) -> None:
@@ -190,6 +192,10 @@ def _bad_request(message: str) -> Failure:
     return Failure(
         400, Cause.BAD_REQUEST, message, side=Side.CLIENT, code="BAD_REQUEST", retryable=False
     )
+
+
+def _timed_out(within: float) -> Failure:
+    return Failure(504, Cause.SILENT, f"no answer within {within:g} s", code="TIMEOUT")
 
 
 def _bad_answer(message: str, cause: Cause = Cause.FAILED) -> Failure:

@@ -40,6 +40,8 @@ _JSON = b"application/json"
 
 async def enqueue(plan: Enqueue, ask: Ask) -> Reply:
     """The stream of the job that the client's request became. Raises: Failure, Fault."""
+    if ask.head.method == b"HEAD":
+        raise _bad_request("no_events_for_head", "a job cannot be asked for with HEAD")
     raw = await ask.payload(plan.max_body)
     body = _read_request(raw)
     target = _check_targets(plan, ask, body)

@@ -111,11 +111,9 @@ async def _file(directory: Path, ask: Ask) -> Reply:
 
 
 def _path_below(ask: Ask) -> bytes:
-    """What names the file: what the route's `{rest...}` caught, else the whole path."""
+    """What names the file: what the route's `{rest...}` caught; without one, the folder's own."""
     pattern = ask.route.pattern
-    if pattern.has_rest:
-        return ask.params[pattern.names[-1]]
-    return ask.head.path[1:]
+    return ask.params[pattern.names[-1]] if pattern.has_rest else b""
 
 
 def _find(directory: Path, path: bytes) -> _Found:
@@ -135,24 +133,29 @@ def _find(directory: Path, path: bytes) -> _Found:
             raise _not_found()
         # Never a pipe that blocks, and no link that was put there since it was resolved.
         fd = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ):  # ValueError: outside; RuntimeError: links in a circle
+    except (OSError, ValueError, RuntimeError):  # not there; outside, or a NUL; links in a circle
         raise _not_found() from None
-    with open(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if stat.S_ISDIR(status.st_mode):
             raise _Folder
         if not stat.S_ISREG(status.st_mode):
             raise _not_found()
-        # One byte more than allowed tells a file that has grown since.
-        content = file.read(MAX_FILE + 1) if status.st_size <= MAX_FILE else None
-    if content is None or len(content) > MAX_FILE:
-        raise _Refused(403, "file_too_large", f"files over {MAX_FILE} bytes are not served")
+        content = _content(fd, status.st_size)
+    finally:
+        os.close(fd)
     etag = b'"%x-%x"' % (status.st_mtime_ns, status.st_size)
     return _Found(content, _type_of(wanted.name), etag, int(status.st_mtime))
+
+
+def _content(fd: int, size: int) -> bytes:
+    """The bytes of a regular file. Raises: _Refused for one too large, or grown so since."""
+    if size <= MAX_FILE:
+        with open(fd, "rb", closefd=False) as file:
+            content = file.read(MAX_FILE + 1)
+        if len(content) <= MAX_FILE:
+            return content
+    raise _Refused(403, "file_too_large", f"files over {MAX_FILE} bytes are not served")
 
 
 def _served(segment: bytes) -> bool:

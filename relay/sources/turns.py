@@ -33,6 +33,11 @@ class Turns:
         """How many keys somebody holds or awaits."""
         return len(self._locks)
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn, over all keys."""
+        return sum(lock.statistics().tasks_waiting for lock in self._locks.values())
+
     @asynccontextmanager
     async def turn(self, key: str, within: float) -> AsyncIterator[None]:
         """Hold the turn of `key` for the block.

@@ -1,0 +1,570 @@
+"""source = "enqueue": order in time, every way it fails, and nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import trio
+
+from tests.harness import RawPeer, Relay, descriptors, running, settle
+from tests.io.sources_ground import STREAM_HEAD, Asked, Backend, event, opened, response
+
+Script = Callable[[Asked], Awaitable[None]]
+
+JOB = {"user_id": "ann", "message": "hello"}
+
+
+def broker(
+    url: str, *, route: str = "", enqueue: str = "", follow: str = "", cancel: bool = False
+) -> str:
+    """TOML of the message broker of design §6.4, with further lines for each table."""
+    told = """
+[routes.cancel]
+upstream = "broker"
+path = "/cancel?id={reply.message_id}"
+timeout = "50ms"
+"""
+    return f"""
+[upstreams.broker]
+url = "{url}"
+[upstreams.broker.request_headers]
+X-API-Key = "k3y"
+
+[[routes]]
+path = "/chat"
+source = "enqueue"
+after_error = "close"
+{route}
+[routes.enqueue]
+upstream = "broker"
+path = "/message"
+{enqueue}
+[routes.follow]
+upstream = "broker"
+path = "/stream?user_id={{body.user_id}}&message_id={{reply.message_id}}"
+translate = "broker"
+{follow}
+{told if cancel else ""}
+[translations.broker.queued]
+data = {{ type = "status", state = "queued" }}
+[translations.broker.done]
+data = {{ type = "complete" }}
+last = true
+"""
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[Backend]:
+    async with opened() as backend:
+        yield backend
+
+
+async def nothing_left(relay: Relay) -> None:
+    """No errand, no turn, no count: as before the exchange."""
+    worker = relay.worker
+    turns = worker.table.find(b"POST", b"/chat").value.turns  # type: ignore[union-attr]
+    origins = [origin for group in worker.groups for origin in group.origins]
+    await settle(lambda: not len(worker.errands) and not len(turns))
+    await settle(lambda: all(origin.streams == 0 for origin in origins))
+    await settle(lambda: len(worker.engine) == 1 + sum(len(origin.idle) for origin in origins))
+
+
+async def test_one_post_becomes_a_job_and_its_stream(backend: Backend) -> None:
+    async with running(broker(backend.url)) as relay:
+        raw = b'{ "user_id": "a&b",  "message": "hi" }'
+        client = await backend.post(relay, "/chat", raw)
+        job = await backend.asked()
+        answer = await response(client)
+        assert answer.status == 200, "the head is out while the broker thinks"
+        assert job.line == b"POST /message"
+        assert job.body == raw, "the client's JSON as it came"
+        assert b"\r\nx-api-key: k3y\r\n" in job.head.lower()
+        assert b"\r\ncontent-type: application/json\r\n" in job.head
+        await job.answer(202, {"message_id": "m/1"})
+        stream = await backend.asked()
+        assert stream.line == b"GET /stream?user_id=a%26b&message_id=m%2F1"
+        assert stream.body == b""
+        await stream.peer.send(STREAM_HEAD + event("queued", {"position": 2}))
+        assert await answer.event() == {"type": "status", "state": "queued", "position": 2}
+        await stream.peer.send(event("done", {"response": "hello"}))
+        assert await answer.events() == [{"type": "complete", "response": "hello"}]
+        assert answer.clean
+        line = await relay.line()
+        assert (line["ending"], line["status"]) == ("complete", 200)
+        client.close()
+        await nothing_left(relay)
+
+
+async def test_heartbeats_come_while_the_broker_thinks(backend: Backend) -> None:
+    async with running(broker(backend.url, route='heartbeat = "10ms"')) as relay:
+        client = await backend.post(relay, "/chat", JOB)
+        answer = await response(client)
+        job = await backend.asked()
+        await answer.comment()
+        await answer.comment()
+        await job.answer(202, {"message_id": "1"})
+        stream = await backend.asked()
+        await answer.comment()
+        await stream.peer.send(STREAM_HEAD + event("done", {}))
+        assert await answer.events() == [{"type": "complete"}]
+
+
+# -- the client's mistakes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "bad_json"),
+        (b"{", "bad_json"),
+        (b"[1]", "bad_json"),
+        (b"null", "bad_json"),
+        (b'{"user_id": NaN}', "bad_json"),
+        (b'{"user_id": "\xff"}', "bad_json"),
+        (b"[" * 100_000, "bad_json"),
+        ('{"user_id": "a"}'.encode("utf-16"), "bad_json"),
+        (b"{}", "bad_request_body"),
+        (b'{"user_id": {"a": 1}}', "bad_request_body"),
+        (b'{"user_id": null}', "bad_request_body"),
+    ],
+)
+async def test_a_mistake_of_the_client_is_a_plain_400(
+    backend: Backend, body: bytes, code: str
+) -> None:
+    async with running(broker(backend.url)) as relay:
+        client = await backend.post(relay, "/chat", body)
+        answer = await response(client)
+        assert answer.status == 400
+        shown = await answer.json()
+        assert isinstance(shown, dict)
+        assert shown["error"]["code"] == code
+        line = await relay.line()
+        assert (line["ending"], line["side"]) == ("bad_request", "client")
+        assert backend.nobody_waits(), "nothing was sent to the broker"
+        again = await response(await backend.post(relay, "/chat", b"{", client))
+        assert again.status == 400, "the connection is as good as before"
+
+
+async def test_a_body_over_the_limit_is_a_413(backend: Backend) -> None:
+    async with running(broker(backend.url, enqueue='max_body = "1KiB"')) as relay:
+        answer = await response(await backend.post(relay, "/chat", {**JOB, "message": "x" * 2000}))
+        assert answer.status == 413
+        assert backend.nobody_waits()
+
+
+async def test_a_chunked_body_is_decoded(backend: Backend) -> None:
+    async with running(broker(backend.url)) as relay:
+        client = backend.kept(await relay.client())
+        await client.send(b"POST /chat HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for piece in (b'{"user_id":', b' "a"}'):
+            await client.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+        await client.send(b"0\r\n\r\n")
+        job = await backend.asked()
+        assert job.body == b'{"user_id": "a"}'
+        assert b"\r\ntransfer-encoding:" not in job.head.lower()
+
+
+# -- the broker's failures -------------------------------------------------------------------------
+
+
+def answers(status: int, body: object = b"", kind: str = "application/json") -> Script:
+    async def script(asked: Asked) -> None:
+        await asked.answer(status, body, kind=kind)
+
+    return script
+
+
+def sends(data: bytes) -> Script:
+    async def script(asked: Asked) -> None:
+        await asked.peer.send(data)
+        asked.peer.close()
+
+    return script
+
+
+async def stays_silent(asked: Asked) -> None:
+    """The deadline of the step ends it."""
+
+
+LARGE = {"message_id": "1", "padding": "x" * 70_000}
+
+ENQUEUE_FAILURES = [
+    ("unavailable", answers(503, {"error": "full"}), "enqueue_refused", True, "upstream_failed"),
+    ("busy", answers(429), "enqueue_refused", True, "upstream_failed"),
+    ("refused", answers(400, {"error": "no"}), "enqueue_refused", False, "upstream_failed"),
+    ("no JSON", answers(200, b"<p>"), "bad_reply", False, "upstream_failed"),
+    ("no object", answers(200, ["1"]), "bad_reply", False, "upstream_failed"),
+    ("no id", answers(200, {"id": 1}), "bad_reply", False, "upstream_failed"),
+    ("no scalar id", answers(200, {"message_id": []}), "bad_reply", False, "upstream_failed"),
+    ("large", answers(200, LARGE), "answer_too_large", False, "upstream_failed"),
+    (
+        "large, of no stated length",
+        sends(b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 70_000),
+        "answer_too_large",
+        False,
+        "upstream_failed",
+    ),
+    ("closed", sends(b""), "upstream_broke", True, "upstream_broke"),
+    (
+        "cut",
+        sends(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"),
+        "upstream_broke",
+        True,
+        "upstream_broke",
+    ),
+    ("not HTTP", sends(b"SSH-2.0\r\n\r\n"), "upstream_nonsense", True, "upstream_nonsense"),
+    (
+        "bad chunks",
+        sends(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
+        "upstream_nonsense",
+        True,
+        "upstream_nonsense",
+    ),
+    ("silent", stays_silent, "upstream_timeout", True, "upstream_silent"),
+]
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "retryable", "ending"),
+    [case[1:] for case in ENQUEUE_FAILURES],
+    ids=[case[0] for case in ENQUEUE_FAILURES],
+)
+async def test_a_job_that_is_not_accepted_ends_with_an_event(
+    backend: Backend, script: Script, code: str, retryable: bool, ending: str
+) -> None:
+    async with running(broker(backend.url, enqueue='timeout = "100ms"', cancel=True)) as relay:
+        answer = await response(await backend.post(relay, "/chat", JOB))
+        await script(await backend.asked())
+        [last] = await answer.events()
+        assert (last["type"], last["code"], last["retryable"]) == ("error", code, retryable)
+        assert answer.status == 200
+        assert answer.clean, "after_error is close"
+        line = await relay.line()
+        assert line["ending"] == ending
+        answer.peer.close()
+        await nothing_left(relay)
+        assert backend.nobody_waits(), "nothing was followed, and nothing posted twice"
+
+
+async def test_a_broker_that_is_down_ends_with_an_event(backend: Backend) -> None:
+    backend.upstream.close()
+    async with running(broker(backend.url)) as relay:
+        answer = await response(await backend.post(relay, "/chat", JOB))
+        assert answer.status == 200, "however fast the refusal: the contract is the same"
+        [last] = await answer.events()
+        assert (last["code"], last["retryable"]) == ("upstream_unreachable", True)
+        assert (await relay.line())["ending"] == "upstream_unreachable"
+
+
+FOLLOW_FAILURES = [
+    ("refused", answers(500), "stream_refused", True, "upstream_failed"),
+    ("forbidden", answers(403), "stream_refused", False, "upstream_failed"),
+    ("never ready", answers(404), "stream_not_ready", False, "upstream_failed"),
+    ("too early for ever", answers(425), "stream_not_ready", True, "upstream_failed"),
+    ("JSON", answers(200, {}), "bad_stream", False, "upstream_failed"),
+    ("redirected", answers(302), "stream_refused", False, "upstream_failed"),
+    ("closed", sends(b""), "upstream_broke", True, "upstream_broke"),
+    ("silent", stays_silent, "upstream_timeout", True, "upstream_silent"),
+]
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "retryable", "ending"),
+    [case[1:] for case in FOLLOW_FAILURES],
+    ids=[case[0] for case in FOLLOW_FAILURES],
+)
+async def test_a_job_without_a_stream_ends_with_an_event_and_is_cancelled(
+    backend: Backend, script: Script, code: str, retryable: bool, ending: str
+) -> None:
+    follow = 'timeout = "100ms"\nnot_ready_for = "0s"'
+    async with running(broker(backend.url, follow=follow, cancel=True)) as relay:
+        answer = await response(await backend.post(relay, "/chat", JOB))
+        await (await backend.asked()).answer(202, {"message_id": "m1"})
+        await script(await backend.asked())
+        [last] = await answer.events()
+        assert (last["type"], last["code"], last["retryable"]) == ("error", code, retryable)
+        assert (await relay.line())["ending"] == ending
+        told = await backend.asked()
+        assert told.line == b"POST /cancel?id=m1"
+        assert b"\r\ncontent-length: 0\r\n" in told.head
+        await told.answer(204)
+        answer.peer.close()
+        await nothing_left(relay)
+
+
+async def test_a_stream_that_is_not_there_yet_is_asked_for_again(backend: Backend) -> None:
+    async with running(broker(backend.url)) as relay:
+        answer = await response(await backend.post(relay, "/chat", JOB))
+        job = await backend.asked()
+        await job.answer(202, {"message_id": "m1"}, close=False)
+        for status in (404, 425, 404):
+            early = await backend.asked(job.peer)
+            await early.answer(status, {"error": "not yet"}, close=False)
+        stream = await backend.asked(job.peer)
+        assert stream.line == b"GET /stream?user_id=ann&message_id=m1"
+        assert backend.nobody_waits(), "all of it went over one connection"
+        await stream.peer.send(STREAM_HEAD + event("done", {}))
+        assert await answer.events() == [{"type": "complete"}]
+
+
+async def test_a_worker_that_falls_silent_ends_with_an_event(backend: Backend) -> None:
+    async with running(broker(backend.url, route='event_idle = "50ms"', cancel=True)) as relay:
+        answer = await response(await backend.post(relay, "/chat", JOB))
+        await (await backend.asked()).answer(202, {"message_id": "m1"})
+        stream = await backend.asked()
+        await stream.peer.send(STREAM_HEAD + event("queued", {}))
+        events = await answer.events()
+        assert [each["type"] for each in events] == ["status", "error"]
+        assert (await relay.line())["ending"] == "upstream_silent"
+        await stream.peer.ended()
+        await (await backend.asked()).answer(204)
+        answer.peer.close()
+        await nothing_left(relay)
+
+
+async def test_a_stream_that_is_lost_inside_an_event_ends_with_a_whole_one(
+    backend: Backend,
+) -> None:
+    async with running(broker(backend.url)) as relay:
+        answer = await response(await backend.post(relay, "/chat", JOB))
+        await (await backend.asked()).answer(202, {"message_id": "m1"})
+        stream = await backend.asked()
+        head = STREAM_HEAD.replace(b"Connection: close", b"Transfer-Encoding: chunked")
+        await stream.peer.send(head + b'19\r\nevent: queued\ndata: {"po')
+        stream.peer.close()
+        [last] = await answer.events()
+        assert (last["type"], last["code"]) == ("error", "upstream_broke")
+        assert (await relay.line())["ending"] == "upstream_broke"
+
+
+# -- order -----------------------------------------------------------------------------------------
+
+ORDER = 'order_by = "body.user_id"\n'
+
+
+def turns_of(relay: Relay) -> Callable[[], int]:
+    found = relay.worker.table.find(b"POST", b"/chat")
+    turns = found.value.turns  # type: ignore[union-attr]
+    return lambda: turns.waiting
+
+
+async def test_rapid_messages_of_one_user_keep_their_order(backend: Backend) -> None:
+    async with running(broker(backend.url, enqueue=ORDER)) as relay:
+        waiting = turns_of(relay)
+        await backend.post(relay, "/chat", {**JOB, "message": 1})
+        first = await backend.asked()
+        await backend.post(relay, "/chat", {**JOB, "message": 2})
+        await settle(lambda: waiting() == 1)
+        await backend.post(relay, "/chat", {**JOB, "message": 3})
+        await settle(lambda: waiting() == 2)
+        other = await backend.post(relay, "/chat", {"user_id": "bob", "message": 4})
+        await response(other)
+        assert b"bob" in (await backend.asked()).body, "another user waits for nobody"
+        assert backend.nobody_waits(), "and nobody overtakes"
+        await first.answer(202, {"message_id": "m1"})
+        asked = [await backend.asked(), await backend.asked()]
+        [second] = [each for each in asked if each.line.startswith(b"POST")]
+        assert b'"message": 2' in second.body
+        await second.answer(202, {"message_id": "m2"})
+        asked = [await backend.asked(), await backend.asked()]
+        [third] = [each for each in asked if each.line.startswith(b"POST")]
+        assert b'"message": 3' in third.body
+
+
+async def test_a_message_behind_a_refused_one_is_posted(backend: Backend) -> None:
+    async with running(broker(backend.url, enqueue=ORDER)) as relay:
+        await backend.post(relay, "/chat", {**JOB, "message": 1})
+        first = await backend.asked()
+        await backend.post(relay, "/chat", {**JOB, "message": 2})
+        await settle(lambda: turns_of(relay)() == 1)
+        await first.answer(503)
+        assert b'"message": 2' in (await backend.asked()).body
+
+
+async def test_who_leaves_while_waiting_gives_its_place_up(backend: Backend) -> None:
+    async with running(broker(backend.url, enqueue=ORDER)) as relay:
+        waiting = turns_of(relay)
+        await backend.post(relay, "/chat", {**JOB, "message": 1})
+        first = await backend.asked()
+        second = await backend.post(relay, "/chat", {**JOB, "message": 2})
+        await settle(lambda: waiting() == 1)
+        await backend.post(relay, "/chat", {**JOB, "message": 3})
+        await settle(lambda: waiting() == 2)
+        second.close()
+        await settle(lambda: waiting() == 1)
+        line = await relay.line()
+        assert (line["ending"], line["phase"]) == ("client_left", "queued")
+        await first.answer(202, {"message_id": "m1"})
+        asked = [await backend.asked(), await backend.asked()]
+        [third] = [each for each in asked if each.line.startswith(b"POST")]
+        assert b'"message": 3' in third.body
+
+
+async def test_waiting_for_a_turn_is_bounded(backend: Backend) -> None:
+    async with running(broker(backend.url, enqueue=ORDER + 'order_wait = "50ms"')) as relay:
+        await backend.post(relay, "/chat", JOB)
+        await backend.asked()
+        answer = await response(await backend.post(relay, "/chat", JOB))
+        [last] = await answer.events()
+        assert (last["code"], last["retryable"]) == ("order_timeout", True)
+        line = await relay.line()
+        assert (line["ending"], line["side"], line["phase"]) == ("shed", "relay", "queued")
+
+
+@pytest.mark.parametrize("sender", [None, "missing"])
+async def test_a_message_without_a_sender_has_no_order(
+    backend: Backend, sender: str | None
+) -> None:
+    async with running(broker(backend.url, enqueue='order_by = "body.sender"')) as relay:
+        job = JOB if sender else {**JOB, "sender": None}
+        await backend.post(relay, "/chat", job)
+        await backend.post(relay, "/chat", job)
+        await backend.asked()
+        await backend.asked()
+
+
+# -- the client leaves -----------------------------------------------------------------------------
+
+
+async def leave(client: RawPeer, how: str) -> None:
+    if how == "reset":
+        client.reset()
+    else:
+        client.close()
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_gone_before_the_job_is_accepted(backend: Backend, how: str) -> None:
+    async with running(broker(backend.url, enqueue=ORDER, cancel=True)) as relay:
+        client = await backend.post(relay, "/chat", JOB)
+        await response(client)
+        job = await backend.asked()
+        await leave(client, how)
+        await job.peer.ended()
+        line = await relay.line()
+        assert (line["ending"], line["phase"]) == ("client_left", "request")
+        await nothing_left(relay)
+        assert backend.nobody_waits(), "there is no id to cancel by"
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_gone_between_the_two_steps(backend: Backend, how: str) -> None:
+    async with running(broker(backend.url, cancel=True)) as relay:
+        client = await backend.post(relay, "/chat", JOB)
+        await response(client)
+        await (await backend.asked()).answer(202, {"message_id": "m1"})
+        stream = await backend.asked()
+        await leave(client, how)
+        await stream.peer.ended()
+        assert (await relay.line())["ending"] == "client_left"
+        told = await backend.asked()
+        assert told.line == b"POST /cancel?id=m1"
+        assert b"\r\nx-api-key: k3y\r\n" in told.head.lower()
+        await told.answer(204)
+        await nothing_left(relay)
+
+
+async def test_gone_while_the_stream_is_not_there_yet(backend: Backend) -> None:
+    follow = 'not_ready_for = "60s"'
+    async with running(broker(backend.url, follow=follow, cancel=True)) as relay:
+        client = await backend.post(relay, "/chat", JOB)
+        await response(client)
+        await (await backend.asked()).answer(202, {"message_id": "m1"})
+        for _ in range(4):
+            await (await backend.asked()).answer(404)
+        client.close()  # in a pause of 400 ms
+        asked = await backend.asked()
+        while not asked.line.startswith(b"POST /cancel"):
+            await asked.answer(404)  # the close and the next try crossed
+            asked = await backend.asked()
+        await asked.answer(204)
+        assert (await relay.line())["ending"] == "client_left"
+        await nothing_left(relay)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_gone_during_the_stream(backend: Backend, how: str) -> None:
+    async with running(broker(backend.url, cancel=True)) as relay:
+        client = await backend.post(relay, "/chat", JOB)
+        answer = await response(client)
+        await (await backend.asked()).answer(202, {"message_id": "m1"})
+        stream = await backend.asked()
+        await stream.peer.send(STREAM_HEAD + event("queued", {}))
+        await answer.event()
+        await leave(client, how)
+        await stream.peer.ended()
+        line = await relay.line()
+        assert (line["ending"], line["phase"]) == ("client_left", "body")
+        await (await backend.asked()).answer(204)
+        await nothing_left(relay)
+
+
+async def test_a_stream_that_came_to_its_end_is_not_cancelled(backend: Backend) -> None:
+    async with running(broker(backend.url, cancel=True)) as relay:
+        client = await backend.post(relay, "/chat", JOB)
+        answer = await response(client)
+        await (await backend.asked()).answer(202, {"message_id": "m1"})
+        stream = await backend.asked()
+        await stream.peer.send(STREAM_HEAD + event("done", {}))
+        await answer.events()
+        await relay.line()
+        client.close()
+        await nothing_left(relay)
+        assert backend.nobody_waits()
+
+
+async def test_a_broker_that_does_not_answer_the_cancel_holds_nothing(backend: Backend) -> None:
+    async with running(broker(backend.url, cancel=True)) as relay:
+        client = await backend.post(relay, "/chat", JOB)
+        await response(client)
+        await (await backend.asked()).answer(202, {"message_id": "m1"})
+        await backend.asked()
+        client.close()
+        told = await backend.asked()
+        await settle(lambda: len(relay.worker.errands) == 1)
+        await told.peer.ended()  # its deadline
+        await nothing_left(relay)
+
+
+async def test_a_drain_waits_for_the_cancel(backend: Backend) -> None:
+    text = broker(backend.url, cancel=True).replace('timeout = "50ms"', 'timeout = "5s"')
+    async with running("[timeouts]\ndrain = '1ms'\n" + text) as relay:
+        client = await backend.post(relay, "/chat", JOB)
+        await response(client)
+        await (await backend.asked()).answer(202, {"message_id": "m1"})
+        await backend.asked()
+        relay.server.stop()
+        told = await backend.asked()
+        assert told.line == b"POST /cancel?id=m1"
+        await told.answer(204)
+        assert (await relay.line())["ending"] == "drained"
+
+
+async def test_no_descriptor_is_left(backend: Backend) -> None:
+    async with running(broker(backend.url, enqueue=ORDER, cancel=True)) as relay:
+        before = descriptors()
+        for _ in range(20):
+            client = await backend.post(relay, "/chat", JOB)
+            await response(client)
+            job = await backend.asked()
+            client.close()
+            await job.peer.ended()
+            job.peer.close()
+        await relay.lines(20)
+        await nothing_left(relay)
+        assert descriptors() == before
+
+
+async def test_all_leave_at_once(backend: Backend) -> None:
+    """Whatever they were waiting for: the turn, the reply, the stream."""
+    async with running(broker(backend.url, enqueue=ORDER)) as relay:
+        clients = [await backend.post(relay, "/chat", {**JOB, "user_id": n % 3}) for n in range(12)]
+        await settle(lambda: turns_of(relay)() == 9)
+        for client in clients:
+            client.close()
+        lines = await relay.lines(12)
+        assert {line["ending"] for line in lines} == {"client_left"}
+        await nothing_left(relay)
+        with trio.move_on_after(0):
+            await trio.lowlevel.checkpoint()

@@ -20,16 +20,22 @@ import struct
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import trio
 import trio.testing
 
 from relay.config import loads
 from relay.config.values import Config
+from relay.exchange.connection import Connection
 from relay.exchange.worker import Worker
 from relay.serving.server import Server
+from relay.wires.stream_wire import StreamWire, close_now
 
+MemoryPair = tuple[
+    trio.StapledStream[Any, Any],
+    trio.StapledStream[Any, Any],
+]
 LIMIT = 10.0  # seconds any single wait of a test may take
 
 
@@ -46,7 +52,8 @@ class RawPeer:
     @classmethod
     def open_now(cls) -> int:
         """How many ends the test itself holds open."""
-        return sum(peer.stream.socket.fileno() >= 0 for peer in cls._all)
+        streams = [peer.stream for peer in cls._all]
+        return sum(isinstance(s, trio.SocketStream) and s.socket.fileno() >= 0 for s in streams)
 
     @classmethod
     async def connect(cls, port: int) -> Self:
@@ -111,6 +118,24 @@ class RawPeer:
         self.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
 
 
+class MemoryPeer(RawPeer):
+    """The client's end of an in-memory stream (`Relay.attach`)."""
+
+    stream: trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream]  # type:
+    ignore[assignment]
+
+    def half_close(self) -> None:
+        close_now(self.stream.send_stream)
+
+    def close(self) -> None:
+        close_now(self.stream)
+
+    reset = close
+
+    def shrink(self) -> None:
+        raise AssertionError("an in-memory stream has no receive buffer")
+
+
 class Upstream:
     """A listening socket whose connections the test plays by hand."""
 
@@ -157,7 +182,10 @@ class Inventory(NamedTuple):
 class Relay:
     """A running relay: where it listens, what it logged, what it holds."""
 
-    def __init__(self, worker: Worker, server: Server, port: int, log: LogPipe) -> None:
+    def __init__(
+        self, worker: Worker, server: Server, port: int, log: LogPipe, nursery: trio.Nursery
+    ) -> None:
+        self._nursery = nursery
         self.worker = worker
         self.server = server
         self.port = port
@@ -169,6 +197,14 @@ class Relay:
         peer = await RawPeer.connect(self.port)
         self.clients.append(peer)
         return peer
+
+    def attach(self, pair: MemoryPair) -> MemoryPeer:
+        """A client on an in-memory stream: its connection is served like any other."""
+        ours, theirs = pair
+        wire = StreamWire(theirs)
+        connection = Connection(self.worker, wire, "192.0.2.1")
+        self._nursery.start_soon(connection.run)
+        return MemoryPeer(ours)  # type: ignore[arg-type]
 
     async def get(self, path: str = "/", fields: str = "") -> RawPeer:
         """A client that has sent a GET."""
@@ -265,7 +301,7 @@ async def running(config: Config | str) -> AsyncIterator[Relay]:
                 worker = Worker(config, log.fd)
                 server = Server(worker, [sock])
                 await nursery.start(server.run)
-                relay = Relay(worker, server, sock.getsockname()[1], log)
+                relay = Relay(worker, server, sock.getsockname()[1], log, nursery)
                 relay.faults = faults
                 await trio.testing.wait_all_tasks_blocked()  # all of its own tasks have started
                 yield relay

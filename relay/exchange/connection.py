@@ -161,8 +161,7 @@ class Connection:
             exchange.ending = Ending(Side.RELAY, exchange.phase, Cause.FAULT)
             raise
         finally:
-            if isinstance(self.wire, SocketWire):
-                self.wire.on_gone = None
+            self.wire.on_gone = None
             self._log(exchange)
 
     def _log(self, exchange: Exchange) -> None:

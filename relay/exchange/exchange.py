@@ -332,7 +332,10 @@ class Exchange:
             self._upload = None
 
     async def payload(self, limit: int) -> bytes:
-        return await Upload.whole(self, limit)
+        payload = await Upload.whole(self, limit)
+        if isinstance(self.wire, StreamWire) and self.wire.on_gone is None:
+            self._watch_stream()  # the body is read: somebody must go on reading
+        return payload
 
     async def commit(self) -> None:
         if self._commitment is None:

@@ -1,0 +1,174 @@
+"""The promise of test_disconnect.py for a client that is not a socket: in-memory streams, as in the
+embedded form. Such a stream tells of its end only to a reader, so relay reads ahead, up to a bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from trio.testing import lockstep_stream_pair, memory_stream_pair
+
+from tests.harness import (
+    EVENT_HEAD,
+    MemoryPair,
+    MemoryPeer,
+    RawPeer,
+    Relay,
+    Upstream,
+    chunked,
+    running,
+    scene,
+    settle,
+)
+
+Ends = tuple[MemoryPeer, RawPeer]
+Phase = Callable[[MemoryPeer, Upstream], Awaitable[Ends]]
+MakePair = Callable[[], MemoryPair]
+
+GET = b"GET / HTTP/1.1\r\nHost: relay.test\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: relay.test\r\nContent-Length: 10\r\n\r\n"
+
+pairs = pytest.mark.parametrize(
+    "pair", [memory_stream_pair, lockstep_stream_pair], ids=["memory", "lockstep"]
+)
+
+
+async def answer_awaited(client: MemoryPeer, up: Upstream) -> Ends:
+    await client.send(GET)
+    peer, _ = await up.request()
+    return client, peer
+
+
+async def stream_silent(client: MemoryPeer, up: Upstream) -> Ends:
+    client, peer = await answer_awaited(client, up)
+    await peer.send(EVENT_HEAD)
+    await client.head()
+    return client, peer
+
+
+async def stream_flowing(client: MemoryPeer, up: Upstream) -> Ends:
+    client, peer = await stream_silent(client, up)
+    for n in range(3):
+        await peer.send(chunked(b"data: %d\n\n" % n))
+        await client.until(b"data: %d\n\n\r\n" % n)
+    return client, peer
+
+
+async def next_request_waiting(client: MemoryPeer, up: Upstream) -> Ends:
+    client, peer = await stream_flowing(client, up)
+    await client.send(GET)
+    return client, peer
+
+
+async def upload_under_way(client: MemoryPeer, up: Upstream) -> Ends:
+    await client.send(POST + b"123")
+    peer, _ = await up.request()
+    await peer.exactly(3)
+    return client, peer
+
+
+async def upload_answered_early(client: MemoryPeer, up: Upstream) -> Ends:
+    client, peer = await upload_under_way(client, up)
+    await peer.send(EVENT_HEAD + chunked(b"data: early\n\n"))
+    await client.until(b"data: early\n\n\r\n")
+    return client, peer
+
+
+async def upload_complete(client: MemoryPeer, up: Upstream) -> Ends:
+    client, peer = await upload_under_way(client, up)
+    await client.send(b"4567890")
+    await peer.exactly(7)
+    await peer.send(EVENT_HEAD)
+    await client.head()
+    return client, peer
+
+
+PHASES: dict[Phase, int] = {
+    answer_awaited: 499,
+    stream_silent: 200,
+    stream_flowing: 200,
+    next_request_waiting: 200,
+    upload_under_way: 499,
+    upload_answered_early: 200,
+    upload_complete: 200,
+}
+
+
+async def left(relay: Relay, peer: RawPeer, status: int) -> None:
+    await peer.rest()
+    line = await relay.line()
+    assert (line["ending"], line["side"], line["status"]) == ("client_left", "client", status)
+
+
+@pairs
+@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.__name__)
+@pytest.mark.parametrize("leave", [MemoryPeer.half_close, MemoryPeer.close])
+async def test_the_upstream_is_closed(
+    phase: Phase, leave: Callable[[MemoryPeer], None], pair: MakePair
+) -> None:
+    async with scene() as (relay, up):
+        before = relay.inventory()
+        client, peer = await phase(relay.attach(pair()), up)
+        leave(client)
+        await left(relay, peer, PHASES[phase])
+        await relay.nothing_left(before)
+
+
+async def test_while_a_write_is_blocked() -> None:
+    """A lockstep stream takes nothing until its reader asks."""
+    async with scene() as (relay, up):
+        before = relay.inventory()
+        client, peer = await stream_silent(relay.attach(lockstep_stream_pair()), up)
+        await peer.send(chunked(b"data: 1\n\n"))
+        await settle(lambda: any(transfer.paused for transfer in relay.worker.registry))
+        client.close()
+        await left(relay, peer, 200)
+        await relay.nothing_left(before)
+
+
+@pairs
+async def test_two_requests_on_one_connection(pair: MakePair) -> None:
+    """What was read ahead is the next request."""
+    async with scene() as (relay, up):
+        before = relay.inventory()
+        client, peer = await answer_awaited(relay.attach(pair()), up)
+        await client.send(GET)
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await client.until(b"ok")
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo")
+        await client.until(b"two")
+        client.close()
+        await relay.nothing_left(before)
+
+
+@pairs
+async def test_while_an_answer_is_made_of_a_whole_body(pair: MakePair) -> None:
+    """The source has read the request to its end; somebody must go on reading to see the client
+    leave."""
+    up = await Upstream.open()
+    config = f"""
+[upstreams.backend]
+url = "{up.url}"
+[[routes]]
+path = "/"
+source = "answer"
+[routes.answer]
+upstream = "backend"
+path = "/answer"
+text = "response"
+"""
+    async with running(config) as relay:
+        before = relay.inventory()
+        client = relay.attach(pair())
+        body = b'{"query": 1}'
+        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body))
+        await client.send(body)
+        await client.until(b"\n\n\r\n")  # the answer's opening event
+        peer, _ = await up.request()
+        client.close()
+        await peer.rest()
+        assert (await relay.line())["ending"] == "client_left"
+        await relay.nothing_left(before)
+    up.close()

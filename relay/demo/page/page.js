@@ -68,7 +68,10 @@ class Lane {
       this.life = life;
     }
     for (const life of this.lives) {
-      if (life.pid !== pid && !life.ended) Object.assign(life, { ended: now(), state: "killed", lost: true });
+      if (life.pid === pid || life.ended) continue;
+      const end = this.marks.findLast(({ kind }) => kind === "error" || kind === "end");
+      const ended = end?.arrived > life.started ? end.arrived : now();
+      Object.assign(life, { ended, state: "killed", lost: true });
     }
   }
 
@@ -228,6 +231,7 @@ async function poll() {
       tellBackend("down", "backend is down");
     }
     for (const system of strips) for (const lane of system.lanes) lane.tell();
+    $("#palette-state").textContent = query.lanes[0].told.textContent;
     await pause(POLL);
   }
 }

@@ -221,9 +221,16 @@ def _is_trusted(address: str | None, networks: Trusted) -> bool:
         _known_for, _known = networks, {}
     trusted = _known.get(address)
     if trusted is None:
-        parsed = ip_address(_text(address).decode("ascii"))
-        trusted = any(network is not None and parsed in network for network in networks)
+        trusted = _is_within(_text(address).decode("ascii"), networks)
         if len(_known) >= _MAX_KNOWN:
             _known.clear()
         _known[address] = trusted
     return trusted
+
+
+def _is_within(address: str, networks: Trusted) -> bool:
+    try:
+        parsed = ip_address(address)
+    except ValueError:  # an embedding server may name its peers in other ways
+        return False
+    return any(network is not None and parsed in network for network in networks)

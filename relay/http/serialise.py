@@ -1,7 +1,7 @@
 """Heads, as bytes. Always HTTP/1.1, names in lower case, fields in the order given.
 
 The values were validated where they came from (by h11, or with the configuration), so nothing is
-validated again; but the line ends are counted, which costs 0.2 µs and makes it impossible that a
+validated again; but the line ends are counted, which costs 0.8 µs and makes it impossible that a
 value ends a head (response splitting).
 """
 
@@ -16,6 +16,7 @@ _REASONS = {status.value: status.phrase.encode("ascii") for status in HTTPStatus
 _STATUS_LINES = {
     status: b"HTTP/1.1 %d %b" % (status, reason) for status, reason in _REASONS.items()
 }
+_join_field = b": ".join
 
 
 def request_bytes(method: bytes, target: bytes, fields: Fields) -> bytes:
@@ -35,7 +36,7 @@ def response_bytes(status: int, reason: bytes, fields: Fields) -> bytes:
 
 def _head(line: bytes, fields: Fields) -> bytes:
     lines = [line]
-    lines += [name + b": " + value for name, value in fields]
+    lines += map(_join_field, fields)
     lines.append(b"\r\n")
     head = b"\r\n".join(lines)
     ends = len(lines)

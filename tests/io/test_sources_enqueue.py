@@ -5,69 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-import trio
 
-from tests.harness import RawPeer, Relay, descriptors, running, settle
+from tests.harness import running
+from tests.io.broker_ground import JOB, broker, nothing_left
 from tests.io.sources_ground import STREAM_HEAD, Asked, Backend, event, opened, response
 
 Script = Callable[[Asked], Awaitable[None]]
-
-JOB = {"user_id": "ann", "message": "hello"}
-
-
-def broker(
-    url: str, *, route: str = "", enqueue: str = "", follow: str = "", cancel: bool = False
-) -> str:
-    """TOML of the message broker of design §6.4, with further lines for each table."""
-    told = """
-[routes.cancel]
-upstream = "broker"
-path = "/cancel?id={reply.message_id}"
-timeout = "50ms"
-"""
-    return f"""
-[upstreams.broker]
-url = "{url}"
-[upstreams.broker.request_headers]
-X-API-Key = "k3y"
-
-[[routes]]
-path = "/chat"
-source = "enqueue"
-after_error = "close"
-{route}
-[routes.enqueue]
-upstream = "broker"
-path = "/message"
-{enqueue}
-[routes.follow]
-upstream = "broker"
-path = "/stream?user_id={{body.user_id}}&message_id={{reply.message_id}}"
-translate = "broker"
-{follow}
-{told if cancel else ""}
-[translations.broker.queued]
-data = {{ type = "status", state = "queued" }}
-[translations.broker.done]
-data = {{ type = "complete" }}
-last = true
-"""
 
 
 @pytest.fixture
 async def backend() -> AsyncIterator[Backend]:
     async with opened() as backend:
         yield backend
-
-
-async def nothing_left(relay: Relay) -> None:
-    """No errand, no turn, no count: as before the exchange."""
-    worker = relay.worker
-    turns = worker.table.find(b"POST", b"/chat").value.turns  # type: ignore[union-attr]
-    origins = [origin for group in worker.groups for origin in group.origins]
-    await settle(lambda: not len(worker.errands) and not len(turns))
-    await settle(lambda: all(origin.streams == 0 for origin in origins))
-    await settle(lambda: len(worker.engine) == 1 + sum(len(origin.idle) for origin in origins))
 
 
 async def test_one_post_becomes_a_job_and_its_stream(backend: Backend) -> None:
@@ -163,6 +112,18 @@ async def test_a_chunked_body_is_decoded(backend: Backend) -> None:
         job = await backend.asked()
         assert job.body == b'{"user_id": "a"}'
         assert b"\r\ntransfer-encoding:" not in job.head.lower()
+
+
+async def test_a_client_that_waits_for_100_gets_it(backend: Backend) -> None:
+    async with running(broker(backend.url)) as relay:
+        client = backend.kept(await relay.client())
+        await client.send(
+            b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: 16\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert (await client.head()).startswith(b"HTTP/1.1 100 ")
+        await client.send(b'{"user_id": "a"}')
+        assert (await response(client)).status == 200
+        assert (await backend.asked()).body == b'{"user_id": "a"}'
 
 
 # -- the broker's failures -------------------------------------------------------------------------
@@ -336,235 +297,3 @@ async def test_a_stream_that_is_lost_inside_an_event_ends_with_a_whole_one(
         [last] = await answer.events()
         assert (last["type"], last["code"]) == ("error", "upstream_broke")
         assert (await relay.line())["ending"] == "upstream_broke"
-
-
-# -- order -----------------------------------------------------------------------------------------
-
-ORDER = 'order_by = "body.user_id"\n'
-
-
-def turns_of(relay: Relay) -> Callable[[], int]:
-    found = relay.worker.table.find(b"POST", b"/chat")
-    turns = found.value.turns  # type: ignore[union-attr]
-    return lambda: turns.waiting
-
-
-async def test_rapid_messages_of_one_user_keep_their_order(backend: Backend) -> None:
-    async with running(broker(backend.url, enqueue=ORDER)) as relay:
-        waiting = turns_of(relay)
-        await backend.post(relay, "/chat", {**JOB, "message": 1})
-        first = await backend.asked()
-        await backend.post(relay, "/chat", {**JOB, "message": 2})
-        await settle(lambda: waiting() == 1)
-        await backend.post(relay, "/chat", {**JOB, "message": 3})
-        await settle(lambda: waiting() == 2)
-        other = await backend.post(relay, "/chat", {"user_id": "bob", "message": 4})
-        await response(other)
-        assert b"bob" in (await backend.asked()).body, "another user waits for nobody"
-        assert backend.nobody_waits(), "and nobody overtakes"
-        await first.answer(202, {"message_id": "m1"})
-        asked = [await backend.asked(), await backend.asked()]
-        [second] = [each for each in asked if each.line.startswith(b"POST")]
-        assert b'"message": 2' in second.body
-        await second.answer(202, {"message_id": "m2"})
-        asked = [await backend.asked(), await backend.asked()]
-        [third] = [each for each in asked if each.line.startswith(b"POST")]
-        assert b'"message": 3' in third.body
-
-
-async def test_a_message_behind_a_refused_one_is_posted(backend: Backend) -> None:
-    async with running(broker(backend.url, enqueue=ORDER)) as relay:
-        await backend.post(relay, "/chat", {**JOB, "message": 1})
-        first = await backend.asked()
-        await backend.post(relay, "/chat", {**JOB, "message": 2})
-        await settle(lambda: turns_of(relay)() == 1)
-        await first.answer(503)
-        assert b'"message": 2' in (await backend.asked()).body
-
-
-async def test_who_leaves_while_waiting_gives_its_place_up(backend: Backend) -> None:
-    async with running(broker(backend.url, enqueue=ORDER)) as relay:
-        waiting = turns_of(relay)
-        await backend.post(relay, "/chat", {**JOB, "message": 1})
-        first = await backend.asked()
-        second = await backend.post(relay, "/chat", {**JOB, "message": 2})
-        await settle(lambda: waiting() == 1)
-        await backend.post(relay, "/chat", {**JOB, "message": 3})
-        await settle(lambda: waiting() == 2)
-        second.close()
-        await settle(lambda: waiting() == 1)
-        line = await relay.line()
-        assert (line["ending"], line["phase"]) == ("client_left", "queued")
-        await first.answer(202, {"message_id": "m1"})
-        asked = [await backend.asked(), await backend.asked()]
-        [third] = [each for each in asked if each.line.startswith(b"POST")]
-        assert b'"message": 3' in third.body
-
-
-async def test_waiting_for_a_turn_is_bounded(backend: Backend) -> None:
-    async with running(broker(backend.url, enqueue=ORDER + 'order_wait = "50ms"')) as relay:
-        await backend.post(relay, "/chat", JOB)
-        await backend.asked()
-        answer = await response(await backend.post(relay, "/chat", JOB))
-        [last] = await answer.events()
-        assert (last["code"], last["retryable"]) == ("order_timeout", True)
-        line = await relay.line()
-        assert (line["ending"], line["side"], line["phase"]) == ("shed", "relay", "queued")
-
-
-@pytest.mark.parametrize("sender", [None, "missing"])
-async def test_a_message_without_a_sender_has_no_order(
-    backend: Backend, sender: str | None
-) -> None:
-    async with running(broker(backend.url, enqueue='order_by = "body.sender"')) as relay:
-        job = JOB if sender else {**JOB, "sender": None}
-        await backend.post(relay, "/chat", job)
-        await backend.post(relay, "/chat", job)
-        await backend.asked()
-        await backend.asked()
-
-
-# -- the client leaves -----------------------------------------------------------------------------
-
-
-async def leave(client: RawPeer, how: str) -> None:
-    if how == "reset":
-        client.reset()
-    else:
-        client.close()
-
-
-@pytest.mark.parametrize("how", ["close", "reset"])
-async def test_gone_before_the_job_is_accepted(backend: Backend, how: str) -> None:
-    async with running(broker(backend.url, enqueue=ORDER, cancel=True)) as relay:
-        client = await backend.post(relay, "/chat", JOB)
-        await response(client)
-        job = await backend.asked()
-        await leave(client, how)
-        await job.peer.ended()
-        line = await relay.line()
-        assert (line["ending"], line["phase"]) == ("client_left", "request")
-        await nothing_left(relay)
-        assert backend.nobody_waits(), "there is no id to cancel by"
-
-
-@pytest.mark.parametrize("how", ["close", "reset"])
-async def test_gone_between_the_two_steps(backend: Backend, how: str) -> None:
-    async with running(broker(backend.url, cancel=True)) as relay:
-        client = await backend.post(relay, "/chat", JOB)
-        await response(client)
-        await (await backend.asked()).answer(202, {"message_id": "m1"})
-        stream = await backend.asked()
-        await leave(client, how)
-        await stream.peer.ended()
-        assert (await relay.line())["ending"] == "client_left"
-        told = await backend.asked()
-        assert told.line == b"POST /cancel?id=m1"
-        assert b"\r\nx-api-key: k3y\r\n" in told.head.lower()
-        await told.answer(204)
-        await nothing_left(relay)
-
-
-async def test_gone_while_the_stream_is_not_there_yet(backend: Backend) -> None:
-    follow = 'not_ready_for = "60s"'
-    async with running(broker(backend.url, follow=follow, cancel=True)) as relay:
-        client = await backend.post(relay, "/chat", JOB)
-        await response(client)
-        await (await backend.asked()).answer(202, {"message_id": "m1"})
-        for _ in range(4):
-            await (await backend.asked()).answer(404)
-        client.close()  # in a pause of 400 ms
-        asked = await backend.asked()
-        while not asked.line.startswith(b"POST /cancel"):
-            await asked.answer(404)  # the close and the next try crossed
-            asked = await backend.asked()
-        await asked.answer(204)
-        assert (await relay.line())["ending"] == "client_left"
-        await nothing_left(relay)
-
-
-@pytest.mark.parametrize("how", ["close", "reset"])
-async def test_gone_during_the_stream(backend: Backend, how: str) -> None:
-    async with running(broker(backend.url, cancel=True)) as relay:
-        client = await backend.post(relay, "/chat", JOB)
-        answer = await response(client)
-        await (await backend.asked()).answer(202, {"message_id": "m1"})
-        stream = await backend.asked()
-        await stream.peer.send(STREAM_HEAD + event("queued", {}))
-        await answer.event()
-        await leave(client, how)
-        await stream.peer.ended()
-        line = await relay.line()
-        assert (line["ending"], line["phase"]) == ("client_left", "body")
-        await (await backend.asked()).answer(204)
-        await nothing_left(relay)
-
-
-async def test_a_stream_that_came_to_its_end_is_not_cancelled(backend: Backend) -> None:
-    async with running(broker(backend.url, cancel=True)) as relay:
-        client = await backend.post(relay, "/chat", JOB)
-        answer = await response(client)
-        await (await backend.asked()).answer(202, {"message_id": "m1"})
-        stream = await backend.asked()
-        await stream.peer.send(STREAM_HEAD + event("done", {}))
-        await answer.events()
-        await relay.line()
-        client.close()
-        await nothing_left(relay)
-        assert backend.nobody_waits()
-
-
-async def test_a_broker_that_does_not_answer_the_cancel_holds_nothing(backend: Backend) -> None:
-    async with running(broker(backend.url, cancel=True)) as relay:
-        client = await backend.post(relay, "/chat", JOB)
-        await response(client)
-        await (await backend.asked()).answer(202, {"message_id": "m1"})
-        await backend.asked()
-        client.close()
-        told = await backend.asked()
-        await settle(lambda: len(relay.worker.errands) == 1)
-        await told.peer.ended()  # its deadline
-        await nothing_left(relay)
-
-
-async def test_a_drain_waits_for_the_cancel(backend: Backend) -> None:
-    text = broker(backend.url, cancel=True).replace('timeout = "50ms"', 'timeout = "5s"')
-    async with running("[timeouts]\ndrain = '1ms'\n" + text) as relay:
-        client = await backend.post(relay, "/chat", JOB)
-        await response(client)
-        await (await backend.asked()).answer(202, {"message_id": "m1"})
-        await backend.asked()
-        relay.server.stop()
-        told = await backend.asked()
-        assert told.line == b"POST /cancel?id=m1"
-        await told.answer(204)
-        assert (await relay.line())["ending"] == "drained"
-
-
-async def test_no_descriptor_is_left(backend: Backend) -> None:
-    async with running(broker(backend.url, enqueue=ORDER, cancel=True)) as relay:
-        before = descriptors()
-        for _ in range(20):
-            client = await backend.post(relay, "/chat", JOB)
-            await response(client)
-            job = await backend.asked()
-            client.close()
-            await job.peer.ended()
-            job.peer.close()
-        await relay.lines(20)
-        await nothing_left(relay)
-        assert descriptors() == before
-
-
-async def test_all_leave_at_once(backend: Backend) -> None:
-    """Whatever they were waiting for: the turn, the reply, the stream."""
-    async with running(broker(backend.url, enqueue=ORDER)) as relay:
-        clients = [await backend.post(relay, "/chat", {**JOB, "user_id": n % 3}) for n in range(12)]
-        await settle(lambda: turns_of(relay)() == 9)
-        for client in clients:
-            client.close()
-        lines = await relay.lines(12)
-        assert {line["ending"] for line in lines} == {"client_left"}
-        await nothing_left(relay)
-        with trio.move_on_after(0):
-            await trio.lowlevel.checkpoint()

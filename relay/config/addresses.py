@@ -1,5 +1,5 @@
-"""Where relay listens and whom it calls: `host:port`, `[::1]:port`, `unix:/path`, `fd:N`, and
-urls.
+"""Where relay listens and whom it calls: `host:port`, `[::1]:port`, `unix:/path`, `fd:N`,
+`fd:NAME`, and urls.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ def parse_address(text: str) -> Address:
         path, _, options = text[5:].partition("?")
         return Address("unix", path=_unix_path(path), mode=_mode(options) if options else None)
     if text.startswith("fd:"):
-        if not re.fullmatch(r"[0-9]{1,6}", text[3:], re.ASCII):
-            raise ValueError('"fd:" is followed by the number of an open descriptor')
-        return Address("fd", fd=int(text[3:]))
+        return _descriptor(text[3:])
     if "://" in text:
         raise ValueError("a listener is no url: leave the scheme out")
     if _PORT.fullmatch(text):
@@ -61,6 +59,16 @@ def parse_url(text: str) -> Url:
     if port == 0:
         raise ValueError("port 0 cannot be called")
     return Url(cast(Literal["http", "https"], scheme), host, port, base_path=_base_path(path))
+
+
+def _descriptor(text: str) -> Address:
+    if re.fullmatch(r"[0-9]{1,6}", text, re.ASCII):
+        return Address("fd", fd=int(text))
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9._@-]*", text, re.ASCII):
+        raise ValueError(
+            '"fd:" is followed by the number or the LISTEN_FDNAMES name of a descriptor'
+        )
+    return Address("fd", name=text)
 
 
 def _host_and_port(text: str) -> tuple[str, int | None]:

@@ -43,8 +43,9 @@ SERVER: Final = Table(
             "listen",
             ListOf(kinds.ADDRESS, single=True, least=1),
             '["127.0.0.1:8000"]',
-            "Where clients connect: `host:port`, `[::1]:port`, `unix:/path?mode=660`, `fd:N`.",
-            "`fd:N` is for systemd and other parents that open the socket.",
+            "Where clients connect: `host:port`, `[::1]:port`, `unix:/path?mode=660`, `fd:N` or "
+            "`fd:NAME`.",
+            "`fd:` is for systemd and other parents that open the socket.",
         ),
         Key(
             "admin",
@@ -73,7 +74,8 @@ SERVER: Final = Table(
             "trusted_proxies",
             ListOf(kinds.NETWORK),
             "[]",
-            "Peers whose forwarding fields and PROXY header are believed.",
+            "Peers whose forwarding fields and PROXY header are believed; `unix`: on unix "
+            "sockets.",
             "Never the networks that clients come from.",
         ),
         Key(

@@ -245,7 +245,11 @@ URL_OR_OFF = text(
     "url or `off`",
 )
 TARGET = text('a path such as "/health"', _target, "path")
-NETWORK = text('an address or network such as "10.0.0.0/8"', ip_network, "network")
+NETWORK = text(
+    'an address or network such as "10.0.0.0/8", or "unix"',
+    lambda value: None if value == "unix" else ip_network(value),
+    "network or `unix`",
+)
 PATTERN = text("a path pattern", Pattern.parse, "path pattern")
 TEMPLATE = text("a target template", Template.parse, "target template")
 FIELD_EDITS = MapOf(

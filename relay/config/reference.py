@@ -23,7 +23,7 @@ its key and line, or the routes in the order in which they are tried.
   is refused.
 * **size**: `"512B"`, `"64KiB"`, `"1MiB"`, `"10MB"`, an integer of bytes, or `"off"` for no limit.
 * **rate**: `"20/s"`, `"600/m"`, or `"off"`.
-* **address**: `host:port`, `[::1]:port`, `unix:/path` (with `?mode=660`), `fd:N`.
+* **address**: `host:port`, `[::1]:port`, `unix:/path` (with `?mode=660`), `fd:N`, `fd:NAME`.
 * **url**: `http://host:port/base`, `https://…`, or `unix:/path`; no user info, query or fragment.
 * **fields**: `{ "X-A" = "value", "X-B" = "" }`; the empty value removes the field. Framing and
   hop-by-hop fields and `Host` cannot be edited.

@@ -34,14 +34,15 @@ class Address:
     host: str = ""  # tcp; without brackets
     port: int = 0  # tcp
     path: str = ""  # unix
-    fd: int = -1  # fd
+    fd: int = -1  # fd: its number, or
+    name: str = ""  # fd: its name in LISTEN_FDNAMES
     mode: int | None = None  # unix: permission bits, `unix:/path?mode=660`
 
     def __str__(self) -> str:
         if self.kind == "unix":
             return f"unix:{self.path}"
         if self.kind == "fd":
-            return f"fd:{self.fd}"
+            return f"fd:{self.name or self.fd}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -51,7 +52,7 @@ class Server:
     admin: Address | None = None
     admin_token: str | None = field(default=None, repr=False)
     workers: int = 1  # "auto" has become the number of usable cores
-    trusted_proxies: tuple[Network, ...] = ()
+    trusted_proxies: tuple[Network | None, ...] = ()  # None: peers on unix sockets
     proxy_protocol: bool = False
     access_log: str = "stdout"  # "stdout" | "stderr" | "off" | a path
     log_query: bool = False  # whether `path` in the access log has the query

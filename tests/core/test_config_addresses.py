@@ -20,6 +20,7 @@ from relay.config.values import Address, Url
         ("unix:/run/r.sock?mode=660", Address("unix", path="/run/r.sock", mode=0o660)),
         ("unix:/run/r.sock?mode=0600", Address("unix", path="/run/r.sock", mode=0o600)),
         ("fd:3", Address("fd", fd=3)),
+        ("fd:web", Address("fd", name="web")),
     ],
 )
 def test_address(text: str, address: Address) -> None:
@@ -52,8 +53,14 @@ def test_address(text: str, address: Address) -> None:
         ("unix:/run/x?mod=1", 'the only option of "unix:" is "?mode=660"'),
         ("unix:/run/x?mode=9", "a mode is three octal digits, such as 660"),
         ("unix:/" + "x" * 107, "a socket's path has at most 107 bytes"),
-        ("fd:", '"fd:" is followed by the number of an open descriptor'),
-        ("fd:x", '"fd:" is followed by the number of an open descriptor'),
+        (
+            "fd:",
+            '"fd:" is followed by the number or the LISTEN_FDNAMES name of a descriptor',
+        ),
+        (
+            "fd:3x",
+            '"fd:" is followed by the number or the LISTEN_FDNAMES name of a descriptor',
+        ),
     ],
 )
 def test_no_address(text: str, reason: str) -> None:

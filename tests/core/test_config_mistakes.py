@@ -61,7 +61,7 @@ ROWS = [
      'server.workers (line 2): found true, expected a whole number from 1 to 256, or "auto"'),
     ('[server]\ntrusted_proxies = ["10.0.0.1/8"]\n' + ROUTE,
      'server.trusted_proxies[0] (line 2): found "10.0.0.1/8", expected an address or network such '
-     'as "10.0.0.0/8": 10.0.0.1/8 has host bits set'),
+     'as "10.0.0.0/8", or "unix": 10.0.0.1/8 has host bits set'),
     ("[server]\nproxy_protocol = true\n" + ROUTE,
      'server.proxy_protocol (line 2): found true, expected "on" or "off": it is written "on" or '
      '"off"'),

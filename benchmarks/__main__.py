@@ -1,6 +1,7 @@
 """``python -m benchmarks``: relay beside its peers."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ PLOTS = Path(__file__).parent.parent / "docs" / "technical-notes" / "plots"
 
 def main(argv: list[str]) -> int:
     wish = _parse(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways out clean up
     raise_file_limit()
     names = wish.measures or [name for name in MEASURES if name not in PLOTTED or wish.plots]
     measures = [MEASURES[name] for name in names]

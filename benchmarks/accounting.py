@@ -1,8 +1,9 @@
 """What a process tree costs, read from /proc: CPU, memory, descriptors.
 
-CPU is the sum over every thread of every process of the tree. ``/proc/PID/task/TID/schedstat`` counts
-nanoseconds on a core; where the kernel lacks it, utime + stime of ``/proc/PID/stat`` (ticks of 10 ms) are
-taken. A process that ended inside the window is missing from it: no peer here starts short-lived workers.
+CPU is the sum over every thread of every process of the tree. ``/proc/PID/task/TID/schedstat``
+counts nanoseconds on a core; where the kernel lacks it, utime + stime of ``/proc/PID/stat`` (ticks
+of 10 ms) are taken. A process that ended inside the window is missing from it: no peer here starts
+short-lived workers.
 """
 
 import os

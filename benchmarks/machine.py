@@ -1,4 +1,5 @@
-"""The machine a figure belongs to: cores, file limit, and a description that goes with the figures."""
+"""The machine a figure belongs to: cores, file limit, and a description that goes with the
+figures."""
 
 import datetime
 import os

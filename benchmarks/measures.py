@@ -1,4 +1,5 @@
-"""The measures: which load, how large in full and in ``--quick``, and which figures the table shows."""
+"""The measures: which load, how large in full and in ``--quick``, and which figures the table
+shows."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,12 +34,14 @@ class Measure:
     shown: tuple[Shown, ...]
     full: Mapping[str, object] = field(default_factory=dict)
     quick: Mapping[str, object] = field(default_factory=dict)
+    origin: tuple[str, ...] = ()
+    """Arguments of the origin."""
 
 
 def growth(
     target: Target,
     *,
-    steps: tuple[int, ...] = GROWTH_STEPS,
+    steps: tuple[int, ...] = (100, 8000),
     total: float = GROWTH_TOTAL,
     seconds: float = 4.0,
 ) -> Figures:
@@ -122,14 +125,37 @@ MEASURES: dict[str, Measure] = {
             quick={"seconds": 1.5, "warm": 0.5},
         ),
         Measure(
+            "ticks",
+            "the same from an origin whose timers have whole milliseconds (asyncio, Trio)",
+            paced,
+            (
+                Shown("cpu_us", "CPU per event, µs"),
+                Shown("p50_us", "latency p50, µs", 0),
+                Shown("p99_us", "latency p99, µs", 0),
+            ),
+            quick={"seconds": 1.5, "warm": 0.5},
+            origin=("--tick-us", "1000"),
+        ),
+        Measure(
             "flood",
-            "8 streams as fast as they go, 100 bytes an event",
+            "8 streams as fast as they go, 100 bytes an event, each its own write",
             flood,
             (
                 Shown("events_s", "events a second", 0, True),
                 Shown("cpu_us", "CPU per event, µs", 2),
             ),
             quick={"seconds": 1.0, "warm": 0.3},
+        ),
+        Measure(
+            "blocks",
+            "8 streams as fast as they go, 100 bytes an event, 64 KiB of them in a write",
+            flood,
+            (
+                Shown("events_s", "events a second", 0, True),
+                Shown("cpu_us", "CPU per event, µs", 2),
+            ),
+            full={"together": 600},
+            quick={"together": 600, "seconds": 1.0, "warm": 0.3},
         ),
         Measure(
             "idle",
@@ -198,8 +224,7 @@ MEASURES: dict[str, Measure] = {
                 Shown("cpu_us_8000", "CPU per event, 8,000 streams, µs"),
                 Shown("growth", "growth", 2),
             ),
-            full={"steps": (100, 8000)},
-            quick={"steps": (100, 1000), "seconds": 1.0},
+            quick={"steps": (100, 8000), "seconds": 0.8},
         ),
         Measure(
             "startup",
@@ -208,7 +233,15 @@ MEASURES: dict[str, Measure] = {
             (Shown("started_ms", "start, ms", 0), Shown("start_mib", "memory at start, MiB")),
         ),
         Measure("rates", "latency against rate (plot)", rates, (), quick={"steps": (5, 20)}),
+        Measure(
+            "growing",
+            "CPU per event against streams (plot)",
+            growth,
+            (),
+            {"steps": GROWTH_STEPS},
+            {"steps": (100, 500), "seconds": 1.0},
+        ),
         Measure("memory", "memory against streams (plot)", memory, (), quick={"steps": (500,)}),
     )
 }
-PLOTTED = ("rates", "memory")  # run only when named or with --plots
+PLOTTED = ("rates", "growing", "memory")  # run only when named or with --plots

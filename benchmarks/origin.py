@@ -1,22 +1,31 @@
 """The upstream of every measure: one process, one epoll, as little HTTP/1.1 as the measures need.
 
-``python -m benchmarks.origin PORT`` listens on 127.0.0.1. What it answers is chosen by path and query:
+``python -m benchmarks.origin PORT`` listens on 127.0.0.1. What it answers is chosen by path and
+query:
 
-====================================  =========================================================================
-``/paced?rate=20&size=100``           event stream, ``rate`` events a second of ``size`` bytes; each carries the
-                                      monotonic clock (ns) of the moment before it was sent; random first phase
-``/flood?size=100``                   event stream as fast as the reader takes it, one chunk per event
-``/idle``                             event stream with one event, then silence
-``/silent``                           no answer at all
-``/small``                            a keep-alive JSON answer of 100 bytes
-``/download?bytes=N&framing=F``       a body of N bytes; F is ``length``, ``chunked`` or ``close``
-``/upload``                           reads a request body, answers with the number of bytes that arrived
-``/watch``                            lines ``arrived ID NS`` and ``closed ID NS`` for every request with ``id=ID``
-``/stats``                            connections, streams, lateness and own CPU as JSON
-====================================  =========================================================================
+``/paced?rate=20&size=100``
+    event stream, ``rate`` events a second of ``size`` bytes, beginning at a random moment; each
+    event carries the monotonic clock (ns) of just before its sending
+``/flood?size=100&together=1``
+    event stream as fast as the reader takes it; one chunk per event, ``together`` chunks a write
+``/idle``
+    event stream with one event, then silence
+``/silent``
+    no answer at all
+``/small``
+    a keep-alive JSON answer of about 100 bytes
+``/download?bytes=N&framing=F``
+    a body of N bytes; F is ``length``, ``chunked`` or ``close``
+``/upload``
+    reads a request body, answers with the number of bytes that arrived (chunk framing included)
+``/watch``
+    lines ``arrived ID NS`` and ``closed ID NS`` for every request with ``id=ID`` in its query
+``/stats``
+    connections, streams, lateness and own CPU as JSON
 
-Events are paced by a periodic timerfd of 100 µs, not by the epoll time-out, which rounds up to milliseconds and
-would send the events of all streams in bursts of ten: independent backends do not do that.
+Events are paced by a periodic timerfd of 100 µs, not by the epoll time-out, which rounds up to
+milliseconds and would send the events of all streams in bursts of ten: independent backends do not
+do that.
 """
 
 import argparse
@@ -46,6 +55,7 @@ from benchmarks.timer import Timer
 TICK_NS = 100_000
 READ_BLOCK = 1 << 18
 MAX_BEHIND = 1 << 20  # bytes a paced stream may be behind before its events are dropped and counted
+SMALL_WRITE = 1 << 12  # bytes
 STEP_BYTES = 1 << 18  # a flood or a download leaves the turn to the others after this much
 _GONE = (errno.EPIPE, errno.ECONNRESET)
 
@@ -98,7 +108,7 @@ class Conn:
 
 
 class Origin:
-    """The server: connections by descriptor, paced events in a heap, watchers told of arrivals and closes."""
+    """Connections by descriptor, paced events in a heap, watchers told of arrivals and closes."""
 
     def __init__(self, port: int, tick_ns: int = TICK_NS) -> None:
         self.listener = socket.create_server(("127.0.0.1", port), backlog=4096)
@@ -232,7 +242,7 @@ class Origin:
         self.timer.start()
 
     def send_due(self) -> None:
-        """Send the events whose moment has come, each with the clock of just before its own send."""
+        """Send the events whose moment has come, each with the clock of its own sending."""
         due, now = self.due, time.monotonic_ns()
         while due and due[0][0] <= now:
             when, serial, conn = due[0]
@@ -331,6 +341,8 @@ class Origin:
                 sent = conn.sock.send(conn.repeat)
                 conn.out = conn.repeat[sent:]
                 conn.times -= conn.times > 0
+                if len(conn.repeat) < SMALL_WRITE:
+                    break  # one event a write, one write a turn: writers, not a large buffer
             elif conn.file_left:
                 sent = os.sendfile(conn.fd, self.block, 0, min(conn.file_left, BODY_BLOCK))
                 conn.file_left -= sent

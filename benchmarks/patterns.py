@@ -12,13 +12,14 @@ CLOCK_DIGITS = 19  # of time.monotonic_ns() with leading zeros: enough for 300 y
 
 
 def pattern(size: int) -> bytes:
-    """Printable bytes whose period (1021, a prime) fits no block size; no CR and no LF among them."""
+    """Printable bytes whose period (1021, a prime) fits no block size; without CR and LF."""
     line = bytes(32 + (i * 7 + i // 95) % 95 for i in range(1021))
     return (line * (size // len(line) + 1))[:size]
 
 
 def memory_file(size: int) -> int:
-    """A descriptor of a file in memory that holds pattern(size): sendfile costs no copy in user space."""
+    """A descriptor of a file in memory that holds pattern(size): sendfile costs no copy in user
+    space."""
     fd = os.memfd_create("pattern")
     os.write(fd, pattern(size))
     return fd

@@ -1,7 +1,7 @@
 """Starting and ending the processes of a run.
 
-Each child leads its own session, so that ending it ends what it started, by id; it is told to die with us,
-so that a killed benchmark leaves nothing behind; and it is pinned before it executes.
+Each child leads its own session, so that ending it ends what it started, by id; it is told to die
+with us, so that a killed benchmark leaves nothing behind; and it is pinned before it executes.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ def running(
             cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(cwd), **(environment or {})},
             start_new_session=True,
-            preexec_fn=lambda: _before_exec(core),
+            preexec_fn=lambda: _before_exec(core),  # noqa: PLW1509 - no threads here
         )
     try:
         _wait_listening(child, port, log, begun)
@@ -75,7 +75,7 @@ def running(
 
 
 def free_port() -> int:
-    """A port nobody listens on now. Another process may take it first: the start then fails and says so."""
+    """A port nobody listens on now; if another process takes it first, the start fails."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -96,7 +96,7 @@ def _wait_listening(child: subprocess.Popen[bytes], port: int, log: Path, begun:
             break
         time.sleep(0.001)
     what = "did not listen in time" if child.poll() is None else f"ended with {child.returncode}"
-    raise StartError(f"{Path(child.args[0]).name} {what}: {log.read_text(errors='replace')[-600:]}")  # type: ignore[index]
+    raise StartError(f"{what}: {log.read_text(errors='replace')[-600:].strip()}")
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -28,10 +28,12 @@ def table(measures: list[Measure], peers: list[str], medians: Medians) -> str:
 
 
 def verdict_table(medians: Medians) -> str:
-    """The targets with what was found."""
+    """The targets of the measures that were run, with what was found."""
     lines = [f"{'target':<50}{'wanted':>10}{'found':>12}"]
     for verdict in verdicts(medians):
         wanted = verdict.wanted
+        if wanted.measure not in medians:
+            continue
         limit = f"{'≥' if wanted.at_least else '≤'} {wanted.limit:g}"
         lines.append(f"{wanted.title:<50}{limit:>10}{_found(verdict):>12}  {_word(verdict)}")
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""Runs measures over peers, interleaved: A B C A B C, so that a slow minute of the machine meets all of them."""
+"""Runs measures over peers, interleaved: A B C A B C, so that a slow minute of the machine meets
+all of them."""
 
 import os
 import statistics
@@ -27,7 +28,7 @@ class Results:
     warnings: list[str] = field(default_factory=list)
 
     def medians(self) -> dict[str, dict[str, Figures]]:
-        """measure → peer → figure → median; a worst case stays the worst, a count of misses is summed."""
+        """measure → peer → figure → median; the worst stays the worst, misses add up."""
         return {
             measure: {peer: _merge(figures) for peer, figures in peers.items() if figures}
             for measure, peers in self.runs.items()
@@ -83,7 +84,7 @@ def run_one(
             key: value.replace("@ORIGIN@", str(origin_port))
             for key, value in peer.environment.items()
         }
-        origin_argv = [sys.executable, "-m", "benchmarks.origin", str(origin_port)]
+        origin_argv = [sys.executable, "-m", "benchmarks.origin", str(origin_port), *measure.origin]
         with (
             running(origin_argv, port=origin_port, core=load_core, log=folder / "origin") as origin,
             running(
@@ -117,7 +118,7 @@ def _merge(runs: list[Figures]) -> Figures:
 
 
 def _warn(results: Results, label: str, figures: Figures) -> None:
-    """Say when the load's core was the limit: the proxy's figures per second are then lower bounds."""
+    """Say when the load's core was the limit: a rate is then a lower bound."""
     busy = figures.get("load_share", 0.0) + figures.get("origin_share", 0.0)
     if busy > SATURATED and figures.get("proxy_share", 1.0) < 0.95:
         results.warnings.append(

@@ -12,7 +12,8 @@ Medians = Mapping[str, Mapping[str, Figures]]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """``figure`` of relay, divided by that of ``peer`` (or as it is), is at most or at least ``limit``."""
+    """``figure`` of relay, divided by that of ``peer`` (or as it is), is at most or at least
+    ``limit``."""
 
     title: str
     measure: str

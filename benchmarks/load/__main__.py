@@ -1,7 +1,7 @@
 """``python -m benchmarks.load KIND --proxy PORT --pid PID``: one load against a running proxy.
 
-For looking into one proxy by hand (a profile, strace -c); the report is ``python -m benchmarks``. The origin has
-to be running too: ``taskset -c 1 python -m benchmarks.origin 9000``.
+For looking into one proxy by hand (a profile, strace -c); the report is ``python -m benchmarks``.
+The origin has to be running too: ``taskset -c 1 python -m benchmarks.origin 9000``.
 """
 
 import argparse

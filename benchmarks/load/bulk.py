@@ -1,8 +1,9 @@
 """Bulk bodies, down and up: MB/s and CPU seconds per GB (MB and GB are powers of ten).
 
-Neither end touches the bytes: the origin sends from a file in memory, and what is received is dropped in the
-kernel (MSG_TRUNC), so that the proxy is the limit and not the load. That the bytes arrive as they were sent is
-the business of the tests. A body is longer than any window (1 TiB): heads play no part.
+Neither end touches the bytes: the origin sends from a file in memory, and what is received is
+dropped in the kernel (MSG_TRUNC), so that the proxy is the limit and not the load. That the bytes
+arrive as they were sent is the business of the tests. A body is longer than any window (1 TiB):
+heads play no part.
 """
 
 import os
@@ -38,7 +39,7 @@ def down(
             raise LoadError("a download ended early")
         return count
 
-    return _measure(target, socks, select.EPOLLIN, move, seconds, warm)
+    return _measure(target, socks, select.EPOLLIN, move, seconds=seconds, warm=warm)
 
 
 def up(target: Target, *, connections: int = 4, seconds: float = 3.0, warm: float = 0.5) -> Figures:
@@ -58,7 +59,7 @@ def up(target: Target, *, connections: int = 4, seconds: float = 3.0, warm: floa
             except ConnectionError as error:
                 raise LoadError(f"an upload ended early: {error}") from error
 
-        return _measure(target, socks, select.EPOLLOUT, move, seconds, warm)
+        return _measure(target, socks, select.EPOLLOUT, move, seconds=seconds, warm=warm)
     finally:
         close_all(socks)
         os.close(body)
@@ -69,6 +70,7 @@ def _measure(
     socks: list[socket.socket],
     interest: int,
     move: Callable[[socket.socket], int],
+    *,
     seconds: float,
     warm: float,
 ) -> Figures:

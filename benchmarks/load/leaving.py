@@ -1,7 +1,8 @@
 """The client leaves: how long until the origin sees its connection closed, phase by phase.
 
-The clock starts just before the client's close() and ends when the origin's recv reports the end; both read the
-machine's monotonic clock. Origin and client share a core, so a context switch is part of every figure.
+The clock starts just before the client's close() and ends when the origin's recv reports the end;
+both read the machine's monotonic clock. Origin and client share a core, so a context switch is part
+of every figure.
 """
 
 import socket
@@ -113,7 +114,7 @@ def _idle_stream(target: Target, ident: int) -> socket.socket:
 
 
 def _flowing_stream(target: Target, ident: int) -> socket.socket:
-    """100 events a second: a proxy that only learns from a failed write needs one or two of them."""
+    """100 events a second: who learns from a failed write needs one or two of them."""
     sock = connect(target)
     sock.sendall(request(target, f"/paced?rate=100&id={ident}"))
     return sock

@@ -1,4 +1,5 @@
-"""Opening connections: a request on each, a bounded number in the making, until the first bytes are there."""
+"""Opening connections: a request on each, a bounded number in the making, until the first bytes are
+there."""
 
 import select
 import socket

@@ -106,10 +106,22 @@ def paced(
 
 
 def flood(
-    target: Target, *, streams: int = 8, size: int = 100, seconds: float = 4.0, warm: float = 0.5
+    target: Target,
+    *,
+    streams: int = 8,
+    size: int = 100,
+    together: int = 1,
+    seconds: float = 4.0,
+    warm: float = 0.5,
 ) -> Figures:
-    """``streams`` streams as fast as they go; an event is counted by its blank line."""
-    socks = open_streams(target, f"/flood?size={size}", streams, FIRST_EVENT)
+    """``streams`` streams as fast as they go; an event is counted by its blank line.
+
+    The origin writes ``together`` events at once. With 1 the two ends can become the limit for a
+    proxy that passes every event on by itself, because each costs the reader a system call; with
+    600 (64 KiB) the proxy is the limit.
+    """
+    path = f"/flood?size={size}&together={together}"
+    socks = open_streams(target, path, streams, FIRST_EVENT)
     try:
         by_fd = {sock.fileno(): sock for sock in socks}
         ep = select.epoll()

@@ -36,7 +36,8 @@ class Target:
 
 @dataclass(slots=True)
 class Window:
-    """``with Window(target) as window:`` counts CPU and time of the block; no garbage collection inside."""
+    """``with Window(target) as window:`` counts CPU and time of the block; no garbage collection
+    inside."""
 
     target: Target
     seconds: float = 0.0

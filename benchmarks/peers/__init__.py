@@ -1,8 +1,9 @@
 """The peers: how each is started, and why it cannot be where it cannot.
 
-The configurations are the files beside this one, with the reason for each line; ``@LISTEN@``, ``@ORIGIN@`` and
-``@FOLDER@`` in them are replaced for a run. Every peer gets one core, one worker or thread, keep-alive to the
-upstream, event streams passed on at once, and the setting that makes it notice a client that left, if it has one.
+The configurations are the files beside this one, with the reason for each line; ``@LISTEN@``,
+``@ORIGIN@`` and ``@FOLDER@`` in them are replaced for a run. Every peer gets one core, one worker
+or thread, keep-alive to the upstream, event streams passed on at once, and the setting that makes
+it notice a client that left, if it has one.
 """
 
 import importlib.util
@@ -167,7 +168,7 @@ PEERS: dict[str, Peer] = {
         ),
         Peer(
             "uvicorn",
-            # uvloop and httptools are what "uvicorn[standard]" brings; no access log: the faster variant.
+            # What "uvicorn[standard]" brings; no access log: the faster variant.
             lambda listen, origin, folder: _python(
                 "-m", "uvicorn", "--port", str(listen), "--backlog", "4096",
                 "--loop", "uvloop", "--http", "httptools", "--no-access-log",

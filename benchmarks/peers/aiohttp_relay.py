@@ -54,7 +54,8 @@ def main() -> None:
     app = web.Application()
     app.cleanup_ctx.append(session)
     app.router.add_route("*", "/{path:.*}", relay)
-    # No access log: the faster variant. handler_cancellation: without it a client that left is not noticed.
+    # No access log: the faster variant. handler_cancellation: without it a client that left
+    # is not noticed.
     web.run_app(
         app,
         host="127.0.0.1",

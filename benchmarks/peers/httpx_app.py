@@ -1,4 +1,5 @@
-"""The usual streaming proxy as an ASGI application with httpx, served by Hypercorn (Trio) or uvicorn.
+"""The usual streaming proxy as an ASGI application with httpx, served by Hypercorn (Trio) or
+uvicorn.
 
 The origin's port comes from the environment: RELAY_BENCH_ORIGIN.
 """

@@ -1,6 +1,7 @@
 """The baseline: the plain Trio + h11 relay that one writes in an afternoon.
 
-Every chunk goes through h11 on both sides and through SocketStream; a child task watches for the client's end.
+Every chunk goes through h11 on both sides and through SocketStream; a child task watches for the
+client's end.
 
 Usage: python -m benchmarks.peers.plain_relay LISTEN ORIGIN
 """
@@ -113,7 +114,7 @@ async def connection(port: int, client: trio.SocketStream) -> None:
         while isinstance(request := await next_event(client, ours), h11.Request):
             if not await exchange(client, ours, request, port):
                 break
-    except (trio.BrokenResourceError, h11.ProtocolError, OSError):
+    except* (trio.BrokenResourceError, h11.ProtocolError, OSError):
         pass  # either side broke: the connection ends here
     finally:
         await trio.aclose_forcefully(client)

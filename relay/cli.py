@@ -65,7 +65,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from relay.config import ConfigError, describe, load
+    from relay.config import ConfigError, describe, load, warnings
 
     try:
         config = load(options.config, os.environ)
@@ -73,6 +73,8 @@ def _check(options: argparse.Namespace) -> int:
         print(f"relay: {error}", file=sys.stderr)
         return USAGE
     print(describe(config))
+    for warning in warnings(config):
+        print(f"relay: warning: {warning}", file=sys.stderr)
     return 0
 
 

@@ -33,6 +33,7 @@ logger = logging.getLogger("relay")
 
 # Stands in for a head that never became one, so that its refusal goes the way of every answer.
 _NO_HEAD = RequestHead(b"GET", b"/", b"/", b"", b"1.1", [], b"")
+GRACE = 0.5  # seconds a drain leaves an idle connection for a request that is on its way
 LINGER = 2.0  # seconds an early answer is protected from a reset by reading on (nginx: lingering_timeout 5 s)
 LINGER_BYTES = 4 * 1024 * 1024  # and so many bytes at most
 
@@ -71,9 +72,16 @@ class Connection:
             self.wire.close()
 
     def drain(self) -> None:
-        """Take no further request: an idle connection ends now, a busy one after its exchange."""
+        """End after the exchange under way; an idle connection may bring one more within GRACE,
+        because its client may be sending it just now and would get a reset."""
         self.reusable = False
-        if not self.busy:
+        wire = self.wire
+        if self.busy:
+            return
+        if isinstance(wire, SocketWire):
+            wire.read_by = min(wire.read_by, trio.current_time() + GRACE)
+            self.worker.alarms.arm(wire, wire.read_by)
+        else:
             self.scope.cancel()
 
     def take_pending(self) -> bytes:
@@ -114,7 +122,9 @@ class Connection:
                     wire.read_by = inf
                     return head
                 if wire.read_by == inf:
-                    wire.read_by = trio.current_time() + self.worker.config.timeouts.request_head
+                    worker = self.worker
+                    within = GRACE if worker.draining else worker.config.timeouts.request_head
+                    wire.read_by = trio.current_time() + within
                 more = await wire.receive()
                 if not more:
                     return None

@@ -28,7 +28,7 @@ from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.sources.reply import Failure, Reply, SendEvents, UpstreamBody
 from relay.sse.completion import Completion
-from relay.sse.dialects import farewell, terminal_event
+from relay.sse.dialects import terminal_event
 from relay.sse.translate import Translator
 from relay.wires.socket_wire import SocketWire
 from relay.wires.wire import Expired, Gone, Wire
@@ -155,15 +155,13 @@ class Delivery:
     async def _retry_event(self) -> None:
         """200, `retry:` and the error as an event, because a 503 would stop an EventSource for good."""
         exchange = self._exchange
-        hint = round(exchange.route.retry_hint * uniform(500, 1500))
         framing = event_framing(exchange)
         shown = Reply(200, list(EVENT_STREAM), events=True)
-        head = head_bytes(exchange, shown, framing)
-        opening = farewell(hint)
-        await self._say_failure(head + (chunk(opening) if framing == CHUNKED else opening), framing)
+        hint = round(exchange.route.retry_hint * uniform(500, 1500))
+        await self._say_failure(head_bytes(exchange, shown, framing), framing, b"retry: %d\n" % hint)
 
-    async def _say_failure(self, before: bytes, framing: int) -> None:
-        """One terminal event and the end, where a status can no longer be given."""
+    async def _say_failure(self, before: bytes, framing: int, opening: bytes = b"") -> None:
+        """One terminal event and the end, where a status can no longer be given. `opening`: lines of the same block."""
         exchange, failure, status = self._exchange, self._failure, self._reply.status
         if failure is not None:
             code, message, retryable = code_of(failure), failure.message, failure.retryable
@@ -171,6 +169,8 @@ class Delivery:
             code, message = f"status_{status}", f"the upstream answered {status}"
             retryable = status >= 500 or status == 429
         event = terminal_event(exchange.route.dialect, code, message, retryable=retryable)
+        if opening:
+            event = opening + (event or b"\n")
         closes = exchange.route.after_error == "close" or exchange.record.status == 0
         if framing == CHUNKED:
             event = (chunk(event) if event else b"") + (last_chunk([]) if closes else b"")

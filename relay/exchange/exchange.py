@@ -321,9 +321,9 @@ class Exchange:
         if self.head.version == b"1.1" and not self.head_out:
             await self.wire.send(response_bytes(head.status, head.reason, interim_fields(head)))
 
-    def upload(self, wire: SocketWire) -> None:
+    def upload(self, wire: SocketWire, within: float) -> None:
         assert self.nursery is not None
-        self._upload = Upload(self, wire)
+        self._upload = Upload(self, wire, within)
         self.nursery.start_soon(self._upload.run)
 
     async def stop_upload(self) -> None:

@@ -54,7 +54,7 @@ def of_fault(fault: Fault, phase: Phase = Phase.HEAD) -> Reply:
 
 def of_failure(failure: Failure, phase: Phase) -> Reply:
     """The answer where a source found no usable response."""
-    ending = Ending(failure.side, phase, failure.cause, failure.message)
+    ending = Ending(failure.side, phase, failure.cause, failure.detail)
     reply = refuse(failure.status, code_of(failure), failure.message, ending)
     if failure.status == 503:
         reply.fields.append((b"retry-after", b"1"))

@@ -216,7 +216,7 @@ class Transfer:
         if cause is Cause.STOPPED or self.record.method != "GET":
             return self._fail(Side.RELAY, cause, _LEAVING[cause])
         hint = round(self.route.retry_hint * uniform(500, 1500))
-        out = flow.cut_off(farewell(hint))
+        out = flow.cut_off(farewell(hint, self.route.dialect))
         if out is None:
             return b""  # half an event is out: the boundary behind it will do
         self._end(Ending(Side.RELAY, _BODY, cause, _LEAVING[cause]), abort=False)

@@ -13,6 +13,7 @@ import trio
 
 from relay.http.fault import Fault
 from relay.http.serialise import response_bytes
+from relay.observing.ending import Phase
 from relay.wires.socket_wire import SocketWire
 from relay.wires.stream_wire import StreamWire
 from relay.wires.wire import Expired, Gone
@@ -28,11 +29,12 @@ GRACE = (
 class Upload:
     """Feeds the rest of one request body to one upstream wire."""
 
-    __slots__ = ("_exchange", "_finished", "_scope", "_wire", "fault")
+    __slots__ = ("_exchange", "_finished", "_scope", "_wire", "_within", "fault")
 
-    def __init__(self, exchange: Exchange, wire: SocketWire) -> None:
+    def __init__(self, exchange: Exchange, wire: SocketWire, within: float) -> None:
         self._exchange = exchange
         self._wire = wire
+        self._within = within
         self._scope = trio.CancelScope()
         self._finished = trio.Event()
         self.fault: Fault | None = None
@@ -71,6 +73,8 @@ class Upload:
                 await self._wire.send(out)
             except (Gone, Expired):
                 return
+        if self._exchange.phase is Phase.REQUEST:
+            self._wire.read_until(trio.current_time() + self._within)
 
     @staticmethod
     async def whole(exchange: Exchange, limit: int) -> bytes:

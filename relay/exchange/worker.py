@@ -5,6 +5,7 @@ configure(config) ─► table of RouteStates ─► every new exchange takes th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 import trio
@@ -16,9 +17,13 @@ from relay.observing.counters import Counters, RouteCounters
 from relay.observing.log import LineLog
 from relay.routing.table import RouteTable
 from relay.sources.turns import Turns
+from relay.upstreams import health
 from relay.upstreams.group import Group, Groups
+from relay.upstreams.origin import Origin
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
+
+logger = logging.getLogger("relay")
 
 
 class RouteState:
@@ -75,11 +80,17 @@ class Worker:
                 nursery.start_soon(self.engine.run)
                 nursery.start_soon(self.alarms.run)
                 nursery.start_soon(self.errands.run)
+                nursery.start_soon(health.watch, self.groups, _report)
         finally:
             self.groups.close()
 
     def group(self, upstream: Upstream) -> Group:
         return self.groups[upstream]
+
+
+def _report(origin: Origin, up: bool, why: str) -> None:
+    """A health check changed its mind."""
+    logger.warning("upstream %s is %s: %s", origin.url, "up" if up else "down", why)
 
 
 def _used(route: Route) -> Iterable[Upstream]:

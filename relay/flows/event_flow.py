@@ -221,7 +221,7 @@ class TranslatedFlow(EventFlow):
         self, framing_in: int, framing_out: int, max_event: int, translator: Translator
     ) -> None:
         super().__init__(framing_in, framing_out, max_event)
-        self._parser = EventParser()
+        self._parser = EventParser(silent=True)
         self._translator = translator
 
     @property

@@ -57,8 +57,9 @@ class Ask(Protocol):
     async def interim(self, head: ResponseHead) -> None:
         """Pass a 1xx on to the client."""
 
-    def upload(self, wire: SocketWire) -> None:
-        """Begin to feed the rest of the request body to `wire`, beside the source."""
+    def upload(self, wire: SocketWire, within: float) -> None:
+        """Begin to feed the rest of the request body to `wire`, beside the source; once it is fed, the response head is
+        due `within` seconds."""
 
     async def stop_upload(self) -> None:
         """The wire of `upload` is given up: stop feeding it; what was read is kept for the next one."""

@@ -73,7 +73,10 @@ async def _dial(ask: Ask, origin: Origin) -> SocketWire:
         except DialError as error:
             origin.failed(error.cause)
             raise Failure(
-                502, Cause.UNREACHABLE, f"no connection to the upstream: {error}"
+                502,
+                Cause.UNREACHABLE,
+                f"no connection to the upstream ({error.cause})",
+                detail=str(error),
             ) from None
     origin.failed("timeout")
     raise Failure(504, Cause.UNREACHABLE, f"no connection to the upstream within {seconds:g} s")
@@ -101,9 +104,10 @@ async def _converse(
             raise _NoAnswer(False) from None
         if body is not None:
             body.sent()
-            if not body.done:
-                ask.upload(wire)
-        wire.read_by = trio.current_time() + within
+        if body is None or body.done:
+            wire.read_by = trio.current_time() + within
+        else:
+            ask.upload(wire, within)
         head, rest = await _response_head(ask, wire, method)
         wire.read_by = inf
         kept = True

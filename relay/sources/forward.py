@@ -60,17 +60,17 @@ async def forward(plan: Forward, ask: Ask) -> Reply:
 
 
 def target_of(plan: Forward, ask: Ask) -> bytes:
-    """The target for the upstream: as it came, or rendered from the template; the query is kept either way."""
+    """The target for the upstream: as it came, or rendered from the template with the client's query behind it."""
     head = ask.head
     if plan.path is None:
         return head.target
     try:
-        path = plan.path.render(path=ask.params)
+        path = plan.path.render(path=ask.params, query=head.query)
     except TemplateError as error:
         raise Fault("client", 400, "bad_target", str(error)) from None
-    if not head.query:
-        return path
-    return path + (b"&" if b"?" in path else b"?") + head.query
+    if not head.query or plan.path.has_query:
+        return path  # a template with a query of its own replaces the client's
+    return path + b"?" + head.query
 
 
 async def _once(ask: Ask, plan: Forward, origin: Origin, out: Outgoing, *, last: bool) -> Reply:

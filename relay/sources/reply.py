@@ -55,12 +55,12 @@ class Failure(Exception):
 
     Attributes:
         status: what the client gets while no head is out.
-        cause, side: for the Ending.
+        cause, side: for the Ending; `detail` for its line in the log, where names of the inside may stand.
         retryable: whether another attempt may succeed; nothing was processed, or the route allows it.
-        message: for the client and the log; no secret, no bytes of a body.
+        message: for the client; no secret, no address, no bytes of a body.
     """
 
-    __slots__ = ("cause", "code", "message", "retry_after", "retryable", "side", "status")
+    __slots__ = ("cause", "code", "detail", "message", "retry_after", "retryable", "side", "status")
 
     def __init__(
         self,
@@ -70,6 +70,7 @@ class Failure(Exception):
         *,
         side: Side = Side.UPSTREAM,
         code: str = "",
+        detail: str = "",
         retryable: bool = True,
         retry_after: float = inf,
     ) -> None:
@@ -79,6 +80,7 @@ class Failure(Exception):
         self.message = message
         self.side = side
         self.code = code  # for programs; "": the cause's own
+        self.detail = detail or message
         self.retryable = retryable
         self.retry_after = retry_after  # seconds the upstream asked for; inf: it did not
 

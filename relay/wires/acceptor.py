@@ -35,20 +35,28 @@ class Acceptor:
         while True:
             if self._ready:
                 await trio.lowlevel.checkpoint_if_cancelled()
-                try:
-                    sock, address = self.sock.accept()
-                except BlockingIOError:
-                    self._ready = False
-                    continue
-                except ConnectionAbortedError:
-                    continue
-                sock.setblocking(False)
-                if sock.family == socket.AF_UNIX:
-                    return sock, None
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return sock, address[0]
+                accepted = self.accept_nowait()
+                if accepted is not None:
+                    return accepted
+                continue
             self._task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def accept_nowait(self) -> tuple[socket.socket, str | None] | None:
+        """The same, or None if nobody waits. Raises: OSError."""
+        while True:
+            try:
+                sock, address = self.sock.accept()
+            except BlockingIOError:
+                self._ready = False
+                return None
+            except ConnectionAbortedError:
+                continue
+            sock.setblocking(False)
+            if sock.family == socket.AF_UNIX:
+                return sock, None
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock, address[0]
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._task = None

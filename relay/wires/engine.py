@@ -15,6 +15,7 @@ Rules
 
 from __future__ import annotations
 
+import os
 import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -39,12 +40,15 @@ class Registered(Protocol):
 class Engine:
     """The nested epoll of one worker. `run` is its one task."""
 
-    __slots__ = ("_again", "_epoll", "_handlers", "now", "woke")
+    __slots__ = ("_again", "_asleep", "_bell", "_epoll", "_handlers", "now", "woke")
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Registered] = {}
         self._again: list[tuple[SocketWire, Callable[[], None]]] = []
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._bell, select.EPOLLIN | select.EPOLLET)  # never read: each write is an edge
+        self._asleep = False  # waits in Trio for the kernel's next news
         self.now = 0.0  # trio.current_time() of this round
         self.woke = False  # a step rescheduled a task: Trio must run
 
@@ -70,8 +74,11 @@ class Engine:
             self._epoll.modify(fd, WRITE_EVENTS if wanted else READ_EVENTS)
 
     def again(self, wire: SocketWire, step: Callable[[], None]) -> None:
-        """Give `step` another turn after the others had theirs."""
+        """Give `step` another turn after the others had theirs. May be called by a task too."""
         self._again.append((wire, step))
+        if self._asleep:
+            self._asleep = False
+            os.eventfd_write(self._bell, 1)
 
     def wake(self, task: trio.lowlevel.Task, outcome: object) -> None:
         """Reschedule a task that waits on a wire."""
@@ -86,11 +93,15 @@ class Engine:
                 if self._again:
                     await trio.lowlevel.checkpoint()
                 else:
+                    self._asleep = True
                     await trio.lowlevel.wait_readable(fd)
+                    self._asleep = False
                 self._rounds()
         finally:
+            self._asleep = False
             trio.lowlevel.notify_closing(fd)
             self._epoll.close()
+            os.close(self._bell)
 
     def _rounds(self) -> None:
         poll = self._epoll.poll

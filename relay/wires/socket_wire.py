@@ -116,6 +116,12 @@ class SocketWire:
             self._reader = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort_read)
 
+    def read_until(self, due: float) -> None:
+        """Set `read_by` for whoever is reading just now too."""
+        self.read_by = due
+        if self._reader is not None:
+            self._alarms.arm(self, due)
+
     def _abort_read(self, _: object) -> trio.lowlevel.Abort:
         self._reader = None
         return trio.lowlevel.Abort.SUCCEEDED

@@ -76,6 +76,7 @@ class Conn:
     __slots__ = (
         "closing",
         "fd",
+        "file_at",
         "file_left",
         "head",
         "ident",
@@ -99,7 +100,8 @@ class Conn:
         self.repeat = b""  # a block to be sent again and again ...
         self.times = 0  # ... this often, or -1 for ever,
         self.tail = b""  # and what follows the last one
-        self.file_left = 0  # bytes still to be sent from the memory file
+        self.file_left = 0  # bytes still to be sent from the memory file, over and over
+        self.file_at = 0  # and how many were
         self.interval = 0  # ns between paced events
         self.padding = b""  # of a paced event, behind the clock
         self.sink = 0  # bytes of an upload still to come, or -1 for a chunked one
@@ -270,7 +272,7 @@ class Origin:
             conn.tail = (chunk(pattern(rest)) if rest else b"") + chunk(b"")
             self.send(conn, head + b"transfer-encoding: chunked\r\n\r\n")
             return
-        conn.file_left = size
+        conn.file_at, conn.file_left = 0, size
         if framing == "close":
             conn.closing = True
             self.send(conn, head + b"connection: close\r\n\r\n")
@@ -344,7 +346,9 @@ class Origin:
                 if len(conn.repeat) < SMALL_WRITE:
                     break  # one event a write, one write a turn: writers, not a large buffer
             elif conn.file_left:
-                sent = os.sendfile(conn.fd, self.block, 0, min(conn.file_left, BODY_BLOCK))
+                at = conn.file_at % BODY_BLOCK
+                sent = os.sendfile(conn.fd, self.block, at, min(conn.file_left, BODY_BLOCK - at))
+                conn.file_at += sent
                 conn.file_left -= sent
             elif conn.tail:
                 conn.out, conn.tail, conn.repeat, sent = conn.tail, b"", b"", 0

@@ -1,9 +1,10 @@
 """``python -m benchmarks.soak``: minutes of coming and going, and nothing may grow.
 
-2,000 event streams open and leave at random, some before the response head, with uploads and small requests beside them. Every few seconds it prints
-what the relay holds. What counts as growth: the least of the last third of the samples above the
-most of the first third after the first minute, by more than the slack below. At the end everybody
-leaves, and descriptors and tasks have to be back where they began.
+2,000 event streams open and leave at random, some before the response head, with uploads and small
+requests beside them. Every few seconds it prints what the relay holds. What counts as growth: the
+least of the last third of the samples above the most of the first third (after the first minute) by
+more than the slack below. At the end everybody leaves: descriptors and exchanges have to be back
+where they began.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from benchmarks.load.opening import close_all, connect, request
 from benchmarks.load.target import Target
 from benchmarks.machine import cores, raise_file_limit
 from benchmarks.patterns import SMALL_BODY
-from benchmarks.processes import free_port, running
+from benchmarks.processes import StartError, free_port, running
 
 MEMORY_SLACK = 0.05  # share; the number of live streams varies by about that much
 SETTLED = 60.0  # seconds; before it pools and arenas still fill
@@ -244,7 +245,10 @@ def main() -> int:
     wish = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     raise_file_limit()
-    wrong = soak(wish.minutes, wish.streams, wish.seed, wish.every)
+    try:
+        wrong = soak(wish.minutes, wish.streams, wish.seed, wish.every)
+    except (StartError, OSError) as error:
+        wrong = [f"could not run: {error}"]
     print(*(wrong or ["held"]), sep="\n")
     return 1 if wrong else 0
 

@@ -15,9 +15,9 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qsl, unquote
 
 import trio
 
@@ -77,16 +77,17 @@ Handler = Callable[[Request], Awaitable[Reply | Stream]]
 
 @dataclass(slots=True)
 class Call:
-    """What became of one request; times from `now()`."""
+    """What became of one request; times from `now()`.
+
+    `state` is "running", "finished", "stopped" (the peer left) or "broken" (on purpose).
+    """
 
     number: int
     method: str
     path: str
     via: str  # the Via field: which proxy it came through
     started: int
-    state: str = (
-        "running"  # "running" | "finished" | "stopped" (the peer left) | "broken" (on purpose)
-    )
+    state: str = "running"
     events: int = 0
     ended: int | None = None
     half: bool = field(default=False, repr=False)  # break in the middle of the next event
@@ -127,9 +128,7 @@ class Service:
         fields = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
-        query = {
-            name: values[-1] for name, values in parse_qs(scope["query_string"].decode()).items()
-        }
+        query = dict(parse_qsl(scope["query_string"].decode()))
         request = Request(scope["method"], path, fields, {}, query, body)
         if path == "/state":
             await _reply(send, Reply(200, {"now": now(), "calls": self.history()}))
@@ -160,14 +159,7 @@ class Service:
         for method, pattern, handler in self._routes:
             if method == request.method and (match := pattern.fullmatch(request.path)):
                 parameters = {name: unquote(value) for name, value in match.groupdict().items()}
-                return handler, Request(
-                    request.method,
-                    request.path,
-                    request.fields,
-                    parameters,
-                    request.query,
-                    request.body,
-                )
+                return handler, replace(request, parameters=parameters)
         return None
 
     async def _call(self, request: Request, receive: Receive, send: Send) -> None:

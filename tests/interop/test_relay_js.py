@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +75,15 @@ def test_every_vector_in_chromium(page: Page) -> None:
     vectors = json.loads(VECTORS.read_text("ascii"))["vectors"]
     assert len(vectors) >= 40
     assert page.run(f"({READ})({json.dumps(vectors)})") == []
+
+
+def test_the_hook_in_the_reference_is_a_module(tmp_path: Path) -> None:
+    """It is plain JavaScript, of about thirty lines, with nothing but React and relay.js."""
+    page = (ROOT / "docs" / "reference" / "relay-js.md").read_text("utf-8")
+    (hook,) = re.findall(r"^```jsx\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(hook.splitlines()) <= 35
+    (tmp_path / "hook.mjs").write_text(hook)
+    subprocess.run([require("node"), "--check", tmp_path / "hook.mjs"], check=True, timeout=60)
 
 
 def test_the_types_name_all_that_is_exported() -> None:

@@ -94,16 +94,14 @@ class Connection:
             if head is None:
                 return
             self.busy = True
-            rest = await self._exchange(head)
+            goes_on = await self._exchange(head)
             self.busy = False
-            if rest is None:
+            if not goes_on:
                 await self._linger()
                 return
-            if rest:
-                self.pending = rest
-                await (
-                    trio.lowlevel.checkpoint()
-                )  # a pipelining client gets its turns like everyone else
+            if self.pending:
+                # A client that pipelines gets its turns like everyone else.
+                await trio.lowlevel.checkpoint()
 
     async def _head(self) -> RequestHead | None:
         """The next request head; None when the client is done, or was told off."""
@@ -152,8 +150,8 @@ class Connection:
             self._log(exchange)
         await self._linger()
 
-    async def _exchange(self, head: RequestHead) -> bytes | None:
-        """One request and its response; the bytes behind it, or None where the connection ends."""
+    async def _exchange(self, head: RequestHead) -> bool:
+        """One request and its response; whether the connection goes on."""
         server = self.worker.config.server
         view = client_view(head, self.peer, server.trusted_proxies, self.scheme)
         record = Record(new_id(), view.address.decode("latin-1"), trio.current_time())
@@ -162,16 +160,25 @@ class Connection:
         if not head.keep_alive or self.worker.draining:
             self.reusable = False
         exchange = Exchange(self, head, view, record)
+        del head, view, record, server  # a stream may be parked for hours, and this frame with it
         try:
-            return await exchange.run(self.take_pending())
+            await exchange.run()
+            if exchange.delivery is not None:
+                pump = exchange.delivery.pump
+                exchange.forget()
+                await pump.run()
+                exchange.delivery.finish()
+            return exchange.goes_on()
         except (Gone, Expired):
             exchange.client_left()
-            return None
+            return False
         except Exception:
             exchange.ending = Ending(Side.RELAY, exchange.phase, Cause.FAULT)
             raise
         finally:
             self.wire.on_gone = None
+            if exchange.delivery is not None:
+                exchange.delivery.finish()
             self._log(exchange)
 
     def _log(self, exchange: Exchange) -> None:

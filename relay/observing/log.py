@@ -1,7 +1,7 @@
 """Where lines go: never in the way of a stream.
 
-Lines are collected and written a few milliseconds later in one go. A pipe that nobody reads does not stop the relay:
-what it cannot take is kept up to MAX_HELD lines, then dropped and counted.
+Lines are collected and written a few milliseconds later in one go. A pipe that nobody reads does
+not stop the relay: what it cannot take is kept up to MAX_HELD lines, then dropped and counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from math import inf
 
 DELAY = 0.02  # seconds a line may wait for company
 MAX_HELD = 20_000  # lines, about 8 MB
-_PIECE = 4096  # bytes; a pipe that polls writable takes PIPE_BUF without blocking
+_PIECE = 4096  # bytes; a pipe that polls writable takes PIPE_BUF without blocking, and in one piece
 
 
 class LineLog:
@@ -64,13 +64,28 @@ class LineLog:
             while sent < len(data):
                 if self._blocking and not _writable(self._fd):
                     break
-                piece = data[sent : sent + _PIECE] if self._blocking else data[sent:]
-                sent += os.write(self._fd, piece)
+                end = _whole_lines(data, sent) if self._blocking else len(data)
+                sent += os.write(self._fd, data[sent:end])
         except OSError:
             self.dropped += data[sent:].count(b"\n")
             return
         if sent < len(data):
             self._lines.append(data[sent:].decode("ascii"))
+
+    def close(self) -> None:
+        """Flush, and close the descriptor unless it is a standard one. What comes later is lost."""
+        self.flush()
+        if self._fd > 2:
+            os.close(self._fd)
+        self._fd = -1
+
+
+def _whole_lines(data: bytes, start: int) -> int:
+    """The end of the next piece: behind a line, as workers on one pipe may mix lines, not bytes."""
+    end = start + _PIECE
+    if end >= len(data):
+        return len(data)
+    return data.rfind(b"\n", start, end) + 1 or end
 
 
 def _writable(fd: int) -> bool:

@@ -1,66 +1,68 @@
-"""From a configuration to a running process with an exit code (design §7)."""
+"""From a configuration to running processes with an exit code (design §7)."""
 
 from __future__ import annotations
 
 import logging
 import os
-import socket
+import resource
+import signal
 import sys
-from collections.abc import Sequence
+from contextlib import suppress
 
 import trio
 
 from relay.config.values import Config
-from relay.exchange.worker import Worker
-from relay.serving.listeners import BindError, bind, name_of
-from relay.serving.server import Server, until_signal
+from relay.serving.activation import Passed
+from relay.serving.listeners import BindError, Listener, open_listeners
+from relay.serving.notify import Notifier
+from relay.serving.reload import Refused, open_log
+from relay.serving.single import Single
 
 FAULT = 1
-USAGE = 2
+logger = logging.getLogger("relay")
 
 
 def serve(config: Config) -> int:
-    """Bind, announce, serve until a signal; the exit code."""
+    """Bind, announce, serve until a signal. Returns: the exit code.
+
+    The first of two signals drains, the second ends at once; both are a clean end.
+    """
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="relay: %(levelname)s: %(message)s"
     )
+    notifier = Notifier.from_environment(os.environ)
+    _raise_descriptor_limit()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until somebody reloads: the file is being read
+    opened: list[Listener] = []
     try:
-        sockets = [bind(address) for address in config.server.listen]
-    except BindError as error:
+        passed = Passed.from_environment(os.environ)
+        opened += open_listeners(config.server.listen, passed)
+        served = opened[:]
+        admin = None
+        if config.server.admin is not None:
+            [admin] = open_listeners([config.server.admin], passed)
+            opened.append(admin)
+        for name in passed.untaken():
+            logger.warning("%s was passed in, and nothing in the configuration names it", name)
+        single = Single(
+            config=config,
+            log_fd=open_log(config),
+            listeners=served,
+            admin=admin,
+            passed=passed,
+            notifier=notifier,
+        )
+        return trio.run(single.run)
+    except (BindError, OSError, Refused) as error:
         print(f"relay: {error}", file=sys.stderr)
         return FAULT
-    names = [name_of(a, s) for a, s in zip(config.server.listen, sockets, strict=True)]
-    return trio.run(_serve, config, sockets, names)
+    finally:
+        for listener in opened:
+            listener.remove_file()
 
 
-async def _serve(config: Config, sockets: Sequence[socket.socket], names: Sequence[str]) -> int:
-    worker = Worker(config, log_descriptor(config))
-    server = Server(worker, sockets)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(until_signal, server, nursery.cancel_scope.cancel, lambda: None)
-        await nursery.start(_run, server, nursery)
-        for name in names:
-            print(f"relay: listening on {name}", file=sys.stderr, flush=True)
-    return 0
-
-
-async def _run(
-    server: Server,
-    nursery: trio.Nursery,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    await server.run(task_status=task_status)
-    nursery.cancel_scope.cancel()
-
-
-def log_descriptor(config: Config) -> int | None:
-    """Where the access log goes: a descriptor, or None for off."""
-    where = config.server.access_log
-    if where == "off":
-        return None
-    if where == "stdout":
-        return 1
-    if where == "stderr":
-        return 2
-    return os.open(where, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+def _raise_descriptor_limit() -> None:
+    """Every stream has two descriptors; the customary soft limit of 1024 is for select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

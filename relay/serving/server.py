@@ -1,17 +1,21 @@
-"""One process that serves: accept, drain, reload.
+"""One process that serves: accept, reload, drain.
 
-listeners ─► a slot ─► accept ─► Connection (one task each)
-SIGTERM/SIGINT ─► drain ─► stop · SIGHUP ─► reload
+    Listener ─► Door: a slot ─► accept ─► Connection (one task each)
+    configure ─► new exchanges, new limits · open / shut ─► a listener more / less
+    stop ─► drain: doors shut, idle connections end, streams say farewell ─► `run` returns
+
+Rules
+  * A slot is taken before accept: what cannot be served waits in the kernel.
+  * A door that shuts takes everyone who stands in it: see `handover`.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-import signal
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import uniform
+from socket import socket
 
 import trio
 
@@ -21,6 +25,11 @@ from relay.exchange.transfer import Transfer
 from relay.exchange.worker import Worker
 from relay.flows.event_flow import EventFlow
 from relay.observing.ending import Cause
+from relay.observing.log import LineLog
+from relay.serving import handover
+from relay.serving.control import Snapshot
+from relay.serving.listeners import Listener
+from relay.serving.slots import Slots
 from relay.wires.acceptor import Acceptor
 from relay.wires.socket_wire import SocketWire
 
@@ -30,30 +39,47 @@ _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _RETRY_ACCEPT = 0.1  # seconds
 _TICK = 0.05  # seconds between looks at what drains
 _ERRANDS = 1.0  # seconds a drain waits for errands behind the last exchange
-_SPREAD = 0.8  # of the drain time: over so much of it farewells are spread, the rest is for the last to end
+_SPREAD = 0.8  # of the drain time: farewells are spread over it, the rest is for the last to end
+
+
+class Door:
+    """A listener as it is served. `scope` ends its accepting task."""
+
+    __slots__ = ("acceptor", "listener", "scope")
+
+    def __init__(self, listener: Listener, worker: Worker) -> None:
+        self.listener = listener
+        self.acceptor = Acceptor(listener.sock, worker.engine)
+        self.scope = trio.CancelScope()
 
 
 class Server:
     """One process's listeners and connections. `run` returns when it has drained."""
 
-    def __init__(self, worker: Worker, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, worker: Worker, listeners: Sequence[Listener | socket]) -> None:
+        """`listeners`: served from the start; a bare socket stays its opener's."""
         self.worker = worker
-        self._acceptors = [Acceptor(sock, worker.engine) for sock in sockets]
-        self._slots = trio.Semaphore(worker.config.limits.connections)
+        self._slots = Slots(worker.config.limits.connections)
         self._connections: set[Connection] = set()
         self._stopping = trio.Event()
         self._out_of_descriptors = False
+        self._nursery: trio.Nursery | None = None
+        self._doors = [
+            Door(each if isinstance(each, Listener) else Listener(each, passed=True), worker)
+            for each in listeners
+        ]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop`, then drain."""
         async with trio.open_nursery() as plane:
             plane.start_soon(self.worker.run)
-            async with trio.open_nursery() as nursery:
-                for acceptor in self._acceptors:
-                    nursery.start_soon(self._accept, acceptor, nursery)
+            async with trio.open_nursery() as self._nursery:
+                for door in self._doors:
+                    self._nursery.start_soon(self._accept, door)
                 task_status.started()
                 await self._stopping.wait()
-                await self._drain(nursery)
+                await self._drain()
+                self._nursery.cancel_scope.cancel()
             with trio.move_on_after(_ERRANDS):
                 await self.worker.errands.done()
             if self.worker.log is not None:
@@ -64,29 +90,84 @@ class Server:
         """Begin to drain."""
         self._stopping.set()
 
-    # -- accepting -------------------------------------------------------------------------------------------
+    # -- for the admin listener ------------------------------------------------------------------
 
-    async def _accept(self, acceptor: Acceptor, nursery: trio.Nursery) -> None:
-        while True:
-            await self._slots.acquire()  # before accept: what cannot be served waits in the kernel
-            if acceptor.closed:
-                return
-            try:
-                sock, peer = await acceptor.accept()
-            except OSError as error:
-                self._slots.release()
-                if acceptor.closed:
-                    return
-                if error.errno not in _OUT_OF_DESCRIPTORS:
+    @property
+    def draining(self) -> bool:
+        return self._stopping.is_set()
+
+    def snapshot(self) -> Snapshot:
+        """The figures of this process; JSON can carry them."""
+        from relay.observing.exposition import snapshot
+
+        return snapshot(self.worker)
+
+    def stop_stream(self, exchange_id: str) -> bool:
+        """End one stream with its terminal event; False: it is not here."""
+        return self.worker.registry.stop(exchange_id)
+
+    # -- reload ----------------------------------------------------------------------------------
+
+    @property
+    def listeners(self) -> list[Listener]:
+        return [door.listener for door in self._doors]
+
+    def configure(self, config: Config, log_fd: int | None) -> None:
+        """Take `config` and the access log's descriptor for what starts from now on."""
+        worker = self.worker
+        worker.configure(config)
+        self._slots.resize(config.limits.connections)
+        before = worker.log
+        worker.log = (
+            LineLog(log_fd, worker.alarms.arm, trio.current_time) if log_fd is not None else None
+        )
+        if before is not None:
+            before.close()
+
+    def open(self, listener: Listener) -> None:
+        """Serve one listener more."""
+        assert self._nursery is not None, "the server runs"
+        door = Door(listener, self.worker)
+        self._doors.append(door)
+        self._nursery.start_soon(self._accept, door)
+
+    def shut(self, listener: Listener) -> None:
+        """Serve one listener less; its connections go on."""
+        assert self._nursery is not None, "the server runs"
+        [door] = [door for door in self._doors if door.listener is listener]
+        self._doors.remove(door)
+        self._nursery.start_soon(self._close, door)
+
+    # -- accepting -------------------------------------------------------------------------------
+
+    async def _accept(self, door: Door) -> None:
+        with door.scope:
+            while True:
+                await self._slots.acquire()
+                try:
+                    sock, peer = await door.acceptor.accept()
+                except OSError as error:
+                    self._slots.release()
+                    if error.errno not in _OUT_OF_DESCRIPTORS:
+                        raise
+                    if not self._out_of_descriptors:
+                        self._out_of_descriptors = True
+                        logger.error(
+                            "out of descriptors or memory: accepting again as soon as it can"
+                        )
+                    await trio.sleep(_RETRY_ACCEPT)
+                    continue
+                except trio.Cancelled:
+                    self._slots.release()
                     raise
-                if not self._out_of_descriptors:
-                    self._out_of_descriptors = True
-                    logger.error("out of descriptors or memory: accepting again as soon as it can")
-                await trio.sleep(_RETRY_ACCEPT)
-                continue
-            self._out_of_descriptors = False
-            wire = SocketWire(sock, self.worker.engine, self.worker.alarms)
-            nursery.start_soon(self._serve, Connection(self.worker, wire, peer))
+                self._out_of_descriptors = False
+                self._begin(sock, peer)
+
+    def _begin(self, sock: socket, peer: str | None) -> None:
+        """Serve an accepted connection, for which a slot was taken."""
+        assert self._nursery is not None
+        wire = SocketWire(sock, self.worker.engine, self.worker.alarms)
+        self._nursery.start_soon(self._serve, Connection(self.worker, wire, peer))
 
     async def _serve(self, connection: Connection) -> None:
         counters = self.worker.counters
@@ -100,18 +181,41 @@ class Server:
             counters.connections -= 1
             self._slots.release()
 
-    # -- the end ---------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------
 
-    async def _drain(self, nursery: trio.Nursery) -> None:
-        """No new connections, idle ones end, busy ones have the drain time, event streams say farewell."""
+    async def _close(self, door: Door) -> None:
+        """End one listener, and lose nobody."""
+        listener, acceptor = door.listener, door.acceptor
+        if listener.passed:  # whoever opened it keeps its queue for a successor
+            door.scope.cancel()
+            acceptor.close()
+            await trio.lowlevel.checkpoint()
+            return
+        listener.remove_file()
+        if listener.is_tcp:
+            handover.turn_away(listener.sock)
+            await trio.sleep(handover.LINGER)
+        door.scope.cancel()
+        try:
+            while (accepted := acceptor.accept_nowait()) is not None:
+                self._slots.take()
+                self._begin(*accepted)
+        except OSError as error:
+            logger.error("connections were lost with a listener: %s", error)
+        acceptor.close()
+        await trio.lowlevel.checkpoint()
+
+    async def _drain(self) -> None:
+        """No new connections; idle ones end, busy ones have the drain time, streams a farewell."""
         worker = self.worker
         worker.draining = True
-        for acceptor in self._acceptors:
-            acceptor.close()
         seconds = worker.config.timeouts.drain
         started = trio.current_time()
         for connection in list(self._connections):
             connection.drain()
+        async with trio.open_nursery() as closing:
+            for door in self._doors:
+                closing.start_soon(self._close, door)
         farewells: dict[Transfer, float] = {}
         while self._connections and trio.current_time() < started + seconds:
             now = trio.current_time()
@@ -124,24 +228,3 @@ class Server:
                 if now >= at:
                     transfer.ask(Cause.DRAINED)
             await trio.sleep(min(_TICK, max(0.001, started + seconds - now)))
-        nursery.cancel_scope.cancel()
-
-
-async def until_signal(
-    server: Server, hard_stop: Callable[[], None], reload: Callable[[], None]
-) -> None:
-    """SIGTERM or SIGINT drain, a second one stops at once, SIGHUP reloads."""
-    asked = False
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async for number in signals:
-            if number == signal.SIGHUP:
-                reload()
-            elif asked:
-                hard_stop()
-            else:
-                asked = True
-                server.stop()
-
-
-def new_worker(config: Config, log_fd: int | None) -> Worker:
-    return Worker(config, log_fd)

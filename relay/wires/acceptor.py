@@ -14,7 +14,10 @@ from relay.wires.engine import Engine
 
 
 class Acceptor:
-    """Accepts one connection at a time for one task. Resource handling: the socket stays its opener's."""
+    """Accepts one connection at a time for one task.
+
+    Resource handling: `close` closes the socket.
+    """
 
     __slots__ = ("_engine", "_ready", "_task", "closed", "sock")
 

@@ -165,6 +165,7 @@ class EpollPump:
             try:
                 sent = self._client.send_nowait(out)
             except Gone:
+                transfer.left(unsent=True)
                 self._client_gone()
                 return
             if sent < len(out):
@@ -174,7 +175,7 @@ class EpollPump:
 
     def _wait_for_client(self, rest: memoryview) -> None:
         self._rest = rest
-        self._transfer.paused = True
+        self._transfer.pause(self._engine.now)
         self._write_by = self._engine.now + self._transfer.route.timeouts.write
         self._client.want_write(True)
         self._alarms.arm(self, self._write_by)
@@ -208,7 +209,7 @@ class EpollPump:
 
     def _client_gone(self) -> None:
         """Nothing runs on for nobody: the upstream is closed here, in the step that noticed."""
-        self._transfer.left()
+        self._transfer.left(unsent=self._rest is not None)
         self._rest = None
         self._upstream.close()
         self._wake()

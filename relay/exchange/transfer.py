@@ -37,7 +37,9 @@ class Transfer:
     __slots__ = (
         "_asked",
         "_max_age_at",
+        "_paused_at",
         "_seen",
+        "_too_early",
         "abort",
         "counters",
         "ending",
@@ -72,6 +74,8 @@ class Transfer:
         self.wake = _nobody  # set by the pump: come and look, something was asked
         self._seen = flow.events
         self._asked: Cause | None = None
+        self._too_early = False  # what was asked waits for the end of an event
+        self._paused_at = now
         age = route.max_age
         self._max_age_at = now + age * uniform(0.8, 1.0) if age != inf else inf
 
@@ -84,7 +88,7 @@ class Transfer:
         try:
             out = flow.feed(data)
         except Fault as fault:
-            return self._fail(Side.UPSTREAM, Cause.NONSENSE, fault.message)
+            return fault.passed + self._fail(Side.UPSTREAM, Cause.NONSENSE, fault.message)
         if flow.events != self._seen:
             self._seen = flow.events
             self.counters.event_gap.observe(now - self.last_event)
@@ -110,13 +114,19 @@ class Transfer:
 
     # -- what others do --------------------------------------------------------------------------------------
 
-    def left(self) -> None:
-        """The client hung up."""
-        self._end(LEFT, abort=True)
+    def left(self, *, unsent: bool) -> None:
+        """The client hung up. `unsent`: while there were bytes for it, so not even a whole body
+        was delivered."""
+        self._lost(LEFT, unsent)
 
     def stalled(self) -> None:
         """The client took no byte for the route's write deadline."""
-        self._end(STALLED, abort=True)
+        self._lost(STALLED, True)
+
+    def _lost(self, ending: Ending, unsent: bool) -> None:
+        if self.ending is None or (unsent and self.ending.clean):
+            self.ending = ending
+            self.abort = True
 
     def ask(self, cause: Cause) -> None:
         """End soon: STOPPED by an operator, DRAINED by a shutdown. Takes effect at the next event boundary."""
@@ -128,10 +138,17 @@ class Transfer:
 
     def due(self) -> float:
         """When `tick` has something to do (absolute; inf: never)."""
+        if self.ending is not None:
+            return inf  # only its last bytes are still to be written
+        age = self._max_age_at
+        if self._asked is not None:
+            if not self._too_early:
+                return 0.0  # at once
+            age = inf
         if self.paused:
-            return self._max_age_at
+            return age
         route = self.route
-        due = min(self.last_in + route.timeouts.idle, self._max_age_at)
+        due = min(self.last_in + route.timeouts.idle, age)
         if isinstance(self.flow, EventFlow):
             due = min(due, self.last_out + route.heartbeat, self._event_due())
         return due
@@ -146,11 +163,12 @@ class Transfer:
         """Do what is due: what the client gets."""
         if self.ending is not None:
             return b""
-        if self._asked is not None:
-            return self._leave()
-        if now >= self._max_age_at:
+        if self._asked is None and now >= self._max_age_at:
             self._asked = Cause.MAX_AGE
-            return self._leave()
+        if self._asked is not None:
+            out = self._leave()
+            if self.ending is not None:
+                return out
         if self.paused:
             return b""
         route = self.route
@@ -165,10 +183,17 @@ class Transfer:
             return self.flow.inject(HEARTBEAT) or b""
         return b""
 
+    def pause(self, now: float) -> None:
+        """The client takes no more just now."""
+        self.paused = True
+        self._paused_at = now
+
     def resumed(self, now: float) -> None:
         """The client reads again: the time it did not is not the upstream's."""
         self.paused = False
-        self.last_in = self.last_event = now
+        waited = now - self._paused_at
+        self.last_in += waited
+        self.last_event += waited
 
     # -- endings ---------------------------------------------------------------------------------------------
 
@@ -218,6 +243,7 @@ class Transfer:
         hint = round(self.route.retry_hint * uniform(500, 1500))
         out = flow.cut_off(farewell(hint, self.route.dialect))
         if out is None:
+            self._too_early = True
             return b""  # half an event is out: the boundary behind it will do
         self._end(Ending(Side.RELAY, _BODY, cause, _LEAVING[cause]), abort=False)
         return out + flow.close()

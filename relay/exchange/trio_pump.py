@@ -58,13 +58,13 @@ class TrioPump:
         transfer = self._transfer
         transfer.sent += len(out)
         self._client.write_within = transfer.route.timeouts.write
-        transfer.paused = True
+        transfer.pause(trio.current_time())
         try:
             await self._client.send(out)
         except Expired:
             transfer.stalled()
         except Gone:
-            transfer.left()
+            transfer.left(unsent=True)
             self._upstream.close()
         transfer.resumed(trio.current_time())
 

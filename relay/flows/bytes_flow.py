@@ -7,6 +7,7 @@ nothing but whole chunks, the same bytes object goes out.
 from __future__ import annotations
 
 from relay.http.bodies import BodyReader, Side, body_reader, chunk, last_chunk
+from relay.http.fault import Fault
 from relay.http.framing import CHUNKED
 
 
@@ -38,7 +39,12 @@ class BytesFlow:
     def feed(self, data: bytes) -> bytes:
         """What the receiver gets for `data`. Raises: Fault."""
         reader = self.reader
-        payload = reader.feed(data)
+        try:
+            payload = reader.feed(data)
+        except Fault as fault:
+            if fault.passed and self._chunked:
+                fault.passed = chunk(fault.passed)
+            raise
         self.payload_bytes += len(payload)
         if not self._chunked:
             return payload

@@ -118,7 +118,7 @@ class EventFlow:
     def _feed(self, data: bytes) -> bytes:
         """Any read: by the reader of the framing and the scanner of boundaries."""
         reader, scanner = self.reader, self.scanner
-        payload = reader.feed(data)
+        payload = self._payload(data)
         size = len(payload)
         self.payload_bytes += size
         before = scanner.events
@@ -128,6 +128,7 @@ class EventFlow:
             if self._completion is not None:
                 self._completion.see(payload)
             out = data if self._chunked else payload
+            self._open = False
         else:
             out = self._cut(payload, cut) if size else b""
         if reader.done:
@@ -141,6 +142,18 @@ class EventFlow:
             and scanner.between
         )
         return out
+
+    def _payload(self, data: bytes) -> bytes:
+        """`data` without its framing. A Fault takes the whole events before it along."""
+        try:
+            return self.reader.feed(data)
+        except Fault as fault:
+            payload = fault.passed
+            if payload:
+                before = self.scanner.events
+                fault.passed = self._cut(payload, self.scanner.feed(payload))
+                self.events += self.scanner.events - before
+            raise
 
     def _cut(self, payload: bytes, cut: int) -> bytes:
         """Pass what is whole, hold the rest."""
@@ -233,7 +246,7 @@ class TranslatedFlow(EventFlow):
         return self._translator.has_last and not self._translator.complete
 
     def feed(self, data: bytes) -> bytes:
-        payload = self.reader.feed(data)
+        payload = self._payload(data)
         self.payload_bytes += len(payload)
         cut = self.scanner.feed(payload)
         self.events = self.scanner.events

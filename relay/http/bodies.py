@@ -36,9 +36,10 @@ _TRAILER = re.compile(
 )
 # Fields that frame, route, authenticate or control must not come late (RFC 9110 §6.5.1).
 _FORBIDDEN_TRAILERS = frozenset(
-    b"content-length transfer-encoding host connection keep-alive upgrade te trailer content-encoding"
-    b" content-type content-range authorization proxy-authorization proxy-authenticate cookie set-cookie"
-    b" cache-control expect max-forwards proxy-connection".split()
+    b"content-length transfer-encoding host connection keep-alive upgrade te trailer"
+    b" content-encoding content-type content-range authorization proxy-authorization"
+    b" proxy-authenticate cookie set-cookie cache-control expect max-forwards"
+    b" proxy-connection".split()
 )
 
 # Sizes that were seen written plainly. Streams write the same few again and again; bounded, shared by all.
@@ -181,31 +182,39 @@ class ChunkReader:
         pieces: list[bytes] = []
         at = 0
         end = len(data)
-        while at < end and not self.done:
-            if self._state == _STATE_DATA:
-                piece = data[at : at + self._left]
-                pieces.append(piece)
-                at += len(piece)
-                self._left -= len(piece)
-                if not self._left:
-                    self._state = _STATE_CRLF
-            elif self._state == _STATE_CRLF:
-                wanted = b"\r\n"[len(self._held) :]
-                got = data[at : at + len(wanted)]
-                if not wanted.startswith(got):
-                    raise self._fault("a chunk is longer than its size says")
-                at += len(got)
-                self._held += got
-                if len(self._held) == 2:
-                    self._held = b""
-                    self._state = _STATE_SIZE
-            elif self._state == _STATE_SIZE:
-                at = self._size_line(data, at)
-            else:
-                at = self._trailer_section(data, at)
+        try:
+            while at < end and not self.done:
+                if self._state == _STATE_DATA:
+                    piece = data[at : at + self._left]
+                    pieces.append(piece)
+                    at += len(piece)
+                    self._left -= len(piece)
+                    if not self._left:
+                        self._state = _STATE_CRLF
+                elif self._state == _STATE_CRLF:
+                    at = self._chunk_end(data, at)
+                elif self._state == _STATE_SIZE:
+                    at = self._size_line(data, at)
+                else:
+                    at = self._trailer_section(data, at)
+        except Fault as fault:
+            fault.passed = b"".join(pieces)  # the split of the input must not decide what arrives
+            raise
         if self.done:
             self.rest = data[at:]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _chunk_end(self, data: bytes, at: int) -> int:
+        """Read (some of) the CRLF behind a chunk's data; the offset behind what was used."""
+        wanted = b"\r\n"[len(self._held) :]
+        got = data[at : at + len(wanted)]
+        if not wanted.startswith(got):
+            raise self._fault("a chunk is longer than its size says")
+        self._held += got
+        if len(self._held) == 2:
+            self._held = b""
+            self._state = _STATE_SIZE
+        return at + len(got)
 
     def _size_line(self, data: bytes, at: int) -> int:
         """Read (some of) a chunk's size line; the offset behind what was used."""

@@ -17,9 +17,10 @@ class Fault(Exception):
         status: the status of relay's own error response, as long as no head went out.
         code: short and stable, for programs (`error.code` of the response body).
         message: for people; never contains a secret, a body, or long input.
+        passed: what the other side still gets of the bytes before the fault, of the same read.
     """
 
-    __slots__ = ("code", "message", "side", "status")
+    __slots__ = ("code", "message", "passed", "side", "status")
 
     def __init__(
         self, side: Literal["client", "upstream"], status: int, code: str, message: str
@@ -29,6 +30,7 @@ class Fault(Exception):
         self.status = status
         self.code = code
         self.message = message
+        self.passed = b""
 
 
 def bad_request(message: str, *, status: int = 400, code: str = "bad_request") -> Fault:

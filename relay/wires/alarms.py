@@ -21,6 +21,7 @@ import trio
 HORIZON = (
     15.0  # seconds; the default heartbeat, so that a stream is looked at no oftener than it must
 )
+LEAST = 0.001  # seconds until an alarm rings again: none can keep the worker to itself
 
 
 class Alarm(Protocol):
@@ -66,4 +67,4 @@ class Alarms:
             if due != alarm.queued:
                 continue  # an earlier entry of the same alarm has replaced this one
             alarm.queued = inf
-            self.arm(alarm, alarm.ring(now))
+            self.arm(alarm, max(alarm.ring(now), now + LEAST))

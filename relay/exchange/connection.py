@@ -93,8 +93,10 @@ class Connection:
             head = await self._head()
             if head is None:
                 return
+            exchange = self._begin(head)
+            del head  # a stream may be parked for hours, and this frame with it
             self.busy = True
-            goes_on = await self._exchange(head)
+            goes_on = await self._run(exchange)
             self.busy = False
             if not goes_on:
                 await self._linger()
@@ -150,8 +152,7 @@ class Connection:
             self._log(exchange)
         await self._linger()
 
-    async def _exchange(self, head: RequestHead) -> bool:
-        """One request and its response; whether the connection goes on."""
+    def _begin(self, head: RequestHead) -> Exchange:
         server = self.worker.config.server
         view = client_view(head, self.peer, server.trusted_proxies, self.scheme)
         record = Record(new_id(), view.address.decode("latin-1"), trio.current_time())
@@ -159,14 +160,15 @@ class Connection:
         record.path = (head.target if server.log_query else head.path).decode("latin-1")
         if not head.keep_alive or self.worker.draining:
             self.reusable = False
-        exchange = Exchange(self, head, view, record)
-        del head, view, record, server  # a stream may be parked for hours, and this frame with it
+        return Exchange(self, head, view, record)
+
+    async def _run(self, exchange: Exchange) -> bool:
+        """One exchange to its end; whether the connection goes on."""
         try:
             await exchange.run()
-            if exchange.delivery is not None:
-                pump = exchange.delivery.pump
+            if exchange.delivery is not None and exchange.delivery.pump is not None:
                 exchange.forget()
-                await pump.run()
+                await exchange.delivery.pump.run()
                 exchange.delivery.finish()
             return exchange.goes_on()
         except (Gone, Expired):

@@ -43,43 +43,61 @@ _STOPS_A_BROWSER = frozenset(
 
 
 class Delivery:
-    """One reply. `run` leaves the exchange's Ending, and every wire given back or closed."""
+    """One reply, in three steps: `begin` sends what can be sent now, `pump` is what is then still to be run (None: nothing),
+    `finish` leaves the exchange's Ending and every wire given back or closed.
 
-    __slots__ = ("_exchange", "_failure", "_keep", "_reply")
+    Three, because a long stream spends its life in the second, and nothing but the pump should be on the stack then.
+    """
+
+    __slots__ = ("_body", "_exchange", "_failure", "_keep", "_reply", "_transfer", "pump")
 
     def __init__(self, exchange: Exchange, reply: Reply, failure: Failure | None = None) -> None:
         self._exchange = exchange
         self._reply = reply
         self._failure = failure
+        self._body = reply.upstream
+        self._transfer: Transfer | None = None
         self._keep = False  # the upstream connection may serve again
+        self.pump: EpollPump | TrioPump | None = None
 
-    async def run(self) -> None:
-        exchange, body = self._exchange, self._reply.upstream
+    async def begin(self) -> None:
+        """Send the head, and the body where it is there. Cancellation: `finish` is still to be called."""
+        exchange, reply = self._exchange, self._reply
         try:
             await exchange.settled()
             if exchange.head_out:
                 await self._after_commitment()
             elif self._hidden_from_event_source():
                 await self._retry_event()
-            elif self._reply.status == 101:
+            elif reply.status == 101:
                 await self._switch()
-            elif self._reply.produce is not None and exchange.head.method != b"HEAD":
+            elif reply.produce is not None and exchange.head.method != b"HEAD":
                 await self._produce()
-            elif body is None:
-                await self._whole(self._reply.body)
-            elif body.framing >= 0 and len(body.rest) >= body.framing and not self._reply.events:
-                self._keep = len(body.rest) == body.framing
-                await self._whole(body.rest[: body.framing])
+            elif self._body is None:
+                await self._whole(reply.body)
+            elif self._is_whole(self._body):
+                self._keep = len(self._body.rest) == self._body.framing
+                await self._whole(self._body.rest[: self._body.framing])
             else:
-                await self._stream(body)
+                await self._stream(self._body)
         except (Gone, Expired) as error:
             self._end(STALLED if isinstance(error, Expired) else LEFT)
-        finally:
-            if body is not None:
-                self._settle(body)
-            unfinished = self._reply.on_unfinished
-            if unfinished is not None and (exchange.ending is None or not exchange.ending.clean):
-                unfinished()
+
+    def finish(self) -> None:
+        """The books, and the upstream connection. Idempotent."""
+        exchange, transfer, body = self._exchange, self._transfer, self._body
+        if transfer is not None:
+            self._transfer = None
+            self._close_books(transfer)
+        if body is not None:
+            self._body = None
+            self._settle(body)
+        unfinished, self._reply.on_unfinished = self._reply.on_unfinished, None
+        if unfinished is not None and (exchange.ending is None or not exchange.ending.clean):
+            unfinished()
+
+    def _is_whole(self, body: UpstreamBody) -> bool:
+        return 0 <= body.framing <= len(body.rest) and not self._reply.events
 
     # -- ways out --------------------------------------------------------------------------------------------
 
@@ -102,10 +120,8 @@ class Delivery:
             framing = event_framing(exchange)
         else:
             framing = body.framing
-        transfer = self._transfer(body.framing, framing)
-        await self._pump(transfer, head_bytes(exchange, reply, framing), body.wire, body.rest)
-        flow = transfer.flow
-        self._keep = transfer.ending is COMPLETE and flow.reader.done and not flow.rest
+        transfer = self._new_transfer(body.framing, framing)
+        await self._open(transfer, head_bytes(exchange, reply, framing), body.wire, body.rest)
 
     async def _produce(self) -> None:
         """Events of our own, written by a task beside the pump."""
@@ -113,8 +129,8 @@ class Delivery:
         assert exchange.nursery is not None and reply.produce is not None
         framing = event_framing(exchange)
         wire = ChannelWire.produced_by(self._told, exchange.nursery)
-        transfer = self._transfer(UNTIL_CLOSE, framing)
-        await self._pump(transfer, head_bytes(exchange, reply, framing), wire, b"")
+        transfer = self._new_transfer(UNTIL_CLOSE, framing)
+        await self._open(transfer, head_bytes(exchange, reply, framing), wire, b"")
 
     async def _told(self, send: SendEvents) -> None:
         """Run the producer; the Ending it returns is the reply's, and there before the stream ends."""
@@ -123,7 +139,7 @@ class Delivery:
 
     async def _switch(self) -> None:
         """101: bytes both ways until both have ended."""
-        exchange, body, head = self._exchange, self._reply.upstream, self._reply.head
+        exchange, body, head = self._exchange, self._body, self._reply.head
         assert body is not None and head is not None
         exchange.phase = Phase.TUNNEL
         exchange.connection.reusable = False
@@ -133,14 +149,13 @@ class Delivery:
 
     async def _after_commitment(self) -> None:
         """The head is out since the commitment: events go on, anything else becomes a terminal event."""
-        exchange, body = self._exchange, self._reply.upstream
-        framing = event_framing(exchange)
+        body = self._body
+        framing = event_framing(self._exchange)
         if self._reply.events and body is not None:
-            transfer = self._transfer(body.framing, framing)
+            transfer = self._new_transfer(body.framing, framing)
             assert isinstance(transfer.flow, EventFlow)
             transfer.flow.inject(b"")
-            await self._pump(transfer, b"", body.wire, body.rest)
-            self._keep = transfer.ending is COMPLETE and transfer.flow.reader.done
+            await self._open(transfer, b"", body.wire, body.rest)
             return
         await self._say_failure(b"", framing)
 
@@ -158,7 +173,9 @@ class Delivery:
         framing = event_framing(exchange)
         shown = Reply(200, list(EVENT_STREAM), events=True)
         hint = round(exchange.route.retry_hint * uniform(500, 1500))
-        await self._say_failure(head_bytes(exchange, shown, framing), framing, b"retry: %d\n" % hint)
+        await self._say_failure(
+            head_bytes(exchange, shown, framing), framing, b"retry: %d\n" % hint
+        )
 
     async def _say_failure(self, before: bytes, framing: int, opening: bytes = b"") -> None:
         """One terminal event and the end, where a status can no longer be given. `opening`: lines of the same block."""
@@ -182,7 +199,7 @@ class Delivery:
 
     # -- parts -----------------------------------------------------------------------------------------------
 
-    def _transfer(self, framing_in: int, framing_out: int) -> Transfer:
+    def _new_transfer(self, framing_in: int, framing_out: int) -> Transfer:
         exchange, reply = self._exchange, self._reply
         state = exchange.state
         assert state is not None
@@ -199,43 +216,53 @@ class Delivery:
         exchange.record.streaming = reply.events
         return Transfer(flow, route, exchange.record, state.counters, trio.current_time())
 
-    async def _pump(self, transfer: Transfer, head: bytes, upstream: Wire, rest: bytes) -> None:
-        """Send the head with what there is of the body, then pump the rest of it."""
+    async def _open(self, transfer: Transfer, head: bytes, upstream: Wire, rest: bytes) -> None:
+        """Send the head with what there is of the body; the pump for the rest of it."""
         exchange = self._exchange
-        record, counters, client = exchange.record, transfer.counters, exchange.wire
+        record, client, worker = exchange.record, exchange.wire, exchange.worker
         exchange.phase = Phase.BODY
         now = trio.current_time()
         record.first_byte = record.first_byte or now
         first = transfer.data(rest, now) if rest else b""
         transfer.sent = len(first)
+        if record.streaming:
+            transfer.counters.active += 1
+        self._transfer = transfer
         if head or first:
             await self._send(head + first)
-        worker = exchange.worker
-        if record.streaming:
-            counters.active += 1
-            if worker.log is not None:
-                worker.log.write(record.start_line(now))
+        if record.streaming and worker.log is not None:
+            worker.log.write(record.start_line(now))
         worker.registry.add(transfer)
-        try:
-            if transfer.ending is None:
-                if isinstance(upstream, SocketWire) and isinstance(client, SocketWire):
-                    pump: EpollPump | TrioPump = EpollPump(
-                        transfer, upstream, client, worker.engine, worker.alarms
-                    )
-                else:
-                    pump = TrioPump(transfer, upstream, client)
-                await pump.run()
-        finally:
-            worker.registry.discard(transfer)
-            record.events = transfer.flow.events
-            record.bytes_out += transfer.sent
-            if record.streaming:
-                counters.active -= 1
-        assert transfer.ending is not None
+        if transfer.ending is not None:
+            return
+        if isinstance(upstream, SocketWire) and isinstance(client, SocketWire):
+            self.pump = EpollPump(transfer, upstream, client, worker.engine, worker.alarms)
+        else:
+            self.pump = TrioPump(transfer, upstream, client)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what only the beginning needed: a stream may be parked for hours."""
+        reply = self._reply
+        if reply.produce is None:
+            self._reply = Reply(reply.status, [], on_unfinished=reply.on_unfinished)
+        if self._body is not None:
+            self._body.rest = b""
+
+    def _close_books(self, transfer: Transfer) -> None:
+        exchange = self._exchange
+        record, ending, flow = exchange.record, transfer.ending, transfer.flow
+        exchange.worker.registry.discard(transfer)
+        record.events = flow.events
+        record.bytes_out += transfer.sent
+        if record.streaming:
+            transfer.counters.active -= 1
+        if ending is None:
+            return  # cancelled, or the client left: whoever did it has recorded it
         if transfer.abort:
             self._abort(transfer)
-        complete = transfer.ending is COMPLETE
-        self._end((complete and self._reply.ending) or transfer.ending)
+        self._keep = ending is COMPLETE and flow.reader.done and not flow.rest
+        self._end((ending is COMPLETE and self._reply.ending) or ending)
 
     async def _send(self, out: bytes) -> None:
         exchange = self._exchange
@@ -245,7 +272,7 @@ class Delivery:
         await exchange.wire.send(out)
 
     def _abort(self, transfer: Transfer) -> None:
-        """Make sure the client can tell: no last chunk, fewer bytes than promised, or else a reset."""
+        """Close so that the client can tell: no last chunk, fewer bytes than promised, or else a reset."""
         exchange = self._exchange
         exchange.connection.reusable = False
         unframed = exchange.head.version != b"1.1" and not transfer.flow.reader.done
@@ -254,6 +281,7 @@ class Delivery:
                 exchange.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             except OSError:
                 pass  # it is gone already
+        exchange.wire.close()
 
     def _end(self, ending: Ending) -> None:
         exchange = self._exchange

@@ -48,6 +48,10 @@ from relay.wires.wire import Expired, Gone
 if TYPE_CHECKING:
     from relay.exchange.connection import Connection
 
+_NO_PARAMETERS: dict[str, bytes] = {}  # never written: a route's are the table's own
+# Stand in for the head of a request whose response is under way: the version is all that is still asked for.
+_FORGOTTEN_1_1 = RequestHead(b"", b"", b"", b"", b"1.1", [], b"")
+_FORGOTTEN_1_0 = RequestHead(b"", b"", b"", b"", b"1.0", [], b"")
 _BODILESS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
@@ -61,6 +65,7 @@ class Exchange:
         "alarms",
         "body",
         "connection",
+        "delivery",
         "ending",
         "engine",
         "head",
@@ -90,7 +95,8 @@ class Exchange:
         self.ending: Ending | None = None
         self.head_out = False  # the final response head went out (or began to)
         self.body: RequestBody | None = None
-        self.params: dict[str, bytes] = {}
+        self.params: dict[str, bytes] = _NO_PARAMETERS
+        self.delivery: Delivery | None = None  # begun, its pump still to be run
         self.state: RouteState | None = None
         self.nursery: trio.Nursery | None = None
         self._upload: Upload | None = None
@@ -103,31 +109,40 @@ class Exchange:
 
     # -- the way of the request ------------------------------------------------------------------------------
 
-    async def run(self, rest: bytes) -> bytes | None:
-        """Answer the request whose head has come, `rest` behind it.
+    async def run(self) -> None:
+        """Answer the request whose head has come; the bytes behind it are the connection's `pending`.
 
-        Returns: the bytes of the next request where the connection may go on, None where it must close.
+        Afterwards `delivery` is set where a body is still to be pumped: by the caller, who then calls its `finish`.
         """
         try:
             reply = self._route()
             self.body = self._request_body()
             if self.body is not None:
-                self.body.take(rest)
-                rest = b""
+                self.body.take(self.connection.take_pending())
             if reply is not None:
                 await self.answer(reply)
             elif self._alone():
                 self._watch()
-                await self._respond()
+                await self._respond(park=True)
             else:
                 await self._respond_beside_upload()
         except Fault as fault:
             await self._refuse(refusal.of_fault(fault, self.phase))
+
+    def forget(self) -> None:
+        """Let go of what only the way to the response needed: a stream may be parked for hours."""
+        self.head = _FORGOTTEN_1_1 if self.head.version == b"1.1" else _FORGOTTEN_1_0
+        self.params = _NO_PARAMETERS
+
+    def goes_on(self) -> bool:
+        """Whether the connection may serve another request; what was read of it is put back."""
         if self.ending is None or not self.connection.reusable:
-            return None
-        if self.body is not None:
-            return self.body.rest if self.body.done else None
-        return rest
+            return False
+        if self.body is None:
+            return True
+        if self.body.done:
+            self.connection.pending = self.body.rest
+        return self.body.done
 
     def _route(self) -> Reply | None:
         """Find the route; a Reply where relay answers without a source."""
@@ -207,8 +222,8 @@ class Exchange:
         self.wire.on_gone = self.client_left
         self.nursery.start_soon(self.wire.watch)
 
-    async def _respond(self) -> None:
-        """Run the source and deliver what it brings."""
+    async def _respond(self, *, park: bool = False) -> None:
+        """Run the source and deliver what it brings; with `park` the pump is left to the caller of `run`."""
         if self.ending is not None:
             await trio.lowlevel.checkpoint()  # the client has left: nobody is dialled for it
         self._commitment = Commitment.begin(self)
@@ -218,7 +233,7 @@ class Exchange:
         except Failure as caught:
             failure = caught
             reply = refusal.of_failure(caught, self.phase)
-        await self.answer(reply, failure)
+        await self.answer(reply, failure, park=park)
 
     async def _source(self) -> Reply:
         source = self.route.source
@@ -230,9 +245,21 @@ class Exchange:
             return await answer(source, self)
         return await local(source, self)
 
-    async def answer(self, reply: Reply, failure: Failure | None = None) -> None:
+    async def answer(
+        self, reply: Reply, failure: Failure | None = None, *, park: bool = False
+    ) -> None:
         """Deliver `reply`, whatever kind it is."""
-        await Delivery(self, reply, failure).run()
+        delivery = Delivery(self, reply, failure)
+        try:
+            await delivery.begin()
+            if delivery.pump is not None:
+                if park:
+                    self.delivery = delivery
+                    return
+                await delivery.pump.run()
+        finally:
+            if self.delivery is None:
+                delivery.finish()
 
     async def _refuse(self, reply: Reply) -> None:
         """An answer to bytes that cannot be trusted any further: the connection ends behind it."""

@@ -87,6 +87,10 @@ class Worker:
     def group(self, upstream: Upstream) -> Group:
         return self.groups[upstream]
 
+    def url_states(self) -> Iterable[health.UrlState]:
+        """What is known of every url, for metrics and admin."""
+        return health.states(self.groups, trio.current_time())
+
 
 def _report(origin: Origin, up: bool, why: str) -> None:
     """A health check changed its mind."""

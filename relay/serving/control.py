@@ -37,6 +37,7 @@ _MAX_REQUEST = 64 * 1024  # bytes; what is longer travels as a descriptor
 _MAX_FDS = 250  # the kernel's SCM_MAX_FD is 253
 
 Snapshot = dict[str, Any]
+Row = list[Any]  # one stream: the columns of `observing.exposition.COLUMNS`
 Handler = Callable[[Mapping[str, Any], Sequence[int]], Any]
 
 
@@ -56,6 +57,10 @@ class Control(Protocol):
         """The figures of every worker that answers, by its number."""
         ...
 
+    async def streams(self) -> dict[int, list[Row]]:
+        """Every body under way, by its worker's number. Apart from the figures: it may be long."""
+        ...
+
     async def stop(self, exchange_id: str) -> bool:
         """End one stream with its terminal event; False: no worker has it."""
         ...
@@ -71,6 +76,7 @@ class Served(Protocol):
     @property
     def draining(self) -> bool: ...
     def snapshot(self) -> Snapshot: ...
+    def streams(self) -> list[Row]: ...
     def stop_stream(self, exchange_id: str) -> bool: ...
 
 
@@ -86,6 +92,10 @@ class LocalControl:
     async def snapshot(self) -> dict[int, Snapshot]:
         await trio.lowlevel.checkpoint()
         return {0: self._served.snapshot()}
+
+    async def streams(self) -> dict[int, list[Row]]:
+        await trio.lowlevel.checkpoint()
+        return {0: self._served.streams()}
 
     async def stop(self, exchange_id: str) -> bool:
         await trio.lowlevel.checkpoint()
@@ -106,6 +116,9 @@ class RemoteControl:
 
     async def snapshot(self) -> dict[int, Snapshot]:
         return await self._ask_all({"do": "snapshot"})
+
+    async def streams(self) -> dict[int, list[Row]]:
+        return await self._ask_all({"do": "streams"})
 
     async def stop(self, exchange_id: str) -> bool:
         answers = await self._ask_all({"do": "stop", "id": exchange_id})
@@ -187,7 +200,7 @@ async def answer(slot: socket.socket, handlers: Mapping[str, Handler]) -> None:
                 nursery.start_soon(_send, channel, result)
 
 
-_ANSWERED = frozenset(("snapshot", "stop", "state"))
+_ANSWERED = frozenset(("snapshot", "streams", "stop", "state"))
 
 
 async def _send(channel: socket.socket, data: bytes) -> None:
@@ -201,6 +214,7 @@ def handlers(served: Served, started: float) -> dict[str, Handler]:
     """What a worker answers to the admin listener."""
     return {
         "snapshot": lambda request, fds: served.snapshot(),
+        "streams": lambda request, fds: served.streams(),
         "stop": lambda request, fds: served.stop_stream(request["id"]),
         "state": lambda request, fds: (os.getpid(), _state(served), started),
     }

@@ -27,7 +27,7 @@ from relay.flows.event_flow import EventFlow
 from relay.observing.ending import Cause
 from relay.observing.log import LineLog
 from relay.serving import handover
-from relay.serving.control import Snapshot
+from relay.serving.control import Row, Snapshot
 from relay.serving.listeners import Listener
 from relay.serving.slots import Slots
 from relay.wires.acceptor import Acceptor
@@ -101,6 +101,12 @@ class Server:
         from relay.observing.exposition import snapshot
 
         return snapshot(self.worker)
+
+    def streams(self) -> list[Row]:
+        """The bodies under way; the columns are `exposition.COLUMNS`."""
+        from relay.observing.exposition import rows
+
+        return rows(self.worker, trio.current_time())
 
     def stop_stream(self, exchange_id: str) -> bool:
         """End one stream with its terminal event; False: it is not here."""

@@ -1,0 +1,281 @@
+"""The figures of a worker as plain numbers, and the sum of many workers' figures.
+
+    worker ─► snapshot ─► (a slot, as JSON) ─► Totals.add ─► observing.prometheus, the live page
+
+Rules
+  * Nothing here runs but at a scrape. What the hot path adds to are the integers of `counters`;
+    streams that are under way are added to them here, so a counter never waits for an ending.
+  * A snapshot is JSON: it crosses a process border. Streams travel apart from it, as rows, because
+    there may be thousands of them and a scrape needs none.
+  * A sum never falls. A worker that died, or does not answer, leaves what it had counted when it
+    was last seen: to Prometheus a sum that falls is a counter that began again at zero, and the
+    next rate would be the whole history.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from relay.observing.counters import Counters, Histogram
+from relay.observing.log import LineLog
+from relay.observing.record import Record
+
+Snapshot = dict[str, Any]
+Row = list[Any]
+
+SLOW = 5.0  # seconds without a byte until the upstream counts as the slow side (arbitrary)
+# What a row says of one body under way. Times in seconds.
+COLUMNS: Final = (
+    "id",
+    "kind",  # "events" | "bytes"
+    "route",
+    "client",
+    "method",
+    "path",
+    "upstream",
+    "age",
+    "events",
+    "bytes",  # of the body, to the client, framing included
+    "last_event",  # seconds since; null: none yet
+    "held",  # bytes of an unfinished event
+    "slow",  # "client": bytes wait for it · "upstream": silent for SLOW · null
+)
+_COUNTED: Final = ("events", "bytes_in", "bytes_out")
+_HISTOGRAMS: Final = ("first_byte", "duration", "event_gap")
+_PAGE: Final = resource.getpagesize()
+
+
+# -- what of a worker is looked at -----------------------------------------------------------------
+
+
+class _Flow(Protocol):
+    @property
+    def events(self) -> int: ...
+    @property
+    def held(self) -> int: ...
+
+
+class _Transfer(Protocol):
+    @property
+    def record(self) -> Record: ...
+    @property
+    def flow(self) -> _Flow: ...
+    @property
+    def sent(self) -> int: ...
+    @property
+    def paused(self) -> bool: ...
+    @property
+    def last_in(self) -> float: ...
+    @property
+    def last_event(self) -> float: ...
+
+
+class _UrlState(Protocol):
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+class Observed(Protocol):
+    """A worker."""
+
+    @property
+    def counters(self) -> Counters: ...
+    @property
+    def registry(self) -> Iterable[_Transfer]: ...
+    @property
+    def draining(self) -> bool: ...
+    @property
+    def log(self) -> LineLog | None: ...
+    def url_states(self) -> Iterable[_UrlState]: ...
+
+
+# -- one worker ------------------------------------------------------------------------------------
+
+
+def snapshot(worker: Observed) -> Snapshot:
+    """Every figure of this process. JSON can carry it."""
+    routes = {name: _route(counters) for name, counters in worker.counters.routes.items()}
+    held = bodies = 0
+    for transfer in worker.registry:
+        flow = transfer.flow
+        route = routes.get(transfer.record.route)
+        held += flow.held
+        bodies += 1
+        if route is not None:
+            route["events"] += flow.events
+            route["bytes_out"] += transfer.sent
+    counters = worker.counters
+    return {
+        "pid": os.getpid(),
+        "draining": worker.draining,
+        "routes": routes,
+        "bodies": bodies,
+        "held": held,
+        "connections": counters.connections,
+        "connections_total": counters.connections_total,
+        "cancel_delay": _histogram(counters.cancel_delay),
+        "log_dropped": worker.log.dropped if worker.log is not None else 0,
+        "upstreams": [url._asdict() for url in worker.url_states()],
+        "cpu": time.process_time(),
+        "resident": _resident(),
+    }
+
+
+def rows(worker: Observed, now: float) -> list[Row]:
+    """Every body under way, in the columns of COLUMNS. `now`: trio.current_time()."""
+    return [_row(transfer, now) for transfer in worker.registry]
+
+
+def _row(transfer: _Transfer, now: float) -> Row:
+    record, events = transfer.record, transfer.flow.events
+    silent = now - transfer.last_in >= SLOW
+    slow = "client" if transfer.paused else "upstream" if silent else None
+    return [
+        record.id,
+        "events" if record.streaming else "bytes",
+        record.route,
+        record.client,
+        record.method,
+        record.path,
+        record.upstream,
+        round(now - record.started, 3),
+        events,
+        transfer.sent,
+        round(now - transfer.last_event, 3) if events else None,
+        transfer.flow.held,
+        slow,
+    ]
+
+
+def _route(counters: Any) -> dict[str, Any]:
+    figures: dict[str, Any] = {name: getattr(counters, name) for name in _COUNTED}
+    figures["active"] = counters.active
+    figures["endings"] = {cause.value: n for cause, n in counters.endings.items()}
+    for name in _HISTOGRAMS:
+        figures[name] = _histogram(getattr(counters, name))
+    return figures
+
+
+def _histogram(histogram: Histogram) -> list[float]:
+    """The counts by bucket, the last of them +Inf, and the sum of what was observed."""
+    return [*histogram.counts, histogram.total]
+
+
+def _resident() -> int:
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[1]) * _PAGE
+
+
+# -- all workers -----------------------------------------------------------------------------------
+
+
+class Url(NamedTuple):
+    """One url of one upstream, as all workers see it."""
+
+    upstream: str
+    url: str
+    up: bool  # no worker leaves it alone
+    checks: bool | None  # the active checks' verdict; None: there are none
+    streams: int
+    idle: int
+    failures: int  # in a row, in the worker that has seen most
+    retry_in: float
+    cause: str
+
+
+class Totals:
+    """The sum over workers, which remembers what departed ones had counted.
+
+    What a worker counted after it was last seen and before it died is lost.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, Snapshot] = {}  # the last figures of each worker, by number
+        self._departed: list[Snapshot] = []  # the sum of those that are gone, if there are any
+
+    def add(self, workers: Mapping[int, Snapshot]) -> Snapshot:
+        """The figures of all workers together; `workers` are those that answered."""
+        for number, figures in workers.items():
+            before = self._seen.get(number)
+            if before is not None and before["pid"] != figures["pid"]:
+                self._departed = [_sum_counted([*self._departed, before])]
+            self._seen[number] = figures
+        absent = [self._seen[number] for number in self._seen.keys() - workers.keys()]
+        counted = _sum_counted([*workers.values(), *absent, *self._departed])
+        present = list(workers.values())
+        for name, route in counted["routes"].items():
+            route["active"] = sum(
+                w["routes"][name]["active"] for w in present if name in w["routes"]
+            )
+        for key in ("connections", "held", "bodies"):
+            counted[key] = sum(figures[key] for figures in present)
+        counted["upstreams"] = list(_urls(present))
+        counted["workers"] = {
+            number: {key: figures[key] for key in ("pid", "draining", "cpu", "resident")}
+            for number, figures in workers.items()
+        }
+        return counted
+
+
+def _sum_counted(parts: Sequence[Snapshot]) -> Snapshot:
+    """What is counted and never falls, summed."""
+    routes: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for name, route in part["routes"].items():
+            if name in routes:
+                _add_route(routes[name], route)
+            else:
+                routes[name] = {**route, "active": 0, "endings": dict(route["endings"])}
+    return {
+        "routes": routes,
+        "connections_total": sum(part["connections_total"] for part in parts),
+        "cancel_delay": _added([part["cancel_delay"] for part in parts]),
+        "log_dropped": sum(part["log_dropped"] for part in parts),
+    }
+
+
+def _add_route(into: dict[str, Any], route: Mapping[str, Any]) -> None:
+    for key in _COUNTED:
+        into[key] += route[key]
+    for key in _HISTOGRAMS:
+        into[key] = _added([into[key], route[key]])
+    endings = into["endings"]
+    for ending, number in route["endings"].items():
+        endings[ending] = endings.get(ending, 0) + number
+
+
+def _added(histograms: Sequence[Sequence[float]]) -> list[float]:
+    return [sum(column) for column in zip(*histograms, strict=True)]
+
+
+def _urls(workers: Sequence[Snapshot]) -> Iterator[Url]:
+    """Each url once. A single worker's failure counts: the others may just not have tried."""
+    seen: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for figures in workers:
+        for state in figures["upstreams"]:
+            seen.setdefault((state["upstream"], state["url"]), []).append(state)
+    for (upstream, url), states in seen.items():
+        worst = max(states, key=lambda state: (not state["up"], state["failures"]))
+        checked = [state["checks"] for state in states if state["checks"] is not None]
+        yield Url(
+            upstream,
+            url,
+            all(state["up"] for state in states),
+            all(checked) if checked else None,
+            sum(state["streams"] for state in states),
+            sum(state["idle"] for state in states),
+            worst["failures"],
+            worst["retry_in"],
+            worst["cause"],
+        )
+
+
+def down(urls: Iterable[Url]) -> list[str]:
+    """The upstreams of which every url is left alone, by name."""
+    up: dict[str, bool] = {}
+    for url in urls:
+        up[url.upstream] = up.get(url.upstream, False) or url.up
+    return [name for name, is_up in up.items() if not is_up]

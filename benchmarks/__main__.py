@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 from benchmarks.machine import describe, raise_file_limit
-from benchmarks.measures import MEASURES, PLOTTED
+from benchmarks.measures import MEASURES, PLOTTED, QUICK
 from benchmarks.peers import PEERS, Peer, version_of
 from benchmarks.plots import write_plots
 from benchmarks.report import save, table, verdict_table
 from benchmarks.runner import run_all
 
-QUICK_PEERS = ("relay", "nginx", "haproxy", "node", "aiohttp", "plain")
+QUICK_PEERS = ("relay", "nginx", "haproxy", "caddy", "node", "aiohttp")
 PLOTS = Path(__file__).parent.parent / "docs" / "technical-notes" / "plots"
 
 
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     wish = _parse(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways out clean up
     raise_file_limit()
-    names = wish.measures or [name for name in MEASURES if name not in PLOTTED or wish.plots]
+    names = wish.measures or _all(quick=wish.quick, plots=wish.plots)
     measures = [MEASURES[name] for name in names]
     peers, missing = _available(wish.peers.split(",") if wish.peers else _default(wish.quick))
     versions = {peer.name: version_of(peer) for peer in peers}
@@ -72,6 +72,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         if name not in PEERS:
             parser.error(f"no peer {name!r}; there are: {', '.join(PEERS)}")
     return wish
+
+
+def _all(*, quick: bool, plots: bool) -> list[str]:
+    return [name for name in MEASURES if (plots if name in PLOTTED else not quick or name in QUICK)]
 
 
 def _default(quick: bool) -> list[str]:

@@ -122,7 +122,7 @@ MEASURES: dict[str, Measure] = {
                 Shown("p99_us", "latency p99, µs", 0),
                 Shown("p999_us", "latency p99.9, µs", 0),
             ),
-            quick={"seconds": 1.5, "warm": 0.5},
+            quick={"seconds": 1.2, "warm": 0.4},
         ),
         Measure(
             "ticks",
@@ -213,7 +213,7 @@ MEASURES: dict[str, Measure] = {
             "the client leaves; until the origin's connection is closed",
             leaving,
             _leaving_shown(),
-            quick={"times": 50},
+            quick={"times": 30},
         ),
         Measure(
             "growth",
@@ -224,7 +224,7 @@ MEASURES: dict[str, Measure] = {
                 Shown("cpu_us_8000", "CPU per event, 8,000 streams, µs"),
                 Shown("growth", "growth", 2),
             ),
-            quick={"steps": (100, 8000), "seconds": 0.8},
+            quick={"steps": (100, 2000), "seconds": 0.8},
         ),
         Measure(
             "startup",
@@ -245,3 +245,4 @@ MEASURES: dict[str, Measure] = {
     )
 }
 PLOTTED = ("rates", "growing", "memory")  # run only when named or with --plots
+QUICK = ("paced", "flood", "idle", "small", "down", "up", "leaving", "growth", "startup")

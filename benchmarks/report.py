@@ -9,8 +9,9 @@ from benchmarks.peers import RELAY
 from benchmarks.runner import Results
 from benchmarks.targets import Medians, Verdict, verdicts
 
+_BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
 _TITLE = 34  # columns
-_CELL = 16
+_CELL = 19
 
 
 def table(measures: list[Measure], peers: list[str], medians: Medians) -> str:
@@ -65,6 +66,19 @@ def save(
     path.write_text(json.dumps(document, indent=1) + "\n")
 
 
+def write_figures(page: Path, text: str) -> None:
+    """Replace what stands between the two marks of a documentation page.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    before, begin, rest = page.read_text().partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"{page} has no {_BEGIN} … {_END}")
+    page.write_text(f"{before}{begin}\n```text\n{text}\n```\n{end}{after}")
+
+
 def _cell(shown: Shown, peer: str, by_peer: "dict[str, Figures] | object") -> str:
     assert isinstance(by_peer, dict)
     value = by_peer.get(peer, {}).get(shown.key)
@@ -72,7 +86,7 @@ def _cell(shown: Shown, peer: str, by_peer: "dict[str, Figures] | object") -> st
         return "-"
     text = f"{value:,.{shown.digits}f}"
     own = by_peer.get(RELAY, {}).get(shown.key)
-    if peer == RELAY or own is None or not value:
+    if peer == RELAY or not own or not value:
         return text
     return f"{text} (×{own / value:.2f})"
 

@@ -61,8 +61,9 @@ def leaving(target: Target, *, times: int = 1000, phases: tuple[str, ...] = PHAS
             delays, missed, tried = _phase(target, watch, _BEGIN[phase], first, times)
             first += times
             ordered = sorted(delays)
-            figures[f"{phase}_p50_us"] = percentile(ordered, 0.5) / 1000
-            figures[f"{phase}_worst_us"] = ordered[-1] / 1000 if ordered else float("nan")
+            if ordered:
+                figures[f"{phase}_p50_us"] = percentile(ordered, 0.5) / 1000
+                figures[f"{phase}_worst_us"] = ordered[-1] / 1000
             figures[f"{phase}_missed"] = missed
             figures[f"{phase}_tried"] = tried
         figures["missed"] = sum(figures[f"{phase}_missed"] for phase in phases)

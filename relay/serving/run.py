@@ -15,8 +15,9 @@ from relay.config.values import Config
 from relay.serving.activation import Passed
 from relay.serving.listeners import BindError, Listener, open_listeners
 from relay.serving.notify import Notifier
-from relay.serving.reload import Refused, open_log
+from relay.serving.reload import Refused
 from relay.serving.single import Single
+from relay.serving.supervisor import Supervisor
 
 FAULT = 1
 logger = logging.getLogger("relay")
@@ -44,15 +45,9 @@ def serve(config: Config) -> int:
             opened.append(admin)
         for name in passed.untaken():
             logger.warning("%s was passed in, and nothing in the configuration names it", name)
-        single = Single(
-            config=config,
-            log_fd=open_log(config),
-            listeners=served,
-            admin=admin,
-            passed=passed,
-            notifier=notifier,
-        )
-        return trio.run(single.run)
+        if config.server.workers > 1:
+            return Supervisor(config, served, admin, passed, notifier).run()
+        return trio.run(Single(config, served, admin, passed, notifier).run)
     except (BindError, OSError, Refused) as error:
         print(f"relay: {error}", file=sys.stderr)
         return FAULT

@@ -73,17 +73,19 @@ class Server:
         """Serve until `stop`, then drain."""
         async with trio.open_nursery() as plane:
             plane.start_soon(self.worker.run)
-            async with trio.open_nursery() as self._nursery:
-                for door in self._doors:
-                    self._nursery.start_soon(self._accept, door)
-                task_status.started()
-                await self._stopping.wait()
-                await self._drain()
-                self._nursery.cancel_scope.cancel()
-            with trio.move_on_after(_ERRANDS):
-                await self.worker.errands.done()
-            if self.worker.log is not None:
-                self.worker.log.flush()
+            try:
+                async with trio.open_nursery() as self._nursery:
+                    for door in self._doors:
+                        self._nursery.start_soon(self._accept, door)
+                    task_status.started()
+                    await self._stopping.wait()
+                    await self._drain()
+                    self._nursery.cancel_scope.cancel()
+                with trio.move_on_after(_ERRANDS):
+                    await self.worker.errands.done()
+            finally:
+                if self.worker.log is not None:
+                    self.worker.log.flush()
             plane.cancel_scope.cancel()
 
     def stop(self) -> None:

@@ -33,24 +33,21 @@ class Single:
 
     def __init__(
         self,
-        *,
         config: Config,
-        log_fd: int | None,
         listeners: list[Listener],
         admin: Listener | None,
         passed: Passed,
         notifier: Notifier,
     ) -> None:
         self._config = config
-        self._log_fd = log_fd
         self._opened = listeners
         self._admin = admin
         self._passed = passed
         self._notifier = notifier
 
     async def run(self) -> int:
-        """Serve until a signal, then drain."""
-        server = Server(Worker(self._config, self._log_fd), self._opened)
+        """Serve until a signal, then drain. Raises: Refused: there is no access log."""
+        server = Server(Worker(self._config, reload.open_log(self._config)), self._opened)
         names = [listener.name for listener in self._opened]
         try:
             async with trio.open_nursery() as nursery:

@@ -1,0 +1,123 @@
+"""The supervisor's children: what is known of each, how it ended, and when the next may start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from math import inf
+
+from relay.config.values import Address
+from relay.serving.control import open_slot
+from relay.serving.listeners import Listener, bind
+
+STABLE = 10.0  # seconds after which a death counts as the first again
+_FIRST_PAUSE = 0.1  # seconds before the start after the second death in a row, then doubled
+_LONGEST_PAUSE = 5.0
+
+
+class Child:
+    """A process that was forked here. Times are time.monotonic() seconds."""
+
+    __slots__ = ("beat", "name", "pid", "ready", "report", "slot", "started")
+
+    def __init__(self, pid: int, name: str, report: int, slot: Slot | None, now: float) -> None:
+        self.pid = pid
+        self.name = name  # for the log
+        self.report = report  # the reading end of what it says
+        self.slot = slot  # None: the admin process, or a worker that drains alone
+        self.started = now
+        self.beat = now  # when it was last heard of
+        self.ready = False
+
+
+class Restarts:
+    """Back-off: the first death costs nothing, the next in a row ever more."""
+
+    __slots__ = ("_failures", "due")
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self.due = inf  # when to start the next; inf: nothing to start
+
+    def died(self, lived: float, now: float) -> float:
+        """Seconds to wait for the next start, which is due then."""
+        self._failures = 1 if lived >= STABLE else self._failures + 1
+        pause = 0.0
+        if self._failures > 1:
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (self._failures - 2))
+        self.due = now + pause
+        return pause
+
+
+class Slot:
+    """A worker's place: its number, its control sockets, its own TCP sockets."""
+
+    __slots__ = ("asker", "child", "listeners", "number", "restarts", "worker_end")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.asker, self.worker_end = open_slot()
+        self.listeners: list[Listener] = []
+        self.restarts = Restarts()
+        self.child: Child | None = None
+
+    def open(self, placed: Address, configured: Address) -> None:
+        """Bind a socket of this slot's own on `placed`. Raises: BindError."""
+        listener = bind(placed)
+        listener.address = configured
+        self.listeners.append(listener)
+
+    def close(self) -> None:
+        """Close the sockets here; a worker that has them keeps its own."""
+        for listener in self.listeners:
+            listener.close()
+        self.listeners.clear()
+
+
+def fork(run: Callable[[int], int], keep: Callable[[], None]) -> tuple[int, int]:
+    """Start a child that calls `run(report)` and ends with what that returns.
+
+    Args:
+        keep: called first in the child, to put down what is not its own.
+
+    Returns: its pid, and the reading end of its report.
+    """
+    reading, report = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        os.close(report)
+        os.set_blocking(reading, False)
+        return pid, reading
+    code = 1
+    try:
+        os.close(reading)
+        for number in (signal.SIGHUP, signal.SIGINT):  # a terminal's Ctrl-C is the supervisor's
+            signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        keep()
+        os.set_blocking(report, False)
+        code = run(report)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # not through the stack of the supervisor, whose cleaning up is not ours
+
+
+def describe_end(status: int) -> str:
+    """How a child ended, from its wait status."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"

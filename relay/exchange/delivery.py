@@ -272,11 +272,17 @@ class Delivery:
         await exchange.wire.send(out)
 
     def _abort(self, transfer: Transfer) -> None:
-        """Close so that the client can tell: no last chunk, fewer bytes than promised, or else a reset."""
+        """Close so that the client can tell: fewer bytes than promised, no last chunk, or else a reset.
+
+        Where it was told already the connection closes in its own time: a reset for bytes that were not read (an upload,
+        a pipelined request) would destroy what was said.
+        """
         exchange = self._exchange
         exchange.connection.reusable = False
+        if transfer.told:
+            return
         unframed = exchange.head.version != b"1.1" and not transfer.flow.reader.done
-        if unframed and not exchange.record.streaming and isinstance(exchange.wire, SocketWire):
+        if (unframed or transfer.ending is STALLED) and isinstance(exchange.wire, SocketWire):
             try:
                 exchange.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             except OSError:

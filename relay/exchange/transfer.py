@@ -51,6 +51,7 @@ class Transfer:
         "record",
         "route",
         "sent",
+        "told",
         "wake",
     )
 
@@ -68,6 +69,7 @@ class Transfer:
         self.counters = counters
         self.ending: Ending | None = None
         self.abort = False
+        self.told = False  # the client was told of a bad end by a terminal event
         self.sent = 0  # bytes of the body for the client, framing included
         self.last_in = self.last_event = self.last_out = now
         self.paused = False  # the client is slower than the upstream just now
@@ -225,6 +227,7 @@ class Transfer:
             route = self.route
             event = terminal_event(route.dialect, cause.value, detail, retryable=True)
             out = flow.cut_off(event)
+            self.told = bool(out)
             if out is not None and route.after_error == "close":
                 abort = False
                 out += flow.close()

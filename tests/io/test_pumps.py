@@ -24,7 +24,7 @@ from relay.exchange.trio_pump import TrioPump
 from relay.flows.bytes_flow import BytesFlow
 from relay.flows.event_flow import EventFlow
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
-from relay.observing.counters import RouteCounters
+from relay.observing.counters import Counters
 from relay.observing.ending import Cause, Ending, Side
 from relay.observing.record import Record
 from relay.routing.pattern import Pattern
@@ -92,7 +92,7 @@ class Pumped:
         self.client_wire, self.client = _pair(stage)
         self.record = Record("1", "test", 0.0)
         self.record.method = "GET"
-        self.transfer = Transfer(flow, route, self.record, RouteCounters("r"), trio.current_time())
+        self.transfer = Transfer(flow, route, self.record, Counters().route("r"), trio.current_time())
         ends = self.transfer, self.upstream_wire, self.client_wire
         self.pump: EpollPump | TrioPump
         if stage.kind == "epoll":

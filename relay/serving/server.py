@@ -177,6 +177,18 @@ class Server:
         wire = SocketWire(sock, self.worker.engine, self.worker.alarms)
         self._nursery.start_soon(self._serve, Connection(self.worker, wire, peer))
 
+    def serve(self, connection: Connection) -> bool:
+        """Serve a connection that came by another way than a listener (the ASGI form).
+
+        Returns: whether it is: not without a slot, nor after the drain.
+        """
+        assert self._nursery is not None, "the server runs"
+        if self._slots.full or self._nursery.cancel_scope.cancel_called:
+            return False
+        self._slots.take()
+        self._nursery.start_soon(self._serve, connection)
+        return True
+
     async def _serve(self, connection: Connection) -> None:
         counters = self.worker.counters
         counters.connections += 1

@@ -15,6 +15,10 @@ class Slots:
         self._lot = trio.lowlevel.ParkingLot()
         self.taken = 0
 
+    @property
+    def full(self) -> bool:
+        return self.taken >= self._limit
+
     async def acquire(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         while self.taken >= self._limit:

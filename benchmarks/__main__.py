@@ -9,11 +9,13 @@ from benchmarks.machine import describe, raise_file_limit
 from benchmarks.measures import MEASURES, PLOTTED, QUICK
 from benchmarks.peers import PEERS, Peer, version_of
 from benchmarks.plots import write_plots
-from benchmarks.report import save, table, verdict_table
+from benchmarks.report import save, table, verdict_table, write_figures
 from benchmarks.runner import run_all
 
 QUICK_PEERS = ("relay", "nginx", "haproxy", "caddy", "node", "aiohttp")
-PLOTS = Path(__file__).parent.parent / "docs" / "technical-notes" / "plots"
+NOTES = Path(__file__).parent.parent / "docs" / "technical-notes"
+PAGE = NOTES / "performance.md"
+PLOTS = NOTES / "plots"
 
 
 def main(argv: list[str]) -> int:
@@ -28,15 +30,16 @@ def main(argv: list[str]) -> int:
     runs = wish.runs or (1 if wish.quick else 3)
     results = run_all(measures, peers, runs=runs, quick=wish.quick)
     medians = results.medians()
-    print(
-        f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, {machine['date']}"
-    )
-    print(
-        f"proxies on core {machine['proxy_core']}, load and origin on core {machine['load_core']}"
-    )
-    print(f"medians of {runs} interleaved; behind a figure: relay's divided by it\n")
-    print(table(measures, [peer.name for peer in peers], medians), "\n")
-    print(verdict_table(medians))
+    sections = [
+        f"{machine['cpu']}, {machine['cores']} cores, "
+        f"Linux {machine['kernel']}, {machine['date']}\n"
+        f"proxies on core {machine['proxy_core']}, load and origin on core {machine['load_core']}, "
+        f"load average before: {machine['load_average_before']}\n"
+        f"{machine['command']}\n"
+        f"medians of {runs} interleaved; in brackets: relay's figure divided by that one",
+        table(measures, [peer.name for peer in peers], medians),
+        verdict_table(medians),
+    ]
     for heading, lines in (
         ("not run", missing),
         ("failed", results.failures),
@@ -44,7 +47,10 @@ def main(argv: list[str]) -> int:
         ("versions", [f"{name}: {version}" for name, version in versions.items()]),
     ):
         if lines:
-            print(f"\n{heading}:", *lines, sep="\n  ")
+            sections.append("\n  ".join([f"{heading}:", *lines]))
+    print("\n\n".join(sections))
+    if wish.write:
+        write_figures(PAGE, "\n\n".join(sections))
     if wish.json:
         save(Path(wish.json), machine, versions, results)
     if wish.plots:
@@ -59,6 +65,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help="interleaved runs (3; 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="small and short: under 3 minutes")
     parser.add_argument("--json", metavar="FILE", help="write every figure of every run there")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE}")
     parser.add_argument(
         "--plots",
         action="store_true",

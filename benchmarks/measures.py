@@ -54,6 +54,8 @@ def growth(
         try:
             step = paced(target, streams=streams, rate=total / streams, seconds=seconds)
         except (LoadError, OSError):
+            if not figures:
+                raise
             figures["failed_at"] = streams
             break
         for key in ("cpu_us", "p50_us", "p99_us", "load_share", "origin_share", "proxy_share"):

@@ -101,7 +101,14 @@ def run_one(
                 "start_mib": pss_kib(proxy.pid) / 1024,
             }
             target = Target(port, proxy.pid, origin_port, origin.pid)
-            return {**start, **measure.run(target, **options)}
+            try:
+                return {**start, **measure.run(target, **options)}
+            except (LoadError, OSError) as error:
+                raise LoadError(f"{error}; its log ends with: {_end_of(proxy.log)}") from error
+
+
+def _end_of(log: Path, lines: int = 4) -> str:
+    return " | ".join(log.read_text(errors="replace").splitlines()[-lines:])[-800:]
 
 
 def _merge(runs: list[Figures]) -> Figures:

@@ -18,6 +18,7 @@ EVENT_STREAM: Fields = [(b"content-type", b"text/event-stream")]
 _CHUNKED_FIELD = (b"transfer-encoding", b"chunked")
 _CLOSE_FIELD = (b"connection", b"close")
 _KEEP_FIELD = (b"connection", b"keep-alive")
+_UPGRADE_OPTION = (b"connection", b"upgrade")
 
 
 def event_framing(exchange: Exchange) -> int:
@@ -40,7 +41,9 @@ def head_bytes(exchange: Exchange, reply: Reply, framing: int | None) -> bytes:
             fields.append((b"content-length", b"%d" % framing))
         elif framing == CHUNKED:
             fields.append(_CHUNKED_FIELD)
-    if not connection.reusable:
+    if reply.status == 101 and reply.head is not None and reply.head.upgrade is not None:
+        fields += [_UPGRADE_OPTION, (b"upgrade", reply.head.upgrade)]
+    elif not connection.reusable:
         fields.append(_CLOSE_FIELD)
     elif exchange.head.version == b"1.0":
         fields.append(_KEEP_FIELD)

@@ -13,6 +13,7 @@ import trio
 from relay.config.values import Forward
 from relay.http.bodies import body_reader
 from relay.http.fault import Fault
+from relay.http.head_rules import connection_tokens
 from relay.http.heads import ResponseHead
 from relay.observing.ending import Cause
 from relay.routing.template import TemplateError
@@ -79,6 +80,10 @@ async def _once(ask: Ask, plan: Forward, origin: Origin, out: Outgoing, *, last:
     try:
         head, body = await attempt(ask, origin, out, ask.route.timeouts.response_head)
         try:
+            if head.status == 101 and not _asked_for(head.upgrade, ask.head.upgrade):
+                raise Failure(
+                    502, Cause.NONSENSE, "the upstream switched to a protocol nobody asked for"
+                )
             events = head.media_type == b"text/event-stream" and ask.route.stream == "auto"
             if not last:
                 _refuse_by_status(ask, head)
@@ -93,6 +98,16 @@ async def _once(ask: Ask, plan: Forward, origin: Origin, out: Outgoing, *, last:
     finally:
         if not handed_over:
             origin.streams -= 1
+
+
+def _asked_for(answered: bytes | None, asked: bytes | None) -> bool:
+    """Whether a 101 names what the request named (RFC 9110 §7.8).
+
+    Otherwise a tunnel would be opened past every rule for messages.
+    """
+    if answered is None or asked is None:
+        return False
+    return connection_tokens(answered) <= connection_tokens(asked)
 
 
 def _reply(plan: Forward, head: ResponseHead, body: UpstreamBody, *, events: bool) -> Reply:

@@ -4,8 +4,9 @@
     hypercorn -k trio --bind 127.0.0.1:9001 backend:engine
 
 `POST /api/v1/message {"user_id", "message"}` answers `{"message_id"}`, then
-`GET /api/v1/stream?user_id=…&message_id=…` tells how it goes. A worker takes the messages of one
-user in the order of their arrival. The first word of a message decides how it goes:
+`GET /api/v1/stream?user_id=…&message_id=…` tells how it goes. A worker answers a message while its
+stream is read, one of a user at a time and in the order of their arrival. The first word of a
+message decides how it goes:
 
     slow     the broker takes 300 ms to accept it
     refuse   the broker does not accept it (503)
@@ -19,7 +20,7 @@ import os
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from hmac import compare_digest
-from itertools import count
+from itertools import count, takewhile
 
 import trio
 
@@ -34,6 +35,7 @@ class Message:
     id: str
     user_id: str
     text: str
+    read: bool = False  # somebody has asked for its stream
     done: trio.Event = field(default_factory=trio.Event)
     accepted: float = field(default_factory=trio.current_time)
     cancelled: bool = False
@@ -89,8 +91,9 @@ async def stream(request: Request) -> Reply | AsyncGenerator[bytes, None]:
 
 
 async def work(message: Message) -> AsyncGenerator[bytes, None]:
-    ahead = [other for other in messages.values() if other.user_id == message.user_id]
-    ahead = [other for other in ahead[: ahead.index(message)] if not other.done.is_set()]
+    message.read = True
+    earlier = takewhile(lambda other: other is not message, messages.values())
+    ahead = [m for m in earlier if m.user_id == message.user_id and m.read and not m.done.is_set()]
     try:
         yield event({"position": len(ahead) + 1, "at": now()}, name="queued")
         for other in ahead:

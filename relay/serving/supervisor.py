@@ -39,7 +39,7 @@ from relay.serving.notify import Notifier
 from relay.serving.reload import Refused
 from relay.serving.sharing import Sharing
 from relay.serving.single import announce, tell_refused, tell_reloaded
-from relay.serving.worker_process import DRAINING, READY, Seat, admin_main, worker_main
+from relay.serving.worker_process import LEAVING, READY, Seat, admin_main, worker_main
 
 logger = logging.getLogger("relay")
 
@@ -185,9 +185,10 @@ class Supervisor:
             child.ready = True
             self._announce()
         slot = child.slot
-        if DRAINING in words and slot is not None and not self._draining:
+        if LEAVING in words and slot is not None and not self._draining:
             logger.info("%s (pid %d) drains; another takes its place", child.name, child.pid)
             child.slot = None
+            os.kill(child.pid, signal.SIGUSR1)
             self._start_worker(slot)
 
     def _announce(self) -> None:

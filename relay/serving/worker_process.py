@@ -1,9 +1,10 @@
 """One of several workers, as the supervisor's child.
 
     told over the slot:   configure ─► reload · drain ─► end with all the others · quit ─► at once
-    on its own:           SIGTERM ─► drain alone: the supervisor puts another in its place
+    on its own:           SIGTERM ─► say LEAVING; the supervisor answers SIGUSR1 ─► drain alone, as
+                          another takes this place
     lifeline at its end:  the supervisor is dead ─► drain, as nobody would pass on signals any more
-    says on its report:   READY, DRAINING, ALIVE: one byte each
+    says on its report:   READY, LEAVING, ALIVE: one byte each
 
 Rule: listeners are the supervisor's. A worker that drains alone puts them down, and its successor
 finds their queues; only when all drain, or a reload removes a listener, is its queue emptied here.
@@ -34,7 +35,7 @@ from relay.serving.server import Server
 
 logger = logging.getLogger("relay")
 
-READY, DRAINING, ALIVE = b"R", b"D", b"A"
+READY, LEAVING, ALIVE = b"R", b"L", b"A"
 
 
 @dataclass(slots=True)
@@ -47,7 +48,7 @@ class Seat:
     control: socket  # the worker's end of its slot
     lifeline: int  # readable: the supervisor is gone
     generation: int = 0  # of `config`
-    report: int = -1  # where READY, DRAINING and ALIVE go
+    report: int = -1  # where READY, LEAVING and ALIVE go
     beat: float = inf  # seconds between two ALIVE
     ours: set[Listener] = field(default_factory=set)  # the supervisor's own, not passed to it
 
@@ -82,8 +83,8 @@ class _Member:
     async def run(self) -> int:
         with self._scope:
             async with trio.open_nursery() as nursery:
-                with trio.open_signal_receiver(signal.SIGTERM) as signals:
-                    nursery.start_soon(self._on_sigterm, signals)
+                with trio.open_signal_receiver(signal.SIGTERM, signal.SIGUSR1) as signals:
+                    nursery.start_soon(self._obey, signals)
                     nursery.start_soon(self._listen)
                     nursery.start_soon(self._reload)
                     nursery.start_soon(self._on_orphaned)
@@ -111,10 +112,11 @@ class _Member:
 
     # -- ends ------------------------------------------------------------------------------------
 
-    async def _on_sigterm(self, signals: Any) -> None:
-        async for _ in signals:
-            if not self._server.draining:
-                self._say(DRAINING)
+    async def _obey(self, signals: Any) -> None:
+        async for number in signals:
+            if number == signal.SIGTERM:
+                self._say(LEAVING)  # if it reached the whole group, the supervisor knows better
+            else:
                 self._listening.cancel()  # the slot is the successor's
                 self._server.stop()
 

@@ -1,0 +1,93 @@
+"""Relay as real processes, with clients and upstream in the test's own loop; and what /proc tells
+of them: who serves whom, and who is still there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import trio
+
+from tests.harness import EVENT_HEAD, LIMIT, RawPeer, Upstream, chunked, route_to
+from tests.interop.processes import Server, start_relay
+
+
+@contextmanager
+def relay(upstream: Upstream, *, workers: int = 1, route: str = "") -> Iterator[Server]:
+    """`relay serve` with one catch-all route to `upstream`."""
+    more = f'[server]\nlisten = "${{LISTEN}}"\nworkers = {workers}\n'
+    with start_relay(route_to(upstream, route, more=more)) as running:
+        yield running
+
+
+@asynccontextmanager
+async def upstream() -> AsyncIterator[Upstream]:
+    """An upstream played by hand. At the end every peer of the test is closed."""
+    up = await Upstream.open()
+    try:
+        yield up
+    finally:
+        up.close()
+        for peer in list(RawPeer._all):
+            peer.close()
+
+
+async def stream(server: Server, up: Upstream, path: str = "/s") -> tuple[RawPeer, RawPeer]:
+    """An event stream under way: its client, and its upstream end."""
+    client = await RawPeer.connect(server.port)
+    await client.send(f"GET {path} HTTP/1.1\r\nHost: relay.test\r\n\r\n".encode())
+    peer, _ = await up.request()
+    await peer.send(EVENT_HEAD + chunked(b"data: 0\n\n"))
+    await client.until(b"data: 0\n\n\r\n")
+    return client, peer
+
+
+def children_of(pid: int) -> list[int]:
+    """The child processes, oldest first."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [child for child in map(int, text.split()) if not is_gone(child)]
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for yet counts as gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+async def wait_gone(pid: int) -> None:
+    with trio.fail_after(LIMIT):
+        while not is_gone(pid):  # noqa: ASYNC110 - it is not our child
+            await trio.sleep(0.005)
+
+
+def local_port_of(client: RawPeer) -> int:
+    port: int = client.stream.socket.getsockname()[1]
+    return port
+
+
+def owner_of(pids: list[int], client_port: int) -> int:
+    """Which process holds relay's end of a TCP connection from `client_port`."""
+    inode = _inode_of(client_port)
+    for pid in pids:
+        if f"socket:[{inode}]" in {_link(path) for path in Path(f"/proc/{pid}/fd").iterdir()}:
+            return pid
+    raise LookupError(f"nobody has the connection from port {client_port}")
+
+
+def _inode_of(client_port: int) -> str:
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if int(fields[2].rpartition(":")[2], 16) == client_port:
+            return fields[9]
+    raise LookupError(f"no connection from port {client_port}")
+
+
+def _link(path: Path) -> str:
+    try:
+        return os.readlink(path)
+    except FileNotFoundError:
+        return ""

@@ -131,7 +131,7 @@ class Crowd:
         self.socks.pop(fd).close()
 
 
-def soak(minutes: float, streams: int, seed: int, every: float) -> list[str]:
+def soak(wish: argparse.Namespace) -> list[str]:
     """Run it and return what is wrong; nothing when the relay holds."""
     proxy_core, load_core = cores()
     os.sched_setaffinity(0, {load_core})
@@ -139,7 +139,8 @@ def soak(minutes: float, streams: int, seed: int, every: float) -> list[str]:
         folder = Path(name)
         origin_port, port, admin = free_port(), free_port(), free_port()
         config = folder / "relay.toml"
-        config.write_text(_CONFIG.format(port=port, admin=admin, origin=origin_port))
+        where = "off" if wish.without_admin else f"127.0.0.1:{admin}"
+        config.write_text(_CONFIG.format(port=port, admin=where, origin=origin_port))
         origin_argv = [sys.executable, "-m", "benchmarks.origin", str(origin_port)]
         relay_argv = [sys.executable, "-m", "relay", "serve", str(config)]
         log = folder / "relay.log"
@@ -148,8 +149,11 @@ def soak(minutes: float, streams: int, seed: int, every: float) -> list[str]:
             running(relay_argv, port=port, core=proxy_core, log=log) as proxy,
         ):
             target = Target(port, proxy.pid, origin_port, origin.pid)
-            crowd = Crowd(target, streams, seed)
-            samples = _watch(target, admin, minutes * 60, every, crowd)
+            crowd = Crowd(target, wish.streams, wish.seed)
+            try:
+                samples = _watch(target, admin, wish.minutes * 60, wish.every, crowd)
+            except OSError as error:
+                return [f"the relay is gone: {error}", *log.read_text().splitlines()[-12:]]
             used = cpu(proxy.pid).exact_ns / 1e9
             print(
                 f"{crowd.opened} opened, {crowd.done} small requests, {crowd.refused} ended by "
@@ -169,7 +173,7 @@ def soak(minutes: float, streams: int, seed: int, every: float) -> list[str]:
 _CONFIG = """\
 [server]
 listen = ["127.0.0.1:{port}"]
-admin = "127.0.0.1:{admin}"
+admin = "{admin}"
 [upstreams.origin]
 url = "http://127.0.0.1:{origin}"
 [[routes]]
@@ -242,11 +246,12 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every", type=float, default=10.0, help="seconds between samples")
+    parser.add_argument("--without-admin", action="store_true", help="no count of exchanges")
     wish = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     raise_file_limit()
     try:
-        wrong = soak(wish.minutes, wish.streams, wish.seed, wish.every)
+        wrong = soak(wish)
     except (StartError, OSError) as error:
         wrong = [f"could not run: {error}"]
     print(*(wrong or ["held"]), sep="\n")

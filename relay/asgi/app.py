@@ -47,7 +47,7 @@ _MARGIN = 0.9  # of the server's own grace is ours: the last farewells need time
 
 
 class App:
-    """relay as an ASGI application. It serves while `running`; the lifespan protocol enters that."""
+    """relay as an ASGI application. It serves while `running`, which the lifespan enters."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

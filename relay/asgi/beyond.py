@@ -43,17 +43,18 @@ async def reset(send: Send, within: float) -> bool:
     flush = getattr(protocol, "_flush", None)
     if stream_id is None or connection is None:
         return False
-    if hasattr(connection, "reset_stream") and flush is not None:
+    reset_h2 = getattr(connection, "reset_stream", None)
+    if reset_h2 is not None and flush is not None:
         await _sent(protocol, stream_id, within)
-        await _say(lambda: connection.reset_stream(stream_id, _H2_INTERNAL_ERROR), flush)
+        await _say(lambda: reset_h2(stream_id, _H2_INTERNAL_ERROR), flush)
         forget = getattr(protocol, "_window_updated", None)
         if forget is not None:  # its buffer goes, as after a reset of the client's
             await forget(stream_id)
         return True
-    quic = getattr(connection, "_quic", None)
+    reset_h3 = getattr(getattr(connection, "_quic", None), "reset_stream", None)
     transmit = getattr(protocol, "send", None)
-    if hasattr(quic, "reset_stream") and transmit is not None:
-        await _say(lambda: quic.reset_stream(stream_id, _H3_INTERNAL_ERROR), transmit)
+    if reset_h3 is not None and transmit is not None:
+        await _say(lambda: reset_h3(stream_id, _H3_INTERNAL_ERROR), transmit)
         return True
     return False
 

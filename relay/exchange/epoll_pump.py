@@ -34,6 +34,7 @@ class EpollPump:
         "_rest",
         "_task",
         "_transfer",
+        "_unacknowledged",
         "_upstream",
         "_write_by",
         "queued",
@@ -54,6 +55,7 @@ class EpollPump:
         self._alarms = alarms
         self._rest: memoryview | None = None  # what the client's socket did not take yet
         self._write_by = inf
+        self._unacknowledged = 0  # of the client, when the write began to wait or had made progress last
         self._task: trio.lowlevel.Task | None = None
         self.queued = inf
 
@@ -177,6 +179,7 @@ class EpollPump:
         self._rest = rest
         self._transfer.pause(self._engine.now)
         self._write_by = self._engine.now + self._transfer.route.timeouts.write
+        self._unacknowledged = self._client.unacknowledged()
         self._client.want_write(True)
         self._alarms.arm(self, self._write_by)
 
@@ -194,6 +197,7 @@ class EpollPump:
             if sent:
                 self._rest = self._rest[sent:]
                 self._write_by = now + self._transfer.route.timeouts.write
+                self._unacknowledged = self._client.unacknowledged()
             return
         self._rest = None
         self._write_by = inf
@@ -220,6 +224,11 @@ class EpollPump:
         self._engine.now = now
         transfer = self._transfer
         if now >= self._write_by:
+            left = self._client.unacknowledged()
+            if left < self._unacknowledged:
+                self._unacknowledged = left
+                self._write_by = now + transfer.route.timeouts.write
+                return min(transfer.due(), self._write_by)
             transfer.stalled()
             self._rest = None
             self._wake()

@@ -65,14 +65,13 @@ class Upload:
         assert body is not None
         self._wire.write_within = self._exchange.route.timeouts.write
         reader = BodyReading(self._exchange)
-        while not body.done:
-            out = body.take(await reader.next())
-            if not out:
-                continue
-            try:
-                await self._wire.send(out)
-            except (Gone, Expired):
-                return
+        try:
+            while not body.done:
+                out = body.take(await reader.next())
+                if out:
+                    await self._wire.send(out)
+        except (Gone, Expired):
+            pass  # the upstream takes no more: it may have answered, or must now
         if self._exchange.phase is Phase.REQUEST:
             self._wire.read_until(trio.current_time() + self._within)
 

@@ -16,11 +16,12 @@ KEPT = 64 * 1024  # bytes; what Go, Pingora and HAProxy keep for a second attemp
 class RequestBody:
     """One request body, sans-IO, in the encoding its taker gets: the client's own framing, or the bare payload."""
 
-    __slots__ = ("_flow", "_limit", "kept", "received")
+    __slots__ = ("_flow", "_limit", "_sent", "kept", "received")
 
     def __init__(self, framing: int, limit: int, *, bare: bool = False) -> None:
         self._flow = BytesFlow(framing, UNTIL_CLOSE if bare else framing, "client")
         self._limit = limit
+        self._sent = False  # the opening is out
         self.kept: bytearray | None = (
             bytearray()
         )  # all that was taken; None: too much to send again
@@ -43,6 +44,8 @@ class RequestBody:
             raise Fault("client", 413, "body_too_large", "the request body is over the limit")
         if self.kept is not None:
             self.kept += out
+            if self._sent:
+                self._forget()
         return out
 
     def opening(self) -> bytes:
@@ -50,7 +53,11 @@ class RequestBody:
         return bytes(self.kept or b"")
 
     def sent(self) -> None:
-        """The opening is out: forget what is too large to be sent twice."""
+        """The opening is out: from now on what is too large to be sent twice is forgotten."""
+        self._sent = True
+        self._forget()
+
+    def _forget(self) -> None:
         if self.kept is not None and len(self.kept) > KEPT:
             self.kept = None
 

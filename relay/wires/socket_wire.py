@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import select
 import socket
+import sys
 from collections.abc import Callable
+from fcntl import ioctl
 from math import inf
+from termios import TIOCOUTQ
 
 import outcome
 import trio
@@ -45,6 +48,7 @@ class SocketWire:
         "_alarms",
         "_engine",
         "_reader",
+        "_unacknowledged",
         "_wants_write",
         "_write_by",
         "_writer",
@@ -72,6 +76,7 @@ class SocketWire:
         self._writer: trio.lowlevel.Task | None = None
         self._wants_write = False
         self._write_by = inf
+        self._unacknowledged = 0  # when the writer began to wait, or had made progress last
         self.closed = False
         self.readable = False
         self.hung_up = False
@@ -152,6 +157,7 @@ class SocketWire:
     async def _wait_writable(self) -> None:
         if self.write_within != inf:
             self._write_by = trio.current_time() + self.write_within
+            self._unacknowledged = self.unacknowledged()
             self._alarms.arm(self, self._write_by)
         self._writer = trio.lowlevel.current_task()
         self.want_write(True)
@@ -172,6 +178,14 @@ class SocketWire:
         if wanted != self._wants_write and not self.closed:
             self._wants_write = wanted
             self._engine.want_write(self.fd, wanted)
+
+    def unacknowledged(self) -> int:
+        """Bytes that the kernel took and the other end has not: whether they become fewer tells a slow reader from one
+        that stopped, because the socket says `writable` only when a third of its buffer is free."""
+        try:
+            return int.from_bytes(ioctl(self.fd, TIOCOUTQ, bytes(4)), sys.byteorder)
+        except OSError:
+            return 0
 
     def half_close(self) -> None:
         """Tell the other end that nothing more will be written (tunnels)."""
@@ -204,7 +218,12 @@ class SocketWire:
         if now >= self.read_by and self._reader is not None:
             self._wake_reader(outcome.Error(Expired()))
         if now >= self._write_by and self._writer is not None:
-            self._wake_writer(outcome.Error(Expired()))
+            left = self.unacknowledged()
+            if left < self._unacknowledged:
+                self._unacknowledged = left
+                self._write_by = now + self.write_within
+            else:
+                self._wake_writer(outcome.Error(Expired()))
         due = inf
         if self._reader is not None:
             due = self.read_by

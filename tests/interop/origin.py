@@ -12,10 +12,11 @@ from collections.abc import Iterator
 
 import trio
 
-from relay.demo.service import Receive, Reply, Request, Scope, Send, Service, Stream, event
+from relay.demo.service import Receive, Reply, Request, Scope, Send, Service, Stream, event, now
 
 BLOCK = bytes(range(256)) * 256  # 64 KiB
 service = Service()
+closes: list[str] = []
 
 
 def big(size: int) -> Iterator[bytes]:
@@ -35,6 +36,12 @@ def digest(size: int) -> str:
 @service.route("GET", "/hello")
 async def hello(_request: Request) -> Reply:
     return Reply(200, b"hello\n", (("X-Odd", "one"), ("X-Odd", "two"), ("Connection", "x-odd-hop")))
+
+
+@service.route("GET", "/closes")
+async def closed(_request: Request) -> Reply:
+    """The paths of WebSockets that have ended."""
+    return Reply(200, closes)
 
 
 @service.route("GET", "/status/{code}")
@@ -66,7 +73,7 @@ async def posted_events(request: Request) -> Stream:
 
 async def _events(count: int, every: float) -> Stream:
     for number in range(count):
-        yield event({"number": number}, id=str(number))
+        yield event({"number": number, "at": now()}, id=str(number))
         await trio.sleep(every)
 
 
@@ -95,6 +102,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if handler is not None:
             await handler(scope, receive, send)
             return
+    elif scope["type"] == "websocket":
+        await _websocket(scope, receive, send)
+        return
     await service(scope, receive, send)
 
 
@@ -158,3 +168,25 @@ async def _early(scope: Scope, receive: Receive, send: Send) -> None:
     body = b"too much\n"
     await _start(send, 413, (b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.body", "body": body})
+
+
+async def _websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """An echo; `/ws/forbidden` is refused, `close CODE REASON` closes."""
+    assert (await receive())["type"] == "websocket.connect"
+    if scope["path"] == "/ws/forbidden":
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    offered = scope.get("subprotocols", [])
+    chosen = "second" if "second" in offered else None
+    await send({"type": "websocket.accept", "subprotocol": chosen})
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            closes.append(scope["path"])
+            return
+        text = message.get("text")
+        if text is not None and text.startswith("close "):
+            _, code, reason = text.split(" ", 2)
+            await send({"type": "websocket.close", "code": int(code), "reason": reason})
+            return
+        await send({"type": "websocket.send", "text": text, "bytes": message.get("bytes")})

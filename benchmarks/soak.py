@@ -30,9 +30,8 @@ from benchmarks.processes import StartError, free_port, running
 
 MEMORY_SLACK = 0.05  # share; the number of live streams varies by about that much
 SETTLED = 60.0  # seconds; before it pools and arenas still fill
-LEFT_OVER = (
-    40  # descriptors above the start that may be left: the pool of idle upstream connections
-)
+LONGEST = 25.0  # seconds a client stays: the relay's own limit for a stalled upload is 30
+LEFT_OVER = 40  # descriptors that may be left above the start: the pool of idle connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class Crowd:
                 self._leave(fd)
             missing = self.wanted - len(self.leaves)
             for _ in range(min(missing, 20)):  # at most 1,000 a second: a crowd, not an attack
-                self._open(now + self.chance.expovariate(1 / lifetime))
+                self._open(now + min(self.chance.expovariate(1 / lifetime), LONGEST))
 
     def close(self) -> None:
         self.ep.close()

@@ -54,16 +54,35 @@ class Connection:
         self.wire = wire
         self.peer = peer  # the address the connection comes from; None: a unix socket
         self.scheme = scheme
-        self.scope = trio.CancelScope()
+        self.scope = trio.CancelScope()  # of what is awaited up to the response's head
         self.pending = b""  # bytes behind the last request
         self.reusable = True
         self.busy = False  # an exchange is under way
 
     async def run(self) -> None:
-        """Serve the connection until either side is done with it. Never raises but for cancellation."""
+        """Serve the connection until either side is done with it. Never raises but for cancellation.
+
+        A body that is pumped is the only thing on the stack, outside of any scope: the pump ends itself when the client
+        leaves, and what the exchanges need meanwhile is gone.
+        """
         try:
-            with self.scope:
-                await self._serve()
+            goes_on = True
+            while goes_on:
+                exchange = None
+                with trio.CancelScope() as self.scope:
+                    exchange = await self._until_parked()
+                if exchange is None:
+                    return
+                try:
+                    await exchange.pump.run()
+                    exchange.finish()
+                    goes_on = exchange.goes_on()
+                except Exception:
+                    exchange.ending = Ending(Side.RELAY, exchange.phase, Cause.FAULT)
+                    raise
+                finally:
+                    self._over(exchange)
+            await self._linger()
         except (Gone, Expired):
             pass
         except Exception:
@@ -88,19 +107,32 @@ class Connection:
         pending, self.pending = self.pending, b""
         return pending
 
-    async def _serve(self) -> None:
+    async def _until_parked(self) -> Exchange | None:
+        """Serve requests until the body of one is to be pumped, or (None) the connection has ended."""
         while True:
             head = await self._head()
             if head is None:
-                return
-            exchange = self._begin(head)
-            del head  # a stream may be parked for hours, and this frame with it
+                return None
             self.busy = True
-            goes_on = await self._run(exchange)
-            self.busy = False
-            if not goes_on:
+            exchange = self._begin(head)
+            parked = False
+            try:
+                await exchange.run()
+                parked = exchange.delivery is not None
+            except (Gone, Expired):
+                exchange.client_left()
+                exchange.left_at = 0.0  # found out by writing: nobody knows since when
+            except Exception:
+                exchange.ending = Ending(Side.RELAY, exchange.phase, Cause.FAULT)
+                raise
+            finally:
+                if not parked:
+                    self._over(exchange)
+            if parked:
+                return exchange
+            if not exchange.goes_on():
                 await self._linger()
-                return
+                return None
             if self.pending:
                 # A client that pipelines gets its turns like everyone else.
                 await trio.lowlevel.checkpoint()
@@ -162,26 +194,12 @@ class Connection:
             self.reusable = False
         return Exchange(self, head, view, record)
 
-    async def _run(self, exchange: Exchange) -> bool:
-        """One exchange to its end; whether the connection goes on."""
-        try:
-            await exchange.run()
-            if exchange.delivery is not None and exchange.delivery.pump is not None:
-                exchange.forget()
-                await exchange.delivery.pump.run()
-                exchange.delivery.finish()
-            return exchange.goes_on()
-        except (Gone, Expired):
-            exchange.client_left()
-            return False
-        except Exception:
-            exchange.ending = Ending(Side.RELAY, exchange.phase, Cause.FAULT)
-            raise
-        finally:
-            self.wire.on_gone = None
-            if exchange.delivery is not None:
-                exchange.delivery.finish()
-            self._log(exchange)
+    def _over(self, exchange: Exchange) -> None:
+        """The exchange has ended, one way or another."""
+        self.busy = False
+        self.wire.on_gone = None
+        exchange.finish()
+        self._log(exchange)
 
     def _log(self, exchange: Exchange) -> None:
         """The exchange is over: its line, and its counts."""
@@ -194,6 +212,7 @@ class Connection:
             record.bytes_in = exchange.body.received
         if worker.log is not None:
             worker.log.write(record.end_line(ending, now))
+        worker.registry.discard(record.id)
         counters = worker.counters.route(record.route)
         counters.endings[ending.cause] = counters.endings.get(ending.cause, 0) + 1
         counters.events += record.events
@@ -203,6 +222,8 @@ class Connection:
             counters.first_byte.observe(record.first_byte - record.started)
         if record.streaming:
             counters.duration.observe(now - record.started)
+        if exchange.left_at and record.upstream:
+            counters.cancel_delay.observe(now - exchange.left_at)
 
     async def _linger(self) -> None:
         """Read on for a moment, so that a reset for unread bytes cannot destroy the answer on its way (RFC 9112 §9.6)."""

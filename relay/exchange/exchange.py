@@ -22,6 +22,8 @@ from relay.config.values import Answer, Enqueue, Forward, Local, Route, Upstream
 from relay.exchange import cors, refusal
 from relay.exchange.commitment import Commitment
 from relay.exchange.delivery import Delivery
+from relay.exchange.epoll_pump import EpollPump
+from relay.exchange.trio_pump import TrioPump
 from relay.exchange.upload import Upload
 from relay.exchange.worker import RouteState
 from relay.http.bodies import Fields
@@ -70,6 +72,7 @@ class Exchange:
         "engine",
         "head",
         "head_out",
+        "left_at",
         "nursery",
         "params",
         "phase",
@@ -93,6 +96,7 @@ class Exchange:
         self.record = record
         self.phase = Phase.ROUTE
         self.ending: Ending | None = None
+        self.left_at = 0.0  # when the client's leaving was reported, while no pump ran
         self.head_out = False  # the final response head went out (or began to)
         self.body: RequestBody | None = None
         self.params: dict[str, bytes] = _NO_PARAMETERS
@@ -129,7 +133,19 @@ class Exchange:
         except Fault as fault:
             await self._refuse(refusal.of_fault(fault, self.phase))
 
-    def forget(self) -> None:
+    @property
+    def pump(self) -> EpollPump | TrioPump:
+        """What is still to be run of a parked exchange. Lets go of what only the way to it needed."""
+        assert self.delivery is not None and self.delivery.pump is not None
+        self._forget()
+        return self.delivery.pump
+
+    def finish(self) -> None:
+        """Close the books of a parked exchange. Idempotent."""
+        if self.delivery is not None:
+            self.delivery.finish()
+
+    def _forget(self) -> None:
         """Let go of what only the way to the response needed: a stream may be parked for hours."""
         self.head = _FORGOTTEN_1_1 if self.head.version == b"1.1" else _FORGOTTEN_1_0
         self.params = _NO_PARAMETERS
@@ -276,6 +292,8 @@ class Exchange:
         """The client hung up: record it, and end whatever is awaited."""
         if self.ending is None:
             self.ending = Ending(Side.CLIENT, self.phase, Cause.LEFT)
+            reported = isinstance(self.wire, SocketWire)
+            self.left_at = self.engine.now if reported else trio.current_time()
         self.connection.scope.cancel()
 
     # -- Ask: what sources may ask for -----------------------------------------------------------------------

@@ -189,6 +189,7 @@ class Relay:
         self.server = server
         self.port = port
         self.clients: list[RawPeer] = []
+        self.stopped = trio.Event()  # the drain is over
         self.faults: list[logging.LogRecord] = []  # clear it where a fault is expected
         self._log = log
 
@@ -218,6 +219,12 @@ class Relay:
 
     async def lines(self, count: int) -> list[dict[str, object]]:
         return [await self.line() for _ in range(count)]
+
+    async def drained(self) -> None:
+        """Stop the relay, and wait until it has."""
+        self.server.stop()
+        with trio.fail_after(LIMIT):
+            await self.stopped.wait()
 
     def inventory(self) -> Inventory:
         """What is held now. Not counted: idle upstream connections, which are kept on purpose, and
@@ -299,9 +306,16 @@ async def running(config: Config | str) -> AsyncIterator[Relay]:
             async with trio.open_nursery() as nursery:
                 worker = Worker(config, log.fd)
                 server = Server(worker, [sock])
-                await nursery.start(server.run)
+                stopped = trio.Event()
+
+                async def serve(task_status: trio.TaskStatus[None]) -> None:
+                    await server.run(task_status=task_status)
+                    stopped.set()
+
+                await nursery.start(serve)
                 relay = Relay(worker, server, sock.getsockname()[1], log, nursery)
                 relay.faults = faults
+                relay.stopped = stopped
                 await trio.testing.wait_all_tasks_blocked()  # all of its own tasks have started
                 yield relay
                 nursery.cancel_scope.cancel()

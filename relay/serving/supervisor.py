@@ -45,7 +45,7 @@ logger = logging.getLogger("relay")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _GRACE = 5.0  # seconds a worker may take longer than its drain before it is killed
-_QUIT = 1.0  # seconds it has after a second signal
+_QUIT = 3.0  # seconds it has after a second signal
 _BEAT = 5.0  # seconds between two looks at whether the workers live
 _STUCK = 30.0  # seconds without a word after which a worker is killed: a loop that long is a fault
 FAULT = 1

@@ -18,6 +18,7 @@ from tests.interop.processes import Server, start_relay
 def relay(upstream: Upstream, *, workers: int = 1, route: str = "") -> Iterator[Server]:
     """`relay serve` with one catch-all route to `upstream`."""
     more = f'[server]\nlisten = "${{LISTEN}}"\nworkers = {workers}\n'
+    more += '[timeouts]\ndrain = "2s"\n'
     with start_relay(route_to(upstream, route, more=more)) as running:
         yield running
 
@@ -64,26 +65,23 @@ async def wait_gone(pid: int) -> None:
             await trio.sleep(0.005)
 
 
-def local_port_of(client: RawPeer) -> int:
-    port: int = client.stream.socket.getsockname()[1]
-    return port
-
-
-def owner_of(pids: list[int], client_port: int) -> int:
-    """Which process holds relay's end of a TCP connection from `client_port`."""
-    inode = _inode_of(client_port)
+def owner_of(pids: list[int], client: RawPeer) -> int:
+    """Which process holds relay's end of a client's connection."""
+    sock = client.stream.socket
+    here, there = sock.getsockname()[1], sock.getpeername()[1]
+    inode = _inode_of(local=there, remote=here)
     for pid in pids:
         if f"socket:[{inode}]" in {_link(path) for path in Path(f"/proc/{pid}/fd").iterdir()}:
             return pid
-    raise LookupError(f"nobody has the connection from port {client_port}")
+    raise LookupError(f"nobody has the connection from port {here}")
 
 
-def _inode_of(client_port: int) -> str:
+def _inode_of(local: int, remote: int) -> str:
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        if int(fields[2].rpartition(":")[2], 16) == client_port:
+        if [int(fields[n].rpartition(":")[2], 16) for n in (1, 2)] == [local, remote]:
             return fields[9]
-    raise LookupError(f"no connection from port {client_port}")
+    raise LookupError(f"no connection from port {remote} to port {local}")
 
 
 def _link(path: Path) -> str:

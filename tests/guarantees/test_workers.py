@@ -15,7 +15,6 @@ import trio
 
 from tests.guarantees.grounds import (
     children_of,
-    local_port_of,
     owner_of,
     relay,
     stream,
@@ -37,7 +36,7 @@ async def test_the_streams_of_the_others_go_on() -> None:
             victim = workers[0]
             lost, kept = [], []
             for client, peer in streams:
-                serving = owner_of(workers, local_port_of(client))
+                serving = owner_of(workers, client)
                 (lost if serving == victim else kept).append((client, peer))
             assert lost
             assert kept

@@ -46,6 +46,10 @@ _FORBIDDEN_TRAILERS = frozenset(
 PLAIN_SIZES: Final[dict[bytes, int]] = {}
 _MAX_SIZES: Final = 4096
 
+MAX_RUNS: Final = (
+    4  # attempts at a run per read: one that ends early is looked at again, not without bound
+)
+_WORTH_A_RUN: Final = 256  # bytes; less is stepped through
 _STATE_SIZE, _STATE_DATA, _STATE_CRLF, _STATE_TRAILER = range(4)
 
 
@@ -161,12 +165,10 @@ class ChunkReader:
             if size is not None and len(data) == line + size + 4 and data.endswith(b"\r\n"):
                 self.whole = True
                 return data[line + 2 : -2]
-            parts = data.split(b"\r\n")
-            if len(parts) & 1 and not parts.pop():
-                payloads = parts[1::2]
-                if list(map(PLAIN_SIZES.get, parts[::2])) == list(map(len, payloads)):
-                    self.whole = True
-                    return payloads[0] if len(payloads) == 1 else b"".join(payloads)
+            pieces: list[bytes] = []
+            if self._run(data, 0, pieces) == len(data):
+                self.whole = True
+                return b"".join(pieces)
         self.whole = False
         return self._step(data)
 
@@ -182,8 +184,17 @@ class ChunkReader:
         pieces: list[bytes] = []
         at = 0
         end = len(data)
+        runs = MAX_RUNS
         try:
             while at < end and not self.done:
+                if (
+                    runs
+                    and self._state == _STATE_SIZE
+                    and not self._held
+                    and end - at > _WORTH_A_RUN
+                ):
+                    runs -= 1
+                    at = self._run(data, at, pieces)
                 if self._state == _STATE_DATA:
                     piece = data[at : at + self._left]
                     pieces.append(piece)
@@ -203,6 +214,27 @@ class ChunkReader:
         if self.done:
             self.rest = data[at:]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    @staticmethod
+    def _run(data: bytes, at: int, pieces: list[bytes]) -> int:
+        """Take the whole plain chunks that follow each other from `at`, between two chunks, in one go.
+
+        Split at CRLF, every second part is as long as the part before it says. What does not fit (a part of a chunk, CRLF
+        in the data, an extension, the last chunk) is left to the state machine.
+
+        Returns: the offset behind what was taken; `pieces` has the data.
+        """
+        parts = (data[at:] if at else data).split(b"\r\n")
+        whole = (len(parts) - 1) // 2  # pairs with both line ends
+        sizes = list(map(PLAIN_SIZES.get, parts[: 2 * whole : 2]))
+        payloads = parts[1 : 2 * whole : 2]
+        lengths: list[int | None] = list(map(len, payloads))
+        if sizes != lengths:
+            whole = next(n for n, size in enumerate(sizes) if size != lengths[n])
+            del payloads[whole:]
+        pieces += payloads
+        left = parts[2 * whole :]
+        return len(data) - sum(map(len, left)) - 2 * (len(left) - 1)
 
     def _chunk_end(self, data: bytes, at: int) -> int:
         """Read (some of) the CRLF behind a chunk's data; the offset behind what was used."""

@@ -36,6 +36,8 @@ _BLANK: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END_RUN: Final = re.compile(rb"[\r\n]+")
 _DATA_LINE: Final = re.compile(rb"[\r\n]data[:\r\n]")  # any line of a block but its first
 
+_LONG: Final = 2048  # bytes; above it a read is worth three looks instead of one walk
+
 
 class BoundaryScanner:
     """Finds the boundaries of one event stream as its bytes come in.
@@ -105,9 +107,20 @@ class BoundaryScanner:
                 self.progressed = True
                 return size
         events = self.events
-        offset = self._walk(data)
+        long = len(data) > _LONG and (self.events or not self._fresh) and _CR not in data
+        offset = self._in_three(data) if long else self._walk(data)
         self.progressed = self.events != events
         return offset
+
+    def _in_three(self, data: bytes) -> int:
+        """A long read of LF lines: the end of one block, whole blocks (the typical read), and the beginning of another."""
+        first = data.find(b"\n\n") + 2
+        last = data.rfind(b"\n\n") + 2
+        if last - first < _LONG // 2:
+            return self._walk(data)
+        self.feed(data[:first])
+        self.feed(data[first:last])
+        return last + self._walk(data[last:])
 
     def _walk(self, data: bytes) -> int:
         """Block by block, for everything that is not the typical read."""

@@ -41,6 +41,7 @@ import time
 from urllib.parse import parse_qsl
 
 from benchmarks.machine import raise_file_limit
+from benchmarks.origin_conn import Conn
 from benchmarks.patterns import (
     BODY_BLOCK,
     FIRST_EVENT,
@@ -68,45 +69,6 @@ SMALL = (
     b"cache-control: no-store\r\ncontent-length: %d\r\n\r\n%s" % (len(SMALL_BODY), SMALL_BODY)
 )
 FIRST_CHUNK = chunk(FIRST_EVENT)
-
-
-class Conn:
-    """One connection: what is still to be sent, and what it is doing."""
-
-    __slots__ = (
-        "closing",
-        "fd",
-        "file_at",
-        "file_left",
-        "head",
-        "ident",
-        "interval",
-        "out",
-        "padding",
-        "repeat",
-        "sink",
-        "sock",
-        "stream",
-        "tail",
-        "times",
-    )
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.head = b""
-        self.ident = ""
-        self.out = b""  # pending: goes out before anything else
-        self.repeat = b""  # a block to be sent again and again ...
-        self.times = 0  # ... this often, or -1 for ever,
-        self.tail = b""  # and what follows the last one
-        self.file_left = 0  # bytes still to be sent from the memory file, over and over
-        self.file_at = 0  # and how many were
-        self.interval = 0  # ns between paced events
-        self.padding = b""  # of a paced event, behind the clock
-        self.sink = 0  # bytes of an upload still to come, or -1 for a chunked one
-        self.stream = False  # an event stream: has no end of its own
-        self.closing = False  # close once everything is sent
 
 
 class Origin:

@@ -5,7 +5,7 @@ import { age, bytes, number } from "./words.js";
 
 const STATUS_EVERY = 1000; // ms
 const STREAMS_EVERY = 2000; // ms
-const KEPT = 121; // samples: two minutes of rates
+const KEPT = 91; // samples: a minute and a half of rates
 const TOKEN = "relay-admin-token"; // in sessionStorage: gone with the tab
 const FINE = new Set(["complete"]);
 const NORMAL = new Set(["client_left", "max_age", "stopped", "drained", "refused"]);
@@ -136,7 +136,7 @@ function showSpark() {
   line.setAttribute("d", `M${points.join("L")}`);
   area.setAttribute("d", `M${points.join("L")}L240,44L${points[0].split(",")[0]},44Z`);
   const most = number(Math.max(...rates), 1);
-  $("spark-note").textContent = `most ${most} in ${Math.max(1, Math.round(rates.length / 60))} min`;
+  $("spark-note").textContent = `at most ${most}`;
   $("spark").setAttribute("aria-label", `Events per second, now ${number(rates.at(-1), 1)}, at most ${most}`);
 }
 
@@ -183,24 +183,26 @@ function showEndings(now) {
   const found = Object.entries(now.endings).sort(([, a], [, b]) => b - a);
   rows("endings", found.map(([ending, count]) => {
     const style = FINE.has(ending) ? "good" : NORMAL.has(ending) ? "" : "bad";
-    const meter = Object.assign(document.createElement("meter"), { max: most, value: count });
-    meter.setAttribute("aria-label", `${count} of ${now.exchanges}`);
+    const bar = document.createElement("i");
+    bar.style.width = `${(count / most) * 100}%`;
     return [
       [ending.replaceAll("_", " "), style],
-      [number(count - (minute.endings[ending] ?? 0)), "n"], [number(count), "n"], [meter, "share"],
+      [number(count - (minute.endings[ending] ?? 0)), "n"], [number(count), "n"], [bar, `share ${style}`],
     ];
   }));
 }
 
 function showUpstreams(urls) {
   rows("upstreams", urls.map((url) => {
-    const health = url.up ? (url.failures ? ["on trial", "warn"] : ["up", "good"]) : ["down", "bad"];
+    const health = url.up ? (url.failures ? ["to be tried again", "warn"] : ["up", "good"]) : ["down", "bad"];
     if (!url.up) {
-      const why = [url.cause || (url.checks === false ? "checks fail" : ""), url.retry_in ? `again in ${age(url.retry_in)}` : ""];
-      health[0] += `: ${why.filter(Boolean).join(", ")}`;
+      const cause = url.cause || (url.checks === false ? "checks fail" : "");
+      const again = url.retry_in ? `again in ${age(url.retry_in)}` : "";
+      health.push([health[0], cause, again].filter(Boolean).join(", "));
+      if (cause) health[0] += `: ${cause}`;
     }
     return [
-      [`${url.upstream}  ${url.url}`, "cut", `${url.upstream} ${url.url}`],
+      [url.upstream], [url.url.replace(/^http:\/\//, ""), "cut quiet", url.url],
       health, [number(url.streams), "n"], [number(url.idle), "n"],
     ];
   }));

@@ -11,7 +11,7 @@ const COLUMNS = [
   { title: "Route", ...text("route") },
   { title: "Client", ...text("client") },
   { title: "Request", key: "path", value: (s) => s.path, show: (s) => `${s.method} ${s.path}`, class: "text code" },
-  { title: "Upstream", ...text("upstream") },
+  { title: "Upstream", ...text("upstream"), show: (s) => s.upstream.replace(/^http:\/\//, "") },
   { title: "Worker", key: "worker", value: (s) => s.worker, show: (s) => s.worker, class: "n" },
   { title: "Events", key: "events", first: "descending", value: (s) => s.events, show: (s) => (s.kind === "events" ? number(s.events) : "–"), class: "n" },
   { title: "per s", key: "rate", first: "descending", value: (s) => s.rate ?? -1, show: (s) => (s.kind === "events" ? number(s.rate, 1) : "–"), class: "n" },

@@ -252,7 +252,6 @@ class Delivery:
     def _close_books(self, transfer: Transfer) -> None:
         exchange = self._exchange
         record, ending, flow = exchange.record, transfer.ending, transfer.flow
-        exchange.worker.registry.discard(transfer)
         record.events = flow.events
         record.bytes_out += transfer.sent
         if record.streaming:

@@ -18,7 +18,7 @@ import outcome
 import trio
 
 from relay.exchange.transfer import Transfer
-from relay.wires.alarms import Alarms
+from relay.wires.alarms import Alarms, Entry
 from relay.wires.engine import Engine
 from relay.wires.socket_wire import BUFFER, VIEW, SocketWire
 from relay.wires.wire import READ_SIZE, Gone
@@ -37,7 +37,7 @@ class EpollPump:
         "_unacknowledged",
         "_upstream",
         "_write_by",
-        "queued",
+        "entry",
     )
 
     def __init__(
@@ -57,7 +57,7 @@ class EpollPump:
         self._write_by = inf
         self._unacknowledged = 0  # of the client, when the write began to wait or had made progress last
         self._task: trio.lowlevel.Task | None = None
-        self.queued = inf
+        self.entry: Entry | None = None
 
     async def run(self) -> None:
         """Pump until the transfer has its ending and is written out.
@@ -92,6 +92,7 @@ class EpollPump:
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _unhook(self) -> None:
+        self._alarms.forget(self)
         if not self._upstream.closed:
             self._engine.hand_over(self._upstream.fd, self._upstream)
         for wire in (self._upstream, self._client):
@@ -161,6 +162,7 @@ class EpollPump:
         transfer = self._transfer
         if out and self._rest is not None:
             self._rest = memoryview(bytes(self._rest) + out)
+            transfer.unsent += len(out)
             return
         if out:
             transfer.sent += len(out)
@@ -178,6 +180,7 @@ class EpollPump:
     def _wait_for_client(self, rest: memoryview) -> None:
         self._rest = rest
         self._transfer.pause(self._engine.now)
+        self._transfer.unsent = len(rest)
         self._write_by = self._engine.now + self._transfer.route.timeouts.write
         self._unacknowledged = self._client.unacknowledged()
         self._client.want_write(True)
@@ -196,6 +199,7 @@ class EpollPump:
         if sent < len(self._rest):
             if sent:
                 self._rest = self._rest[sent:]
+                self._transfer.unsent -= sent
                 self._write_by = now + self._transfer.route.timeouts.write
                 self._unacknowledged = self._client.unacknowledged()
             return
@@ -216,6 +220,8 @@ class EpollPump:
         self._transfer.left(unsent=self._rest is not None)
         self._rest = None
         self._upstream.close()
+        delay = trio.current_time() - self._engine.now  # since the epoll returned
+        self._transfer.counters.cancel_delay.observe(delay)
         self._wake()
 
     def ring(self, now: float) -> float:

@@ -1,4 +1,8 @@
-"""The streams that are under way, for the admin listener, the drain and the metrics. One dict entry per stream."""
+"""The streams that are under way, for the admin listener, the drain and the metrics.
+
+One dict entry per stream. It stays until the exchange is counted, in one step with that: between
+the two a scrape would miss the stream, and a counter that falls reads as one that began again.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +29,9 @@ class Registry:
     def add(self, transfer: Transfer) -> None:
         self._live[transfer.record.id] = transfer
 
-    def discard(self, transfer: Transfer) -> None:
-        self._live.pop(transfer.record.id, None)
+    def discard(self, exchange_id: str) -> None:
+        """The exchange is counted; it may have had no transfer."""
+        self._live.pop(exchange_id, None)
 
     def stop(self, exchange_id: str) -> bool:
         """End one stream with its terminal event; False if it is not there."""

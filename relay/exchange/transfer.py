@@ -52,6 +52,7 @@ class Transfer:
         "route",
         "sent",
         "told",
+        "unsent",
         "wake",
     )
 
@@ -71,6 +72,7 @@ class Transfer:
         self.abort = False
         self.told = False  # the client was told of a bad end by a terminal event
         self.sent = 0  # bytes of the body for the client, framing included
+        self.unsent = 0  # of these, bytes the client's socket did not take yet
         self.last_in = self.last_event = self.last_out = now
         self.paused = False  # the client is slower than the upstream just now
         self.wake = _nobody  # set by the pump: come and look, something was asked
@@ -193,6 +195,7 @@ class Transfer:
     def resumed(self, now: float) -> None:
         """The client reads again: the time it did not is not the upstream's."""
         self.paused = False
+        self.unsent = 0
         waited = now - self._paused_at
         self.last_in += waited
         self.last_event += waited

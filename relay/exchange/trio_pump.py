@@ -59,6 +59,7 @@ class TrioPump:
         transfer.sent += len(out)
         self._client.write_within = transfer.route.timeouts.write
         transfer.pause(trio.current_time())
+        transfer.unsent = len(out)
         try:
             await self._client.send(out)
         except Expired:

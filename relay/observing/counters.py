@@ -1,7 +1,7 @@
 """Counters of a worker: plain integers that the hot path adds to and a scrape reads (design §9).
 
-A histogram here is a list of integers and one `bisect` per observation; exposition (labels, text, sums over workers)
-is the business of `observing.exposition`, at scrape time only.
+A histogram here is a list of integers and one `bisect` per observation; exposition (labels, text,
+sums over workers) is the business of `observing.exposition`, at scrape time only.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class RouteCounters:
         "active",
         "bytes_in",
         "bytes_out",
+        "cancel_delay",
         "duration",
         "endings",
         "event_gap",
@@ -48,8 +49,9 @@ class RouteCounters:
         "name",
     )
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, cancel_delay: Histogram) -> None:
         self.name = name
+        self.cancel_delay = cancel_delay  # the worker's: see Counters
         self.endings: dict[Cause, int] = {}
         self.active = 0  # event streams under way
         self.events = 0  # of streams that ended; live ones are added at scrape
@@ -76,5 +78,5 @@ class Counters:
     def route(self, name: str) -> RouteCounters:
         found = self.routes.get(name)
         if found is None:
-            found = self.routes[name] = RouteCounters(name)
+            found = self.routes[name] = RouteCounters(name, self.cancel_delay)
         return found

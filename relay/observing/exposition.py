@@ -41,7 +41,7 @@ COLUMNS: Final = (
     "events",
     "bytes",  # of the body, to the client, framing included
     "last_event",  # seconds since; null: none yet
-    "held",  # bytes of an unfinished event
+    "held",  # bytes in memory: an unfinished event, and what the client did not take yet
     "slow",  # "client": bytes wait for it · "upstream": silent for SLOW · null
 )
 _COUNTED: Final = ("events", "bytes_in", "bytes_out")
@@ -66,6 +66,8 @@ class _Transfer(Protocol):
     def flow(self) -> _Flow: ...
     @property
     def sent(self) -> int: ...
+    @property
+    def unsent(self) -> int: ...
     @property
     def paused(self) -> bool: ...
     @property
@@ -102,7 +104,7 @@ def snapshot(worker: Observed) -> Snapshot:
     for transfer in worker.registry:
         flow = transfer.flow
         route = routes.get(transfer.record.route)
-        held += flow.held
+        held += flow.held + transfer.unsent
         bodies += 1
         if route is not None:
             route["events"] += flow.events
@@ -145,7 +147,7 @@ def _row(transfer: _Transfer, now: float) -> Row:
         events,
         transfer.sent,
         round(now - transfer.last_event, 3) if events else None,
-        transfer.flow.held,
+        transfer.flow.held + transfer.unsent,
         slow,
     ]
 

@@ -89,7 +89,9 @@ class _Figures(Collector):
         _observed(delay, (), CANCEL_BOUNDS, totals["cancel_delay"])
         yield delay
         yield GaugeMetricFamily(
-            "relay_held_bytes", "Bytes of unfinished events held back.", totals["held"]
+            "relay_held_bytes",
+            "Bytes held in memory: unfinished events, and what slow clients did not take.",
+            totals["held"],
         )
         yield GaugeMetricFamily(
             "relay_connections", "Client connections open now.", totals["connections"]

@@ -10,7 +10,14 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.interop.processes import ROOT, Server, start_hypercorn, start_relay, wait_until
+from tests.interop.processes import (
+    ROOT,
+    Server,
+    free_port,
+    start_hypercorn,
+    start_relay,
+    wait_until,
+)
 from tests.interop.reading import came_one_by_one, events_of, last_call
 
 EXAMPLE = ROOT / "examples" / "event-gateway"
@@ -90,11 +97,12 @@ def test_no_answer_shows_the_token(relay: Server) -> None:
         assert TOKEN not in seen(response)
 
 
-def test_a_backend_that_is_down_shows_no_token() -> None:
+def test_a_backend_that_is_down_shows_no_token_and_no_address() -> None:
     with start_relay(EXAMPLE / "relay.toml", environment("http://127.0.0.1:1")) as relay:
         response = httpx.get(f"{relay.url}/api/events/file.123")
         assert response.status_code == 502
         assert TOKEN not in seen(response)
+        assert "127.0.0.1:1" not in response.text
         relay.wait_for_record(lambda record: record.get("ending") == "upstream_unreachable")
     assert TOKEN not in relay.stdout.text + relay.stderr.text
 
@@ -147,6 +155,22 @@ def test_leaving_stops_the_generator(relay: Server, backend: Server) -> None:
         events = events_of(response)
         next(events)
     wait_until("it stops", lambda: last_call(backend, "leaving")["state"] == "stopped")
+
+
+def test_no_admin_page_shows_the_token(backend: Server) -> None:
+    admin = f"127.0.0.1:{free_port()}"
+    config = (EXAMPLE / "relay.toml").read_text()
+    config = config.replace("[server]", f'[server]\nadmin = "{admin}"', 1)
+    with (
+        start_relay(config, environment(backend.url)) as relay,
+        httpx.stream("GET", f"{relay.url}/api/events/file.1") as response,
+    ):
+        events = events_of(response)
+        next(events)
+        (stream,) = httpx.get(f"http://{admin}/streams").json()["streams"]
+        assert stream["route"] == "events"
+        for path in ("/", "/streams", "/metrics", "/readyz", "/healthz", "/nothing"):
+            assert TOKEN not in seen(httpx.get(f"http://{admin}{path}"))
 
 
 def test_check_prints_no_secret_and_names_a_missing_one() -> None:

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from math import inf
+from typing import Any
 
 DELAY = 0.02  # seconds a line may wait for company
 MAX_HELD = 20_000  # lines, about 8 MB
@@ -25,7 +26,7 @@ class LineLog:
     `schedule(log, due)` is how it asks to be rung: `Alarms.arm` in a worker.
     """
 
-    __slots__ = ("_blocking", "_fd", "_lines", "_now", "_schedule", "dropped", "queued")
+    __slots__ = ("_blocking", "_fd", "_lines", "_now", "_schedule", "dropped", "entry")
 
     def __init__(
         self,
@@ -39,7 +40,7 @@ class LineLog:
         self._lines: deque[str] = deque()
         self._blocking = not stat.S_ISREG(os.fstat(fd).st_mode)
         self.dropped = 0
-        self.queued = inf
+        self.entry: list[Any] | None = None  # see wires.alarms
 
     def write(self, line: str) -> None:
         """Queue one line, its newline included."""

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from relay.wires.alarms import Alarms
+from relay.wires.alarms import Alarms, Entry
 from relay.wires.socket_wire import SocketWire
 from relay.wires.wire import Gone
 
@@ -63,7 +63,7 @@ class Origin:
         "cause",
         "failing_checks",
         "failures",
-        "queued",
+        "entry",
         "retired",
         "retry_at",
         "streams",
@@ -84,7 +84,7 @@ class Origin:
         self._alarms = alarms
         self._clock = clock
         self._idle: dict[SocketWire, float] = {}  # wire → when it expires; newest last
-        self.queued = inf
+        self.entry: Entry | None = None
         self.retired = False  # the configuration no longer has it: nothing is kept any more
         self.streams = 0  # exchanges under way, counted by the sources
         self.turn = 0.0  # see balance

@@ -2,7 +2,8 @@
 
 Rules
   * An alarm is moved later for free: it is looked at when its entry comes up, and queued again then.
-  * Nothing is queued further ahead than HORIZON, so a finished alarm is held no longer than that.
+  * Nothing is queued further ahead than HORIZON. What has ended is forgotten at once: an entry of 100 bytes stays behind
+    until its time, not what it was about.
   * `ring(now)` does what is due and returns when it wants to be looked at next (inf: never).
 
 Why not a cancel scope per wait: `move_on_after` costs 8 µs, moving a deadline 6 µs; an entry here costs 1 µs and
@@ -14,7 +15,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -24,8 +25,12 @@ HORIZON = (
 LEAST = 0.001  # seconds until an alarm rings again: none can keep the worker to itself
 
 
+# One look at an alarm to come: when (absolute seconds), a serial number, whose (None: forgotten).
+Entry = list[Any]
+
+
 class Alarm(Protocol):
-    queued: float  # when the earliest entry of this alarm comes up; inf: none. Kept by Alarms.
+    entry: Entry | None  # its earliest look to come. Kept by Alarms; None at first.
 
     def ring(self, now: float) -> float: ...
 
@@ -36,21 +41,33 @@ class Alarms:
     __slots__ = ("_heap", "_scope", "_serial")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Alarm]] = []
+        self._heap: list[Entry] = []
         self._serial = count()
         self._scope: trio.CancelScope | None = None
 
     def arm(self, alarm: Alarm, due: float) -> None:
         """See that `alarm` is looked at no later than `due` (absolute seconds)."""
-        if due >= alarm.queued:
+        entry = alarm.entry
+        if entry is not None and due >= entry[0]:
+            return
+        if due == inf:
             return
         due = min(due, trio.current_time() + HORIZON)
-        if due >= alarm.queued:
-            return
-        alarm.queued = due
-        heappush(self._heap, (due, next(self._serial), alarm))
-        if self._heap[0][2] is alarm and self._scope is not None:
+        if entry is not None:
+            if due >= entry[0]:
+                return
+            entry[2] = None
+        alarm.entry = entry = [due, next(self._serial), alarm]
+        heappush(self._heap, entry)
+        if self._heap[0] is entry and self._scope is not None:
             self._scope.deadline = due
+
+    @staticmethod
+    def forget(alarm: Alarm) -> None:
+        """Let go of an alarm that has come to its end, before its look is due."""
+        if alarm.entry is not None:
+            alarm.entry[2] = None
+            alarm.entry = None
 
     async def run(self) -> None:
         """Ring what is due, for ever."""
@@ -63,8 +80,8 @@ class Alarms:
     def _ring_due(self, now: float) -> None:
         heap = self._heap
         while heap and heap[0][0] <= now:
-            due, _, alarm = heappop(heap)
-            if due != alarm.queued:
-                continue  # an earlier entry of the same alarm has replaced this one
-            alarm.queued = inf
+            alarm = heappop(heap)[2]
+            if alarm is None:
+                continue  # forgotten, or looked at earlier
+            alarm.entry = None
             self.arm(alarm, max(alarm.ring(now), now + LEAST))

@@ -24,7 +24,7 @@ from termios import TIOCOUTQ
 import outcome
 import trio
 
-from relay.wires.alarms import Alarms
+from relay.wires.alarms import Alarms, Entry
 from relay.wires.engine import Engine
 from relay.wires.wire import READ_SIZE, Expired, Gone
 
@@ -60,7 +60,7 @@ class SocketWire:
         "on_readable",
         "on_writable",
         "owner",
-        "queued",
+        "entry",
         "read_by",
         "readable",
         "sock",
@@ -87,7 +87,7 @@ class SocketWire:
         )
         self.on_writable: Callable[[], None] | None = None
         self.owner: Callable[[Exception], None] | None = None  # whom a crashing step ends
-        self.queued = inf
+        self.entry: Entry | None = None
         self.read_by = inf
         self.write_within = inf
         engine.add(self, self.fd)
@@ -207,6 +207,7 @@ class SocketWire:
                 self._wake_reader(outcome.Value(None))
             if self.on_gone is not None and mask & (_FULL if self.half_close_kept else _HALF):
                 gone, self.on_gone = self.on_gone, None
+                self._engine.woke = True  # it may end a task's wait: Trio must run
                 gone()
         if mask & _OUT and not self.closed:
             if self.on_writable is not None:
@@ -255,6 +256,7 @@ class SocketWire:
         self.closed = True
         self.on_gone = self.on_readable = self.on_writable = self.owner = None
         self._engine.discard(self.fd)
+        self._alarms.forget(self)
         self.sock.close()
         if self._reader is not None:
             self._wake_reader(outcome.Value(None))

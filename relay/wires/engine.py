@@ -47,7 +47,9 @@ class Engine:
         self._handlers: dict[int, Registered] = {}
         self._again: list[tuple[SocketWire, Callable[[], None]]] = []
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll.register(self._bell, select.EPOLLIN | select.EPOLLET)  # never read: each write is an edge
+        self._epoll.register(
+            self._bell, select.EPOLLIN | select.EPOLLET
+        )  # never read: each write is an edge
         self._asleep = False  # waits in Trio for the kernel's next news
         self.now = 0.0  # trio.current_time() of this round
         self.woke = False  # a step rescheduled a task: Trio must run

@@ -155,6 +155,10 @@ class Upstream:
         self._peers.append(peer)
         return peer
 
+    async def next_stream(self) -> trio.SocketStream:
+        """The next connection, whenever it comes; it is its taker's to close."""
+        return await self._listener.accept()
+
     async def request(self) -> tuple[RawPeer, bytes]:
         """The next connection, and the request head that came on it."""
         peer = await self.accept()

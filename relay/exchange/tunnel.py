@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.observing.record import Record
 from relay.wires.socket_wire import SocketWire
 from relay.wires.stream_wire import StreamWire
 from relay.wires.wire import Expired, Gone, Wire
@@ -29,33 +30,39 @@ class _Tunnel:
         self.nursery = nursery
         self.ending: Ending | None = None
 
-    async def one_way(self, source: Wire, sink: Wire, side: Side, exchange: Exchange) -> None:
-        """Bytes from `side` to the other until `side` has no more."""
-        record = exchange.record
+    async def one_way(
+        self, source: Wire, sink: Wire, side: Side, exchange: Exchange, first: bytes
+    ) -> None:
+        """Bytes from `side` to the other until `side` has no more, `first` before all others."""
         sink.write_within = exchange.route.timeouts.write
-        while True:
-            try:
-                data = await self._read(source)
-            except Gone:
-                self._end(side, "reset")
+        record = exchange.record
+        try:
+            if first and not await self._pass(first, sink, side, record):
                 return
-            if data is None:
-                self._end(side, "idle")
-                return
-            if not data:
-                half_close(sink)
-                return
-            if side is Side.CLIENT:
-                record.bytes_in += len(data)
-            else:
-                record.bytes_out += len(data)
-            try:
-                await sink.send(data)
-            except (Gone, Expired):
-                self._end(
-                    Side.CLIENT if side is Side.UPSTREAM else Side.UPSTREAM, "took no more bytes"
-                )
-                return
+            while data := await self._read(source):
+                if not await self._pass(data, sink, side, record):
+                    return
+        except Gone:
+            self._end(side, "reset")
+            return
+        if data is None:
+            self._end(Side.UPSTREAM, "idle")
+        else:
+            half_close(sink)
+
+    async def _pass(self, data: bytes, sink: Wire, side: Side, record: Record) -> bool:
+        """Whether the other side took it."""
+        if side is Side.CLIENT:
+            record.bytes_in += len(data)
+        else:
+            record.bytes_out += len(data)
+        try:
+            await sink.send(data)
+        except (Gone, Expired):
+            other = Side.CLIENT if side is Side.UPSTREAM else Side.UPSTREAM
+            self._end(other, "took no more bytes")
+            return False
+        return True
 
     async def _read(self, source: Wire) -> bytes | None:
         """The next bytes; None when both directions have been quiet for too long."""
@@ -88,13 +95,9 @@ async def tunnel(exchange: Exchange, upstream: SocketWire, first: bytes) -> Endi
     client.on_gone = None
     async with trio.open_nursery() as nursery:
         state = _Tunnel(exchange.route.timeouts.idle, nursery)
-        if first:
-            exchange.record.bytes_out += len(first)
-            await client.send(first)
-        if exchange.connection.pending:
-            await upstream.send(exchange.connection.take_pending())
-        nursery.start_soon(state.one_way, client, upstream, Side.CLIENT, exchange)
-        await state.one_way(upstream, client, Side.UPSTREAM, exchange)
+        pending = exchange.connection.take_pending()
+        nursery.start_soon(state.one_way, client, upstream, Side.CLIENT, exchange, pending)
+        await state.one_way(upstream, client, Side.UPSTREAM, exchange, first)
     client.read_by = upstream.read_by = inf
     return state.ending or Ending(Side.UPSTREAM, Phase.TUNNEL, Cause.COMPLETE)
 

@@ -32,7 +32,11 @@ class Passed:
         self._names: dict[int, str] = {}
         self._taken: set[int] = set()
         for fd, name in sockets:
-            self._sockets[fd] = _listening(fd)
+            try:
+                self._sockets[fd] = _listening(fd)
+            except OSError as error:
+                reason = error.strerror or error
+                raise OSError(f"descriptor {fd}, said to be passed in: {reason}") from None
             self._names[fd] = name
 
     @classmethod

@@ -13,6 +13,24 @@ import trio
 from tests.harness import EVENT_HEAD, LIMIT, RawPeer, Upstream, chunked, route_to
 from tests.interop.processes import Server, start_relay
 
+LOCAL = """
+[server]
+listen = [{listen}]
+workers = {workers}
+[timeouts]
+drain = "5s"
+[[routes]]
+path = "/"
+source = "local"
+[routes.local]
+body = "here"
+"""
+
+
+def local(listen: str, workers: int = 1) -> str:
+    """A relay that answers by itself."""
+    return LOCAL.format(listen=f'"{listen}"', workers=workers)
+
 
 @contextmanager
 def relay(upstream: Upstream, *, workers: int = 1, route: str = "") -> Iterator[Server]:

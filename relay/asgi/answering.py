@@ -83,9 +83,10 @@ class Answering:
     # -- the end -----------------------------------------------------------------------------------
 
     async def _end(self, last: bytes) -> None:
+        whole = self._started and self._reader.eof() and await self._read_request()
         if not self._started or self._stream.left:
             return  # nobody is there to be told
-        if self._reader.eof() and await self._read_request():
+        if whole:
             await self._send(_body(last, more=False))
         elif not self._http1:
             await self._cut()

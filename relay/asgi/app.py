@@ -55,6 +55,11 @@ class App:
         self._nursery: trio.Nursery | None = None
         self._watched = False  # somebody waits for the end of the ASGI server
 
+    @property
+    def live(self) -> int:
+        """Exchanges under way."""
+        return self._server.worker.counters.connections if self._server is not None else 0
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one scope. Raises: RuntimeError (an HTTP request while relay is not running)."""
         kind = scope["type"]

@@ -31,16 +31,15 @@ _MOSTLY_BODILESS = frozenset(("GET", "HEAD", "OPTIONS", "DELETE"))
 
 
 class Request:
-    """One request. `head` first, then `body` for every message, until `done`."""
+    """One request. `head` first, then `body` for every message."""
 
-    __slots__ = ("_fields", "_left", "_scope", "done", "framing")
+    __slots__ = ("_fields", "_left", "_scope", "framing")
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._fields: Fields = [(name.lower(), value) for name, value in scope["headers"]]
         self.framing: int | None = self._framing()  # None: the first message will tell
         self._left = 0  # bytes of the body still to come, where a length was said
-        self.done = False  # the body has come, and there is none after it
 
     @property
     def method(self) -> bytes:
@@ -100,11 +99,11 @@ class Request:
         said, or ends before it.
         """
         data: bytes = message.get("body", b"")
-        self.done = not message.get("more_body", False)
+        last = not message.get("more_body", False)
         if self.framing == CHUNKED:
-            return (chunk(data) if data else b"") + (last_chunk([]) if self.done else b"")
+            return (chunk(data) if data else b"") + (last_chunk([]) if last else b"")
         self._left -= len(data)
-        if self._left < 0 or (self.done and self._left):
+        if self._left < 0 or (last and self._left):
             return None
         return data
 

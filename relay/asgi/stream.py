@@ -27,7 +27,8 @@ class RequestStream(trio.abc.Stream):
         self._head_read = False
         self._unread = b""  # framed bytes that relay has not taken yet
         self._reading: trio.CancelScope | None = None
-        self._ended = False  # nothing more is read from the server
+        self._ended = False  # relay gets no more of the request
+        self._complete = False  # the server has given all of the request
         self.left = False  # the client has gone
         self._place_in, self._place_out = trio.open_memory_channel[bytes](0)
 
@@ -52,23 +53,28 @@ class RequestStream(trio.abc.Stream):
             message = await self._message()
             if message is None:
                 return b""
-            head = request.head(message)
-            return head + (self._framed(message) or b"")
+            return request.head(message) + self._framed(message)
         message = await self._message()
         return self._framed(message) if message is not None else b""
 
     async def _message(self) -> Message | None:
-        """The next `http.request` with something in it; None: there will be none."""
+        """The next `http.request`; None: there will be none."""
         with trio.CancelScope() as self._reading:
-            message = await self._receive()
-            if message["type"] != "http.disconnect":
+            message = await self._taken()
+            if not self.left:
                 return message
-            self.left = True
         self._ended = True
         return None
 
+    async def _taken(self) -> Message:
+        """The server's next message, whoever asks for it."""
+        message = await self._receive()
+        self.left = message["type"] == "http.disconnect"
+        self._complete = not message.get("more_body", False)
+        return message
+
     def _framed(self, message: Message) -> bytes:
-        data = b"" if self._request.done else self._request.body(message)
+        data = self._request.body(message)
         if data is None:  # not the length that was said: what came is not the whole request
             self._ended = True
             return b""
@@ -105,17 +111,13 @@ class RequestStream(trio.abc.Stream):
 
     async def skip(self) -> int:
         """Throw away the next part of the request, after relay has closed. Returns: its size."""
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            self.left = True
-            return 0
-        self._request.body(message)
+        message = await self._taken()
         return len(message.get("body", b""))
 
     @property
     def request_unread(self) -> bool:
         """Whether the request body has not come to its end."""
-        return not self._request.done and not self.left
+        return not self._complete and not self.left
 
     def _end_reading(self) -> None:
         self._ended = True

@@ -1,6 +1,6 @@
 """An ASGI server of a few lines, and relay in it: the test plays the client, and the upstream.
 
-    test ──► FakeServer ──(scope, receive, send)──► App ──► Upstream (real sockets, see harness)
+test ──► FakeServer ──(scope, receive, send)──► App ──► Upstream (real sockets, see harness)
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Call:
         self.over = trio.Event()  # the app has returned
         self.error: Exception | None = None
         self.gate: trio.Event | None = None  # a client that does not read until it is set
+        self.stuck = trio.Event()  # the app waits for the gate
         self.scope_of_task = trio.CancelScope()
         self._tell, self._told = trio.open_memory_channel[Message](1000)
         self._say, self._said = trio.open_memory_channel[Message](1000)
@@ -51,7 +52,8 @@ class Call:
 
     async def _send(self, message: Any) -> None:
         if self.gate is not None:
-            with trio.CancelScope(shield=True):  # as Hypercorn does
+            self.stuck.set()
+            with trio.move_on_after(LIMIT, shield=True):  # as Hypercorn does, for ever
                 await self.gate.wait()
         await self._say.send(message)
 

@@ -165,7 +165,6 @@ def test_body(asked: dict[str, Any], parts: list[bytes], framed: list[bytes | No
     request.head()
     last = len(parts) - 1
     assert [request.body(message(p, more=n < last)) for n, p in enumerate(parts)] == framed
-    assert request.done
 
 
 RESPONSES = {
@@ -182,7 +181,9 @@ RESPONSES = {
 def test_response(
     method: bytes, fields: bytes, body: bytes, payload: bytes, data: st.DataObject
 ) -> None:
-    wire = b"HTTP/1.1 103 Early Hints\r\nlink: <a>\r\n\r\nHTTP/1.1 200 OK\r\nx: y\r\n" + fields + body
+    wire = (
+        b"HTTP/1.1 103 Early Hints\r\nlink: <a>\r\n\r\nHTTP/1.1 200 OK\r\nx: y\r\n" + fields + body
+    )
     cuts = sorted(data.draw(st.sets(st.integers(1, len(wire) - 1))))
     reader = ResponseReader(method)
     got = b""

@@ -5,6 +5,7 @@ meaning, when not.
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import Any, Final
 
 from relay.config import kinds
@@ -30,7 +31,16 @@ def _server(values: dict[str, Any]) -> Server:
     outside = admin is not None and admin.kind == "tcp" and not _is_loopback(admin.host)
     if outside and "admin_token" not in values:
         raise ValueError("`admin` can be reached from outside: it needs an `admin_token`")
+    if values.get("trace") == "otel" and not _has("opentelemetry.sdk"):
+        raise ValueError("`trace` needs OpenTelemetry: pip install 'trio-relay[otel]'")
     return Server(**values)
+
+
+def _has(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:
@@ -74,8 +84,7 @@ SERVER: Final = Table(
             "trusted_proxies",
             ListOf(kinds.NETWORK),
             "[]",
-            "Peers whose forwarding fields and PROXY header are believed; `unix`: on unix "
-            "sockets.",
+            "Peers whose forwarding fields and PROXY header are believed; `unix`: on unix sockets.",
             "Never the networks that clients come from.",
         ),
         Key(
@@ -104,6 +113,14 @@ SERVER: Final = Table(
             kinds.FIELD_NAME,
             '"X-Request-Id"',
             "The field that carries the request id, both ways.",
+        ),
+        Key(
+            "trace",
+            kinds.choice("pass", "create", "otel"),
+            '"pass"',
+            "`traceparent`: passed on as it came; or one created where there is none; or a span "
+            "of OpenTelemetry per exchange.",
+            "`create` decides for every backend that it records; `otel` is an extra.",
         ),
     ),
     make=_server,

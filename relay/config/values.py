@@ -58,6 +58,7 @@ class Server:
     log_query: bool = False  # whether `path` in the access log has the query
     via: str = "relay"  # the pseudonym in Via
     request_id_header: bytes = b"x-request-id"
+    trace: Literal["pass", "create", "otel"] = "pass"  # relay's part in traces (traceparent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,10 @@ class FieldEdits:
 
     set: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)  # values may be secrets
     remove: frozenset[bytes] = frozenset()
+
+    def touch(self, name: bytes) -> bool:
+        """Whether they decide what becomes of this field."""
+        return name in self.remove or any(field[0] == name for field in self.set)
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,7 +192,10 @@ class Connection:
         record.path = (head.target if server.log_query else head.path).decode("latin-1")
         if not head.keep_alive or self.worker.draining:
             self.reusable = False
-        return Exchange(self, head, view, record)
+        exchange = Exchange(self, head, view, record)
+        if head.traceparent or server.trace != "pass":
+            exchange.trace = self.worker.tracing.begin(head, record)
+        return exchange
 
     def _over(self, exchange: Exchange) -> None:
         """The exchange has ended, one way or another."""
@@ -222,6 +225,8 @@ class Connection:
             counters.first_byte.observe(record.first_byte - record.started)
         if record.streaming:
             counters.duration.observe(now - record.started)
+        if exchange.trace is not None:
+            exchange.trace.end(record, ending)
         if exchange.left_at and record.upstream:
             counters.cancel_delay.observe(now - exchange.left_at)
 

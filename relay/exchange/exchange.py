@@ -25,14 +25,15 @@ from relay.exchange.delivery import Delivery
 from relay.exchange.epoll_pump import EpollPump
 from relay.exchange.trio_pump import TrioPump
 from relay.exchange.upload import Upload
+from relay.exchange.upstream_head import clients_request, own_request
 from relay.exchange.worker import RouteState
-from relay.http.bodies import Fields
 from relay.http.fault import Fault
-from relay.http.fields import ClientView, interim_fields, request_fields
+from relay.http.fields import ClientView, interim_fields
 from relay.http.heads import RequestHead, ResponseHead
 from relay.http.serialise import response_bytes
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.record import Record
+from relay.observing.tracing import Trace
 from relay.routing.table import Found, MethodNotAllowed
 from relay.sources.answer import answer
 from relay.sources.enqueue import enqueue
@@ -42,7 +43,6 @@ from relay.sources.reply import Failure, Outgoing, Reply
 from relay.sources.request_body import RequestBody
 from relay.sources.turns import Turns
 from relay.upstreams.group import Group
-from relay.upstreams.origin import Origin
 from relay.wires.socket_wire import SocketWire
 from relay.wires.stream_wire import StreamWire
 from relay.wires.wire import Expired, Gone
@@ -54,8 +54,6 @@ _NO_PARAMETERS: dict[str, bytes] = {}  # never written: a route's are the table'
 # Stand in for the head of a request whose response is under way: the version is all that is still asked for.
 _FORGOTTEN_1_1 = RequestHead(b"", b"", b"", b"", b"1.1", [], b"")
 _FORGOTTEN_1_0 = RequestHead(b"", b"", b"", b"", b"1.0", [], b"")
-_BODILESS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
-_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
 
 class Exchange:
@@ -78,6 +76,7 @@ class Exchange:
         "phase",
         "record",
         "state",
+        "trace",
         "view",
         "wire",
         "worker",
@@ -102,6 +101,7 @@ class Exchange:
         self.params: dict[str, bytes] = _NO_PARAMETERS
         self.delivery: Delivery | None = None  # begun, its pump still to be run
         self.state: RouteState | None = None
+        self.trace: Trace | None = None  # None: the client's fields go on as they are
         self.nursery: trio.Nursery | None = None
         self._upload: Upload | None = None
         self._commitment: Commitment | None = None
@@ -310,9 +310,7 @@ class Exchange:
         self.record.upstream = name
 
     def outgoing(self, upstream: Upstream, target: bytes) -> Outgoing:
-        head = self.head
-        safely = head.method in _IDEMPOTENT or any(f[0] == b"idempotency-key" for f in head.fields)
-        return Outgoing(head.method, target, self._fields_for(upstream, head), safely)
+        return clients_request(self, upstream, target)
 
     def own_request(
         self,
@@ -322,45 +320,7 @@ class Exchange:
         content_type: bytes = b"",
         payload: bytes = b"",
     ) -> Outgoing:
-        path, _, query = target.partition(b"?")
-        fields: Fields = [(b"accept", b"application/json, text/event-stream")]
-        if payload:
-            fields.append((b"content-type", content_type))
-        if payload or method not in _BODILESS:  # RFC 9110 §8.6: an empty POST says so
-            fields.append((b"content-length", b"%d" % len(payload)))
-        head = RequestHead(
-            method,
-            target,
-            path,
-            query,
-            b"1.1",
-            fields,
-            self.head.host,
-            len(payload),
-            wants_events=True,
-        )
-        send = self._fields_for(upstream, head)
-        return Outgoing(method, target, send, method in _IDEMPOTENT, payload)
-
-    def _fields_for(self, upstream: Upstream, head: RequestHead) -> Callable[[Origin], Fields]:
-        assert self.state is not None
-        server = self.worker.config.server
-        edits = self.state.edits[upstream.name]
-
-        def fields(origin: Origin) -> Fields:
-            return request_fields(
-                head,
-                authority=origin.url.authority if upstream.host_header == "upstream" else head.host,
-                client=self.view,
-                via=server.via.encode(),
-                request_id=self.record.id.encode(),
-                request_id_header=server.request_id_header,
-                set_fields=edits.set,
-                remove=edits.remove,
-                event_stream=self.route.stream == "auto",
-            )
-
-        return fields
+        return own_request(self, upstream, method, target, content_type, payload)
 
     async def interim(self, head: ResponseHead) -> None:
         if self.head.version == b"1.1" and not self.head_out:

@@ -15,6 +15,7 @@ from relay.exchange.errands import Errands
 from relay.exchange.registry import Registry
 from relay.observing.counters import Counters, RouteCounters
 from relay.observing.log import LineLog
+from relay.observing.tracing import Tracing
 from relay.routing.table import RouteTable
 from relay.sources.turns import Turns
 from relay.upstreams import health
@@ -54,6 +55,7 @@ class Worker:
             LineLog(log_fd, self.alarms.arm, trio.current_time) if log_fd is not None else None
         )
         self.draining = False
+        self.tracing = Tracing(config.server.trace)
         self.groups = Groups(config, self.engine, self.alarms)
         self._take(config)
 
@@ -64,6 +66,8 @@ class Worker:
 
     def _take(self, config: Config) -> None:
         self.config = config
+        if config.server.trace != self.tracing.mode:
+            self.tracing = Tracing(config.server.trace)
         states = [self._state(route) for route in config.routes]
         self.table: RouteTable[RouteState] = RouteTable(
             [(state.route.pattern, state.route.methods, state) for state in states]

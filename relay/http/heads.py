@@ -49,7 +49,9 @@ _NONE: Final[frozenset[bytes]] = frozenset()
 _OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade"))
 _FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))
 _NOTED_REQUEST = (
-    frozenset((b"host", b"connection", b"expect", b"upgrade", b"accept")) | _FRAMING | IMITATIONS
+    frozenset((b"host", b"connection", b"expect", b"upgrade", b"accept", b"traceparent"))
+    | _FRAMING
+    | IMITATIONS
 )
 _NOTED_RESPONSE = frozenset((b"connection", b"upgrade", b"content-type")) | _FRAMING | IMITATIONS
 
@@ -81,6 +83,7 @@ class RequestHead:
     upgrade: bytes | None = None  # the Upgrade value, when Connection names it
     connection: frozenset[bytes] = _NONE  # Connection tokens beyond close, keep-alive, upgrade
     wants_events: bool = False  # Accept names text/event-stream
+    traceparent: bytes = b""  # as it came; several lines are joined, which makes them invalid
 
 
 @dataclass(slots=True)
@@ -191,7 +194,7 @@ def _read_request(raw: bytes, count: int) -> RequestHead:
     if version not in (b"1.1", b"1.0"):
         raise version_not_supported("only HTTP/1.1 and HTTP/1.0 are supported")
     fields = lower_fields(event.headers.raw_items(), count, bad_request)
-    host = b""
+    host = traceparent = b""
     named = _NONE
     upgrade: bytes | None = None
     continues = events = framed = hosted = False
@@ -205,6 +208,8 @@ def _read_request(raw: bytes, count: int) -> RequestHead:
                 events = events or b"text/event-stream" in value.lower()
             elif name == b"upgrade":
                 upgrade = value if upgrade is None else upgrade + b", " + value
+            elif name == b"traceparent":
+                traceparent = traceparent + b", " + value if traceparent else value
             elif name == b"expect":
                 continues = continues or value.lower() == b"100-continue"
             elif name in _FRAMING:
@@ -232,6 +237,7 @@ def _read_request(raw: bytes, count: int) -> RequestHead:
         upgrade,
         named - _OPTIONS if named else _NONE,
         events,
+        traceparent,
     )
 
 

@@ -30,6 +30,7 @@ class Record:
         "started",
         "status",
         "streaming",
+        "trace",
         "upstream",
     )
 
@@ -37,6 +38,7 @@ class Record:
         self.id = request_id
         self.client = client
         self.started = started
+        self.trace = ""  # the id of the trace it belongs to
         self.route = ""
         self.method = ""
         self.path = ""
@@ -69,8 +71,9 @@ class Record:
         )
 
     def _who(self) -> str:
+        trace = f'"trace":"{self.trace}",' if self.trace else ""
         return (
-            f'"id":{quoted(self.id)},"route":{quoted(self.route)},"client":{quoted(self.client)},'
+            f'"id":{quoted(self.id)},{trace}"route":{quoted(self.route)},"client":{quoted(self.client)},'
             f'"method":{quoted(self.method)},"path":{quoted(self.path)}'
         )
 

@@ -39,6 +39,7 @@ _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _RETRY_ACCEPT = 0.1  # seconds
 _TICK = 0.05  # seconds between looks at what drains
 _ERRANDS = 1.0  # seconds a drain waits for errands behind the last exchange
+_SPANS = 2.0  # seconds a drain waits for a collector to take the last spans
 _SPREAD = 0.8  # of the drain time: farewells are spread over it, the rest is for the last to end
 
 
@@ -83,6 +84,10 @@ class Server:
                     self._nursery.cancel_scope.cancel()
                 with trio.move_on_after(_ERRANDS):
                     await self.worker.errands.done()
+                if self.worker.tracing.mode == "otel":
+                    with trio.move_on_after(_SPANS):
+                        flush = self.worker.tracing.flush
+                        await trio.to_thread.run_sync(flush, _SPANS, abandon_on_cancel=True)
             finally:
                 if self.worker.log is not None:
                     self.worker.log.flush()

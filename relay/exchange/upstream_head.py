@@ -1,0 +1,85 @@
+"""The request heads that go upstream: the client's own, and relay's on its behalf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from relay.config.values import Upstream
+from relay.http.bodies import Fields
+from relay.http.fields import request_fields
+from relay.http.heads import RequestHead
+from relay.observing.tracing import TRACEPARENT, carried
+from relay.sources.reply import Outgoing
+from relay.upstreams.origin import Origin
+
+if TYPE_CHECKING:
+    from relay.exchange.exchange import Exchange
+
+_BODILESS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+
+
+def clients_request(exchange: Exchange, upstream: Upstream, target: bytes) -> Outgoing:
+    """The client's request on its way to `upstream`."""
+    head = exchange.head
+    safely = head.method in _IDEMPOTENT or any(f[0] == b"idempotency-key" for f in head.fields)
+    return Outgoing(head.method, target, _fields_for(exchange, upstream, head), safely)
+
+
+def own_request(
+    exchange: Exchange,
+    upstream: Upstream,
+    method: bytes,
+    target: bytes,
+    content_type: bytes,
+    payload: bytes,
+) -> Outgoing:
+    """A request of relay's own: of the client's fields it has none but those of the trace."""
+    path, _, query = target.partition(b"?")
+    fields: Fields = [(b"accept", b"application/json, text/event-stream"), *carried(exchange.head)]
+    if payload:
+        fields.append((b"content-type", content_type))
+    if payload or method not in _BODILESS:  # RFC 9110 §8.6: an empty POST says so
+        fields.append((b"content-length", b"%d" % len(payload)))
+    head = RequestHead(
+        method,
+        target,
+        path,
+        query,
+        b"1.1",
+        fields,
+        exchange.head.host,
+        len(payload),
+        wants_events=True,
+    )
+    send = _fields_for(exchange, upstream, head)
+    return Outgoing(method, target, send, method in _IDEMPOTENT, payload)
+
+
+def _fields_for(
+    exchange: Exchange, upstream: Upstream, head: RequestHead
+) -> Callable[[Origin], Fields]:
+    state = exchange.state
+    assert state is not None
+    server = exchange.worker.config.server
+    edits = state.edits[upstream.name]
+    trace = exchange.trace
+    if trace is not None and edits.touch(TRACEPARENT):
+        trace = None  # the operator's word stands
+
+    def fields(origin: Origin) -> Fields:
+        out = request_fields(
+            head,
+            authority=origin.url.authority if upstream.host_header == "upstream" else head.host,
+            client=exchange.view,
+            via=server.via.encode(),
+            request_id=exchange.record.id.encode(),
+            request_id_header=server.request_id_header,
+            set_fields=edits.set,
+            remove=edits.remove,
+            event_stream=state.route.stream == "auto",
+        )
+        return out if trace is None else trace.put(out)
+
+    return fields

@@ -12,11 +12,15 @@ from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.sources.reply import Reply
 
 
-def preflight(route: Route, head: RequestHead) -> Reply | None:
-    """The answer to a preflight; None where the OPTIONS request is not one."""
+def asked_method(head: RequestHead) -> bytes | None:
+    """The method that a preflight asks for; None where an OPTIONS request is not one."""
+    return _field(head.fields, b"access-control-request-method")
+
+
+def preflight(route: Route, head: RequestHead, method: bytes) -> Reply | None:
+    """The answer to a preflight for `method`; None where the route leaves it to the upstream."""
     policy = route.cors
-    method = _field(head.fields, b"access-control-request-method")
-    if policy is None or method is None:
+    if policy is None:
         return None
     fields: Fields = []
     ending = Ending(Side.RELAY, Phase.ROUTE, Cause.COMPLETE, "preflight")

@@ -163,6 +163,10 @@ class Exchange:
     def _route(self) -> Reply | None:
         """Find the route; a Reply where relay answers without a source."""
         head = self.head
+        if head.method == b"OPTIONS":
+            preflight = self._preflight()
+            if preflight is not None:
+                return preflight
         found = self.worker.table.find(head.method, head.path)
         if isinstance(found, Found):
             self.state = found.value
@@ -174,15 +178,27 @@ class Exchange:
             return None
         any_method = self.worker.table.find_path(head.path)
         if isinstance(any_method, Found):
-            route = any_method.value.route
-            self.record.route = route.name
-            if head.method == b"OPTIONS":
-                preflight = cors.preflight(route, head)
-                if preflight is not None:
-                    return preflight
+            self.record.route = any_method.value.route.name
         if isinstance(found, MethodNotAllowed):
             return refusal.method_not_allowed(found.allow)
         return refusal.not_found()
+
+    def _preflight(self) -> Reply | None:
+        """The answer to a preflight, by the route that the request behind it would take: a route that takes OPTIONS as
+        well, or a catch-all beneath it, must not send it to an upstream."""
+        asked = cors.asked_method(self.head)
+        if asked is None:
+            return None
+        table = self.worker.table
+        found = table.find(asked, self.head.path)
+        if not isinstance(found, Found):
+            found = table.find_path(self.head.path)
+        if not isinstance(found, Found):
+            return None
+        reply = cors.preflight(found.value.route, self.head, asked)
+        if reply is not None:
+            self.record.route = found.value.route.name
+        return reply
 
     def _request_body(self) -> RequestBody | None:
         framing = self.head.framing

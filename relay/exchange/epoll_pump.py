@@ -18,10 +18,16 @@ import outcome
 import trio
 
 from relay.exchange.transfer import Transfer
+from relay.flows.bytes_flow import BytesFlow
 from relay.wires.alarms import Alarms, Entry
 from relay.wires.engine import Engine
 from relay.wires.socket_wire import BUFFER, VIEW, SocketWire
 from relay.wires.wire import READ_SIZE, Gone
+
+# Downloads of the whole process go through here. 256 KiB: half of a core's L2, four times a loopback segment; measured
+# against 64 KiB and 1 MiB.
+BULK_SIZE = 256 * 1024
+_BULK = memoryview(bytearray(BULK_SIZE))
 
 
 class EpollPump:
@@ -29,6 +35,7 @@ class EpollPump:
 
     __slots__ = (
         "_alarms",
+        "_bulk",
         "_client",
         "_engine",
         "_rest",
@@ -55,9 +62,14 @@ class EpollPump:
         self._alarms = alarms
         self._rest: memoryview | None = None  # what the client's socket did not take yet
         self._write_by = inf
-        self._unacknowledged = 0  # of the client, when the write began to wait or had made progress last
+        self._unacknowledged = (
+            0  # of the client, when the write began to wait or had made progress last
+        )
         self._task: trio.lowlevel.Task | None = None
         self.entry: Entry | None = None
+        flow = transfer.flow
+        plain = type(upstream) is SocketWire and isinstance(flow, BytesFlow) and flow.plain
+        self._bulk = flow if plain and isinstance(flow, BytesFlow) else None
 
     async def run(self) -> None:
         """Pump until the transfer has its ending and is written out.
@@ -105,7 +117,7 @@ class EpollPump:
         """A plain upstream socket has news. Bytes that leave as fast as they come, the common case, are moved here without
         a detour; everything else goes the wire's own way, to `_read`."""
         transfer, upstream = self._transfer, self._upstream
-        if mask != EPOLLIN or self._rest is not None or transfer.ending is not None:
+        if mask != EPOLLIN or self._rest is not None or transfer.ending is not None or self._bulk:
             upstream.ready(mask)
             return
         try:
@@ -137,6 +149,9 @@ class EpollPump:
         transfer = self._transfer
         if self._rest is not None or transfer.ending is not None:
             return  # backpressure: they stay in the kernel
+        if self._bulk:
+            self._move(self._bulk)
+            return
         upstream = self._upstream
         try:
             data = upstream.recv_nowait(READ_SIZE)
@@ -145,6 +160,38 @@ class EpollPump:
             return
         if data is not None:
             self._took(data)
+
+    def _move(self, flow: BytesFlow) -> None:
+        """Bytes that pass as they are go through one buffer without becoming objects: one recv, one send."""
+        transfer, upstream, client = self._transfer, self._upstream, self._client
+        wanted = flow.wanted(BULK_SIZE)
+        try:
+            size = upstream.sock.recv_into(_BULK, wanted)
+        except BlockingIOError:
+            upstream.readable = False
+            return
+        except OSError:
+            self._out(transfer.broke())
+            return
+        if not size:
+            self._out(transfer.end())
+            return
+        transfer.passed(flow, size, self._engine.now)
+        view = _BULK[:size]
+        try:
+            sent = client.send_nowait(view)
+        except Gone:
+            transfer.left(unsent=True)
+            self._client_gone()
+            return
+        if sent < size:
+            self._wait_for_client(memoryview(view[sent:].tobytes()))
+        elif transfer.ending is not None:
+            self._wake()
+        elif size == wanted or upstream.hung_up:
+            self._engine.again(upstream, self._read)
+        else:
+            upstream.readable = False
 
     def _took(self, data: bytes) -> None:
         transfer, upstream = self._transfer, self._upstream

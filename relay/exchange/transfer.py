@@ -105,6 +105,14 @@ class Transfer:
             return out + self._leave()
         return out
 
+    def passed(self, flow: BytesFlow, size: int, now: float) -> None:
+        """So many bytes of a plain body went by unseen."""
+        flow.passed(size)
+        self.last_in = self.last_out = now
+        self.sent += size
+        if flow.done:
+            self._end(COMPLETE, abort=False)
+
     def end(self) -> bytes:
         """The upstream closed."""
         out = self.flow.eof()

@@ -6,7 +6,15 @@ nothing but whole chunks, the same bytes object goes out.
 
 from __future__ import annotations
 
-from relay.http.bodies import BodyReader, Side, body_reader, chunk, last_chunk
+from relay.http.bodies import (
+    BodyReader,
+    ChunkReader,
+    LengthReader,
+    Side,
+    body_reader,
+    chunk,
+    last_chunk,
+)
 from relay.http.fault import Fault
 from relay.http.framing import CHUNKED
 
@@ -52,6 +60,24 @@ class BytesFlow:
             return data
         out = chunk(payload) if payload else b""
         return out + last_chunk(reader.trailers) if reader.done else out
+
+    @property
+    def plain(self) -> bool:
+        """Whether the body's bytes are the wire's bytes on both sides, so that nobody needs to look at them."""
+        return not self._chunked and not isinstance(self.reader, ChunkReader)
+
+    def wanted(self, limit: int) -> int:
+        """How many bytes of a plain body may be taken at once: none that are behind it."""
+        reader = self.reader
+        return min(limit, reader.left) if isinstance(reader, LengthReader) else limit
+
+    def passed(self, size: int) -> None:
+        """So many bytes of a plain body, no more than `wanted`, went by."""
+        self.payload_bytes += size
+        reader = self.reader
+        if isinstance(reader, LengthReader):
+            reader.left -= size
+            reader.done = reader.left == 0
 
     def eof(self) -> bytes | None:
         """The sender closed: what the receiver gets for a proper end, None where the body was cut."""

@@ -17,7 +17,7 @@ from math import inf
 
 import trio
 
-from relay.exchange import refusal
+from relay.exchange import arrival, refusal
 from relay.exchange.exchange import Exchange
 from relay.exchange.worker import Worker
 from relay.http.fault import Fault
@@ -25,6 +25,7 @@ from relay.http.fields import client_view
 from relay.http.heads import RequestHead, parse_request
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.record import Record
+from relay.sources.reply import Reply
 from relay.wires.socket_wire import SocketWire
 from relay.wires.stream_wire import StreamWire
 from relay.wires.wire import Expired, Gone
@@ -41,7 +42,17 @@ LINGER_BYTES = 4 * 1024 * 1024  # and so many bytes at most
 class Connection:
     """One client. `run` is its task; `scope` ends it from outside."""
 
-    __slots__ = ("busy", "peer", "pending", "reusable", "scope", "scheme", "wire", "worker")
+    __slots__ = (
+        "busy",
+        "counted",
+        "peer",
+        "pending",
+        "reusable",
+        "scheme",
+        "scope",
+        "wire",
+        "worker",
+    )
 
     def __init__(
         self,
@@ -58,6 +69,7 @@ class Connection:
         self.pending = b""  # bytes behind the last request
         self.reusable = True
         self.busy = False  # an exchange is under way
+        self.counted = ""  # the address that this connection counts against
 
     async def run(self) -> None:
         """Serve the connection until either side is done with it. Never raises but for cancellation.
@@ -66,6 +78,10 @@ class Connection:
         leaves, and what the exchanges need meanwhile is gone.
         """
         try:
+            if not arrival.is_plain(self):
+                with self.scope:
+                    if not await arrival.arrive(self):
+                        return
             goes_on = True
             while goes_on:
                 exchange = None
@@ -89,6 +105,8 @@ class Connection:
             logger.exception("a fault of relay's own; it cost this connection alone")
         finally:
             self.wire.close()
+            if self.counted:
+                self.worker.admission.disconnect(self.counted)
 
     def drain(self) -> None:
         """End after the exchange under way; an idle connection may bring one more within GRACE,
@@ -172,17 +190,29 @@ class Connection:
 
     async def _refuse_head(self, fault: Fault) -> None:
         """Answer bytes that never became a request."""
+        await self.refuse(refusal.of_fault(fault))
+        await self._linger()
+
+    async def refuse(self, reply: Reply) -> None:
+        """Answer where there is no request."""
         self.reusable = False
-        now = trio.current_time()
-        record = Record(new_id(), self.peer or "unix", now)
-        view = client_view(_NO_HEAD, self.peer, ())
-        exchange = Exchange(self, _NO_HEAD, view, record)
-        exchange.phase = Phase.HEAD
+        exchange = self._without_request()
         try:
-            await exchange.answer(refusal.of_fault(fault))
+            await exchange.answer(reply)
         finally:
             self._log(exchange)
-        await self._linger()
+
+    def note(self, ending: Ending) -> None:
+        """Log an end for which there is neither a request nor an answer."""
+        exchange = self._without_request()
+        exchange.ending = ending
+        self._log(exchange)
+
+    def _without_request(self) -> Exchange:
+        record = Record(new_id(), self.peer or "unix", trio.current_time())
+        exchange = Exchange(self, _NO_HEAD, client_view(_NO_HEAD, self.peer, ()), record)
+        exchange.phase = Phase.HEAD
+        return exchange
 
     def _begin(self, head: RequestHead) -> Exchange:
         server = self.worker.config.server

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from relay.exchange.admission import too_many_streams
 from relay.exchange.channel_wire import ChannelWire
 from relay.exchange.client_head import EVENT_STREAM, event_framing, head_bytes
 from relay.exchange.epoll_pump import EpollPump
@@ -49,7 +50,16 @@ class Delivery:
     Three, because a long stream spends its life in the second, and nothing but the pump should be on the stack then.
     """
 
-    __slots__ = ("_body", "_exchange", "_failure", "_keep", "_reply", "_transfer", "pump")
+    __slots__ = (
+        "_body",
+        "_counted",
+        "_exchange",
+        "_failure",
+        "_keep",
+        "_reply",
+        "_transfer",
+        "pump",
+    )
 
     def __init__(self, exchange: Exchange, reply: Reply, failure: Failure | None = None) -> None:
         self._exchange = exchange
@@ -58,6 +68,7 @@ class Delivery:
         self._body = reply.upstream
         self._transfer: Transfer | None = None
         self._keep = False  # the upstream connection may serve again
+        self._counted = False  # against the streams of the client's address
         self.pump: EpollPump | TrioPump | None = None
 
     async def begin(self) -> None:
@@ -71,6 +82,10 @@ class Delivery:
                 await self._retry_event()
             elif reply.status == 101:
                 await self._switch()
+            elif reply.events and exchange.worker.admission.crowded(exchange.record.client):
+                self._reply = too_many_streams()
+                self._reply.on_unfinished = reply.on_unfinished
+                await self._whole(self._reply.body)
             elif reply.produce is not None and exchange.head.method != b"HEAD":
                 await self._produce()
             elif self._body is None:
@@ -227,6 +242,7 @@ class Delivery:
         transfer.sent = len(first)
         if record.streaming:
             transfer.counters.active += 1
+            self._counted = worker.admission.open_stream(record.client, now)
         self._transfer = transfer
         if head or first:
             await self._send(head + first)
@@ -256,6 +272,8 @@ class Delivery:
         record.bytes_out += transfer.sent
         if record.streaming:
             transfer.counters.active -= 1
+            if self._counted:
+                exchange.worker.admission.close_stream(record.client)
         if ending is None:
             return  # cancelled, or the client left: whoever did it has recorded it
         if transfer.abort:

@@ -20,6 +20,7 @@ import trio
 
 from relay.config.values import Answer, Enqueue, Forward, Local, Route, Upstream
 from relay.exchange import cors, refusal
+from relay.exchange.admission import too_many_streams
 from relay.exchange.commitment import Commitment
 from relay.exchange.delivery import Delivery
 from relay.exchange.epoll_pump import EpollPump
@@ -119,7 +120,7 @@ class Exchange:
         Afterwards `delivery` is set where a body is still to be pumped: by the caller, who then calls its `finish`.
         """
         try:
-            reply = self._route()
+            reply = self._shed() or self._route()
             self.body = self._request_body()
             if self.body is not None:
                 self.body.take(self.connection.take_pending())
@@ -159,6 +160,15 @@ class Exchange:
         if self.body.done:
             self.connection.pending = self.body.rest
         return self.body.done
+
+    def _shed(self) -> Reply | None:
+        """A 429 where the client's address has asked for too much."""
+        admission = self.worker.admission
+        if not admission.active:
+            return None
+        if self.head.wants_events and admission.crowded(self.record.client):
+            return too_many_streams()
+        return admission.request(self.record.client, trio.current_time())
 
     def _route(self) -> Reply | None:
         """Find the route; a Reply where relay answers without a source."""

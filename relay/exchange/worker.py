@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import trio
 
 from relay.config.values import Answer, Config, Enqueue, FieldEdits, Forward, Route, Upstream
+from relay.exchange.admission import Admission
 from relay.exchange.errands import Errands
 from relay.exchange.registry import Registry
 from relay.observing.counters import Counters, RouteCounters
@@ -55,6 +56,7 @@ class Worker:
             LineLog(log_fd, self.alarms.arm, trio.current_time) if log_fd is not None else None
         )
         self.draining = False
+        self.admission = Admission(config.limits)
         self.tracing = Tracing(config.server.trace)
         self.groups = Groups(config, self.engine, self.alarms)
         self._take(config)
@@ -66,6 +68,7 @@ class Worker:
 
     def _take(self, config: Config) -> None:
         self.config = config
+        self.admission.configure(config.limits)
         if config.server.trace != self.tracing.mode:
             self.tracing = Tracing(config.server.trace)
         states = [self._state(route) for route in config.routes]

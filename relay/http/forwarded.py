@@ -67,7 +67,7 @@ def client_view(
         networks: the trusted peers; None among them stands for unix sockets.
         default_scheme: of the listener; what counts where no trusted peer says otherwise.
     """
-    if not networks or not _is_trusted(peer_address, networks):
+    if not networks or not is_trusted(peer_address, networks):
         return _direct(peer_address, head.host, default_scheme)
     return _through_proxy(head.fields, _text(peer_address), head.host, networks, default_scheme)
 
@@ -134,7 +134,7 @@ def _believed(nodes: list[bytes], networks: Trusted) -> list[bytes]:
         if address is None:
             break
         chain.append(address.encode("ascii"))
-        if not _is_trusted(address, networks):
+        if not is_trusted(address, networks):
             break
     chain.reverse()
     return chain
@@ -213,7 +213,8 @@ _known_for: Trusted = ()
 _known: dict[str, bool] = {}
 
 
-def _is_trusted(address: str | None, networks: Trusted) -> bool:
+def is_trusted(address: str | None, networks: Trusted) -> bool:
+    """Whether a peer (None: on a unix socket) is among the trusted ones."""
     global _known_for, _known
     if address is None:
         return None in networks

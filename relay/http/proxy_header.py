@@ -7,7 +7,8 @@ Rules of this module:
 * Sans-IO: bytes in, a value out; the caller decides whom it believes.
 * A listener that expects the header takes nothing else: without one the connection ends, because
   guessing would let any client say who it is (section 5 of the protocol).
-* What it says is an address or nothing. TLVs are skipped.
+* What it says is an address or nothing. Of the TLVs only one is read: whether the client came by
+  TLS, which no field can tell where the terminator speaks no HTTP.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _V1 = re.compile(
 )
 # Bytes of the addresses by family and transport (section 2.2); 0x00 UNSPEC says nothing about the
 # client.
+_TLV_SSL: Final = 0x20
+_CLIENT_SSL: Final = 0x01
 _V2_LENGTHS: Final = {0x11: 12, 0x12: 12, 0x21: 36, 0x22: 36, 0x31: 216, 0x32: 216}
 
 
@@ -41,6 +44,7 @@ class ProxyHeader(NamedTuple):
     source_port: int = 0
     destination: str | None = None
     destination_port: int = 0
+    tls: bool = False  # the client came by TLS (PP2_TYPE_SSL, PP2_CLIENT_SSL); v2 only
 
 
 def parse(data: bytes) -> tuple[ProxyHeader | None, int] | None:
@@ -110,8 +114,9 @@ def _parse_v2(data: bytes) -> tuple[ProxyHeader | None, int] | None:
     if local or kind == 0:
         return None, end
     body = data[16:end]
+    tls = _came_by_tls(body[_V2_LENGTHS[kind] :])
     if kind >= 0x31:
-        return ProxyHeader(None), end
+        return ProxyHeader(None, tls=tls), end
     size = 4 if kind < 0x20 else 16
     address = IPv4Address if size == 4 else IPv6Address
     ports = body[2 * size : 2 * size + 4]
@@ -121,9 +126,21 @@ def _parse_v2(data: bytes) -> tuple[ProxyHeader | None, int] | None:
             int.from_bytes(ports[:2], "big"),
             str(address(body[size : 2 * size])),
             int.from_bytes(ports[2:], "big"),
+            tls,
         ),
         end,
     )
+
+
+def _came_by_tls(tlvs: bytes) -> bool:
+    """What PP2_TYPE_SSL says (section 2.2.6); one that is cut off says nothing."""
+    at = 0
+    while at + 3 <= len(tlvs):
+        end = at + 3 + int.from_bytes(tlvs[at + 1 : at + 3], "big")
+        if tlvs[at] == _TLV_SSL and at + 3 < end <= len(tlvs):
+            return bool(tlvs[at + 3] & _CLIENT_SSL)
+        at = end
+    return False
 
 
 def _fault(message: str) -> Fault:

@@ -15,6 +15,7 @@ SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 V4 = bytes([192, 0, 2, 7, 10, 0, 0, 1]) + struct.pack(">HH", 56324, 443)
 V6 = bytes.fromhex("20010db8" + "00" * 11 + "01") + bytes(15) + b"\x01" + struct.pack(">HH", 1, 2)
 UNIX = b"/run/a".ljust(108, b"\0") + b"/run/b".ljust(108, b"\0")
+SSL = b"\x20\x00\x05\x01\0\0\0\0"
 TLV = b"\x01\x00\x02h2" + b"\x20\x00\x05\x01\0\0\0\0"
 
 TCP4 = ProxyHeader("192.0.2.7", 56324, "10.0.0.1", 443)
@@ -37,7 +38,12 @@ GOOD = {
     "v1 UNKNOWN, longest": (b"PROXY UNKNOWN " + b"f" * 91 + b"\r\n", None),
     "v2 TCP4": (v2(V4), TCP4),
     "v2 UDP4": (v2(V4, kind=0x12), TCP4),
-    "v2 TCP4 with TLVs": (v2(V4 + TLV), TCP4),
+    "v2 TCP4 with TLVs": (v2(V4 + TLV), TCP4._replace(tls=True)),
+    "v2 TCP6 by TLS": (v2(V6 + SSL, kind=0x21), TCP6._replace(tls=True)),
+    "v2 unix by TLS": (v2(UNIX + SSL, kind=0x31), ProxyHeader(None, tls=True)),
+    "v2 TLS on the balancer's side only": (v2(V4 + b"\x20\x00\x05\x00\0\0\0\0"), TCP4),
+    "v2 TLVs cut off": (v2(V4 + SSL[:-1]), TCP4),
+    "v2 an empty TLV of TLS": (v2(V4 + b"\x20\x00\x00"), TCP4),
     "v2 TCP6": (v2(V6, kind=0x21), TCP6),
     "v2 unix": (v2(UNIX, kind=0x31), ProxyHeader(None)),
     "v2 LOCAL": (v2(b"", command=0x20, kind=0), None),

@@ -73,7 +73,7 @@ async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
             await trio.sleep(_RETRY_ACCEPT)
 
 
-async def _serve(stream: trio.SocketStream, pages: Pages, slots: trio.Semaphore) -> None:
+async def _serve(stream: trio.abc.Stream, pages: Pages, slots: trio.Semaphore) -> None:
     """One connection. A fault of relay's own costs this connection alone."""
     try:
         async with stream:
@@ -87,7 +87,7 @@ async def _serve(stream: trio.SocketStream, pages: Pages, slots: trio.Semaphore)
 
 
 class _Connection:
-    def __init__(self, stream: trio.SocketStream, pages: Pages) -> None:
+    def __init__(self, stream: trio.abc.Stream, pages: Pages) -> None:
         self._stream = stream
         self._pages = pages
         self._pending = b""  # bytes behind the last request

@@ -85,6 +85,8 @@ def is_local_name(host: bytes) -> bool:
     if name.lower() in ("localhost", "localhost."):
         return True
     try:
-        return ip_address(name).is_loopback
+        address = ip_address(name)
     except ValueError:
         return False
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return (mapped or address).is_loopback

@@ -24,10 +24,10 @@ from relay.wires.engine import Engine
 from relay.wires.socket_wire import BUFFER, VIEW, SocketWire
 from relay.wires.wire import READ_SIZE, Gone
 
-# Downloads of the whole process go through here. 256 KiB: half of a core's L2, four times a loopback segment; measured
+# Plain bodies of the whole process go through here. 256 KiB: half of a core's L2, four times a loopback segment; measured
 # against 64 KiB and 1 MiB.
 BULK_SIZE = 256 * 1024
-_BULK = memoryview(bytearray(BULK_SIZE))
+BULK = memoryview(bytearray(BULK_SIZE))
 
 
 class EpollPump:
@@ -166,7 +166,7 @@ class EpollPump:
         transfer, upstream, client = self._transfer, self._upstream, self._client
         wanted = flow.wanted(BULK_SIZE)
         try:
-            size = upstream.sock.recv_into(_BULK, wanted)
+            size = upstream.sock.recv_into(BULK, wanted)
         except BlockingIOError:
             upstream.readable = False
             return
@@ -177,7 +177,7 @@ class EpollPump:
             self._out(transfer.end())
             return
         transfer.passed(flow, size, self._engine.now)
-        view = _BULK[:size]
+        view = BULK[:size]
         try:
             sent = client.send_nowait(view)
         except Gone:

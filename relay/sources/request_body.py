@@ -48,6 +48,20 @@ class RequestBody:
                 self._forget()
         return out
 
+    @property
+    def plain(self) -> bool:
+        """Whether the rest may pass unseen: its length is known and within the limit, and it is not kept."""
+        return self.kept is None and self._flow.plain
+
+    def wanted(self, limit: int) -> int:
+        """How many bytes of a plain body may be taken at once."""
+        return self._flow.wanted(limit)
+
+    def passed(self, size: int) -> None:
+        """So many bytes of a plain body went by."""
+        self._flow.passed(size)
+        self.received += size
+
     def opening(self) -> bytes:
         """What goes out together with the head: all that is there already."""
         return bytes(self.kept or b"")

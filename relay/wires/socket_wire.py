@@ -126,10 +126,35 @@ class SocketWire:
                 data = self.recv_nowait()
                 if data is not None:
                     return data
-            if self.read_by != inf:
-                self._alarms.arm(self, self.read_by)
-            self._reader = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._abort_read)
+            await self._wait_readable()
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Like `receive`, into a buffer that may be everybody's: nothing is awaited between the read and the return.
+
+        Of a plain socket only. Returns 0 at the end of the stream.
+        """
+        await trio.lowlevel.checkpoint()
+        while True:
+            if self.closed:
+                raise Gone
+            if self.readable:
+                try:
+                    size = self.sock.recv_into(buffer)
+                except BlockingIOError:
+                    self.readable = False
+                    continue
+                except OSError:
+                    raise Gone from None
+                if size < len(buffer) and not self.hung_up:
+                    self.readable = False
+                return size
+            await self._wait_readable()
+
+    async def _wait_readable(self) -> None:
+        if self.read_by != inf:
+            self._alarms.arm(self, self.read_by)
+        self._reader = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort_read)
 
     def read_until(self, due: float) -> None:
         """Set `read_by` for whoever is reading just now too."""

@@ -24,7 +24,7 @@ from relay.exchange.trio_pump import TrioPump
 from relay.exchange.tunnel import tunnel
 from relay.flows.bytes_flow import BytesFlow
 from relay.flows.event_flow import EventFlow, TranslatedFlow
-from relay.http.bodies import chunk, last_chunk
+from relay.http.bodies import LengthReader, chunk, last_chunk
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.sources.reply import Failure, Reply, SendEvents, UpstreamBody
@@ -298,7 +298,9 @@ class Delivery:
         exchange.connection.reusable = False
         if transfer.told:
             return
-        unframed = exchange.head.version != b"1.1" and not transfer.flow.reader.done
+        flow = transfer.flow
+        counted = isinstance(flow, BytesFlow) and isinstance(flow.reader, LengthReader)
+        unframed = exchange.head.version != b"1.1" and not flow.reader.done and not counted
         if (unframed or transfer.ending is STALLED) and isinstance(exchange.wire, SocketWire):
             try:
                 exchange.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

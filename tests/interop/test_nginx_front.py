@@ -93,7 +93,8 @@ def test_leaving_reaches_the_backend(front: str, origin: Server) -> None:
 
 def test_leaving_before_the_first_event_reaches_it_too(front: str, origin: Server) -> None:
     with httpx.stream("GET", f"{front}/quiet") as response:
-        assert set(next(response.iter_raw())) == set(b":\n")  # a heartbeat
+        pieces = response.iter_raw()
+        assert set(next(pieces)) == set(b":\n")  # a heartbeat
         assert last_call(origin)["state"] == "running"
     wait_until("the backend is stopped", lambda: last_call(origin)["state"] == "stopped")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -12,15 +13,20 @@ USAGE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code: 0 clean, 1 fault, 2 bad usage or configuration."""
-    options = _parser().parse_args(arguments)
-    return int(options.run(options))
+    gc.disable()  # while modules load there is nothing to find; `serve` turns it on again
+    try:
+        options = _parser().parse_args(arguments)
+        return int(options.run(options))
+    finally:
+        gc.enable()
 
 
 def _parser() -> argparse.ArgumentParser:
     from relay import __version__
 
     parser = argparse.ArgumentParser(
-        prog="relay", description="A streaming HTTP/1.1 relay: the first byte at once, nothing held back."
+        prog="relay",
+        description="A streaming HTTP/1.1 relay: the first byte at once, nothing held back.",
     )
     parser.add_argument("--version", action="version", version=f"relay {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -31,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="run a configuration file")
     serve.add_argument("config", metavar="CONFIG.toml")
     serve.set_defaults(run=_serve)
-    check = commands.add_parser("check", help="print every mistake, or the route table in matching order")
+    check = commands.add_parser(
+        "check", help="print every mistake, or the route table in matching order"
+    )
     check.add_argument("config", metavar="CONFIG.toml")
     check.set_defaults(run=_check)
     demo = commands.add_parser("demo", help="an origin, a relay and a page to look at")

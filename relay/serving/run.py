@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -17,7 +18,6 @@ from relay.serving.listeners import BindError, Listener, open_listeners
 from relay.serving.notify import Notifier
 from relay.serving.reload import Refused
 from relay.serving.single import Single
-from relay.serving.supervisor import Supervisor
 
 FAULT = 1
 logger = logging.getLogger("relay")
@@ -31,6 +31,8 @@ def serve(config: Config) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="relay: %(levelname)s: %(message)s"
     )
+    gc.freeze()  # what is loaded by now stays as long as the process
+    gc.enable()
     notifier = Notifier.from_environment(os.environ)
     _raise_descriptor_limit()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until somebody reloads: the file is being read
@@ -46,6 +48,8 @@ def serve(config: Config) -> int:
         for name in passed.untaken():
             logger.warning("%s was passed in, and nothing in the configuration names it", name)
         if config.server.workers > 1:
+            from relay.serving.supervisor import Supervisor
+
             return Supervisor(config, served, admin, passed, notifier).run()
         return trio.run(Single(config, served, admin, passed, notifier).run)
     except (BindError, OSError, Refused) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.sources import local
+from relay.sources import files as files_source
 from tests.harness import RawPeer, Relay, running
 
 NOT_FOUND = 404
@@ -231,7 +231,7 @@ async def test_a_client_that_has_the_file_is_told_so(site: Path) -> None:
 
 
 async def test_a_large_file_is_refused(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "MAX_FILE", 6)
+    monkeypatch.setattr(files_source, "MAX_FILE", 6)
     async with browsing(files(site)) as browser:
         answer = await browser.ask("/page.js")
         assert answer.status == 403

@@ -31,8 +31,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"relay {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     forward = commands.add_parser("forward", help="everything to one upstream, no file needed")
-    forward.add_argument("url", metavar="URL")
-    forward.add_argument("--listen", metavar="ADDR", action="append", default=[])
+    forward.add_argument(
+        "url", metavar="URL", help="http://host:port/base, https://… or unix:/path"
+    )
+    forward.add_argument(
+        "--listen",
+        metavar="ADDR",
+        action="append",
+        default=[],
+        help="host:port, [::1]:port, unix:/path or fd:N; several times for several"
+        " (127.0.0.1:8000)",
+    )
     forward.set_defaults(run=_forward)
     serve = commands.add_parser("serve", help="run a configuration file")
     serve.add_argument("config", metavar="CONFIG.toml")
@@ -43,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("config", metavar="CONFIG.toml")
     check.set_defaults(run=_check)
     demo = commands.add_parser("demo", help="an origin, a relay and a page to look at")
-    demo.add_argument("--listen", metavar="ADDR", default="127.0.0.1:8000")
+    demo.add_argument(
+        "--listen", metavar="ADDR", default="127.0.0.1:8000", help="where the page is (%(default)s)"
+    )
     demo.set_defaults(run=_demo)
     return parser
 

@@ -10,6 +10,7 @@ that it does not take are dropped by the SDK.
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib.metadata import entry_points
 from typing import Final
@@ -33,6 +34,8 @@ from relay.http.heads import RequestHead
 from relay.observing.ending import Cause, Ending, Side
 from relay.observing.record import Record
 from relay.observing.tracing import TRACESTATE, TraceParent
+
+logger = logging.getLogger("relay")
 
 _SHORT: Final = {"otlp": "otlp_proto_http"}  # OTEL_TRACES_EXPORTER's usual value
 _NORMAL: Final = frozenset((Cause.COMPLETE, Cause.MAX_AGE, Cause.STOPPED, Cause.DRAINED))
@@ -114,7 +117,8 @@ class Spans:
 def open_spans() -> Spans:
     """The provider that is there, or else one set up by the environment.
 
-    Raises: RuntimeError where the environment names an exporter that is not installed.
+    Where the environment names an exporter that is not installed, the log says so and the traces
+    go on without relay's spans: what is only looked at must not keep relay from starting.
     """
     provider = trace.get_tracer_provider()
     if not isinstance(provider, TracerProvider):
@@ -123,14 +127,18 @@ def open_spans() -> Spans:
         provider = TracerProvider(
             resource=Resource.create({"service.name": service}), shutdown_on_exit=False
         )
-        provider.add_span_processor(BatchSpanProcessor(_exporter()))
+        exporter = _exporter()
+        if exporter is not None:
+            provider.add_span_processor(BatchSpanProcessor(exporter))
     return Spans(provider)
 
 
-def _exporter() -> SpanExporter:
+def _exporter() -> SpanExporter | None:
     name = os.environ.get("OTEL_TRACES_EXPORTER", "otlp")
     found = entry_points(group="opentelemetry_traces_exporter", name=_SHORT.get(name, name))
     for entry in found:
         exporter: SpanExporter = entry.load()()
         return exporter
-    raise RuntimeError(f"no exporter of spans is named {name}: see OTEL_TRACES_EXPORTER")
+    if name != "none":
+        logger.error("spans are not exported: no exporter is named %s (OTEL_TRACES_EXPORTER)", name)
+    return None

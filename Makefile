@@ -3,6 +3,7 @@
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 BASE ?= python3
+JOBS ?= 2
 
 .PHONY: demo test lint bench clean
 
@@ -16,7 +17,7 @@ demo: $(VENV)/ready  ## origin, relay and the page on http://127.0.0.1:8000/
 	$(PYTHON) -m relay demo
 
 test: $(VENV)/ready  ## every test; those of real servers need Debian's packages (see .ci/run)
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --numprocesses $(JOBS) --dist loadfile
 
 lint: $(VENV)/ready  ## formatting, lint, types, and the isolated check of a user's code
 	$(VENV)/bin/ruff format --check .

@@ -1,0 +1,94 @@
+"""The promise: a stream that ends cleanly without the marker its route names is not complete: the
+reader
+is told, the end is no clean one, and the log says truncated. And the marker is never relay's to
+write.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.guarantees.event_ground import dechunked, read
+from tests.harness import EVENT_HEAD, chunked, scene
+
+LAST = b"0\r\n\r\n"
+SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+DELTA = b'event: delta\ndata: {"text": "so far"}\n\n'
+
+# complete_when → a block that completes
+MARKERS = {
+    "[DONE]": b"data: [DONE]\n\n",
+    "event:message_stop": b'event: message_stop\ndata: {"type": "message_stop"}\n\n',
+    "event:response.completed|event:response.incomplete": b"event: response.incomplete\ndata: {}\n\n",
+}
+# what looks like a marker and is none
+LOOKALIKES = {
+    "[DONE]": b'data: {"text": "[DONE]"}\n\n',
+    "event:message_stop": b'event: delta\ndata: {"text": "event:message_stop"}\n\n',
+    "event:response.completed|event:response.incomplete": b"data: response.completed\n\n",
+}
+
+
+def framed(framing: str, body: bytes) -> bytes:
+    """A whole, clean response with this body."""
+    if framing == "chunked":
+        return EVENT_HEAD + chunked(body) + LAST
+    if framing == "length":
+        return SSE + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    return SSE + b"\r\n" + body
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length", "until the close"])
+@pytest.mark.parametrize("marker", MARKERS)
+@pytest.mark.parametrize("with_marker", [False, True], ids=["without", "with"])
+async def test_the_marker_decides(framing: str, marker: str, with_marker: bool) -> None:
+    body = DELTA + LOOKALIKES[marker] + (MARKERS[marker] if with_marker else b"")
+    async with scene(f'complete_when = "{marker}"') as (relay, up):
+        client = await relay.get()
+        peer, _ = await up.request()
+        await peer.send(framed(framing, body))
+        peer.close()
+        line = await relay.line()
+        client.half_close()
+        rest = (await client.rest()).partition(b"\r\n\r\n")[2]
+        events = read(dechunked(rest))
+        if with_marker:
+            assert events == read(body)
+            assert rest.endswith(b"\r\n" + LAST)
+            assert line["ending"] == "complete"
+        else:
+            assert events[:-1] == read(body)
+            assert '"code":"upstream_truncated"' in events[-1].data
+            assert not rest.endswith(b"\r\n" + LAST)
+            assert (line["ending"], line["side"]) == ("upstream_truncated", "upstream")
+            assert MARKERS[marker].strip() not in rest
+
+
+async def test_a_marker_in_an_event_that_is_cut() -> None:
+    """The blank line never came: nobody dispatches that event."""
+    async with scene('complete_when = "[DONE]"') as (relay, up):
+        client = await relay.get()
+        peer, _ = await up.request()
+        await peer.send(framed("chunked", DELTA + b"data: [DONE]\n"))
+        assert (await relay.line())["ending"] == "upstream_truncated"
+        assert b"[DONE]" not in await client.rest()
+
+
+async def test_after_error_close_ends_cleanly_and_still_says_so() -> None:
+    """For clients that take an abort for a network fault: the terminal event alone tells."""
+    async with scene('complete_when = "[DONE]"\nafter_error = "close"') as (relay, up):
+        client = await relay.get()
+        peer, _ = await up.request()
+        await peer.send(framed("chunked", DELTA))
+        rest = await client.until(b"\r\n" + LAST)
+        assert b'"code":"upstream_truncated"' in rest
+        assert (await relay.line())["ending"] == "upstream_truncated"
+
+
+async def test_without_a_marker_a_clean_end_is_complete() -> None:
+    async with scene() as (relay, up):
+        client = await relay.get()
+        peer, _ = await up.request()
+        await peer.send(framed("chunked", DELTA))
+        await client.until(b"\r\n" + LAST)
+        assert (await relay.line())["ending"] == "complete"

@@ -1,0 +1,308 @@
+"""TLS terminators in front of relay, each with its file of packaging/terminators: events pass one by
+one, the log and the backend know the client, and a client that leaves ends the backend's work.
+
+Only addresses, ports and paths of the files are exchanged. The client comes from 127.0.0.7, so that
+its address cannot be mistaken for the terminator's.
+"""
+
+from __future__ import annotations
+
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+
+from tests.guarantees.grounds import upstream
+from tests.harness import EVENT_HEAD, RawPeer, Upstream, chunked
+from tests.interop.processes import ROOT, Server, free_port, require, start, start_relay
+
+FILES = ROOT / "packaging" / "terminators"
+CLIENT = "127.0.0.7"
+NAME = "app.example"
+
+pytestmark = pytest.mark.interop
+
+
+@dataclass(frozen=True)
+class Terminator:
+    """One set-up: its file, relay's file, and what to exchange in it."""
+
+    file: str
+    relay: str
+    program: str
+    changes: Callable[[int], dict[str, str]]
+    options: tuple[str, ...]
+    around: str = "{}"
+    tells_tls: bool = True
+    shows_a_cut: bool = True  # Caddy 2.6 ends a response that was cut as if it were whole
+
+
+NGINX = """
+worker_processes 1; daemon off; error_log stderr warn; pid FOLDER/nginx.pid;
+events {{ worker_connections 64; }}
+http {{
+  access_log off; client_body_temp_path FOLDER/body; proxy_temp_path FOLDER/proxy;
+  fastcgi_temp_path FOLDER/f; uwsgi_temp_path FOLDER/u; scgi_temp_path FOLDER/s;
+  {}
+}}
+"""
+CADDY = """{{
+	admin off
+	auto_https off
+}}
+{}"""
+
+TERMINATORS = [
+    Terminator(
+        "nginx.conf",
+        "relay-http.toml",
+        "nginx",
+        lambda port: {
+            "listen 443 ": f"listen 127.0.0.1:{port} ",
+            "/etc/ssl/relay/fullchain.pem": "CHAIN",
+            "/etc/ssl/relay/key.pem": "KEY",
+        },
+        ("-e", "stderr", "-c"),
+        NGINX,
+    ),
+    Terminator(
+        "haproxy-tcp.cfg",
+        "relay-proxy.toml",
+        "haproxy",
+        lambda port: {
+            ":443": f"127.0.0.1:{port}",
+            "/etc/ssl/relay/both.pem": "BOTH",
+            "maxconn 20000": "maxconn 100",  # what the descriptors of a test machine allow
+        },
+        ("-db", "-f"),
+    ),
+    Terminator(
+        "haproxy-http.cfg",
+        "relay-http.toml",
+        "haproxy",
+        lambda port: {
+            ":443": f"127.0.0.1:{port}",
+            "/etc/ssl/relay/both.pem": "BOTH",
+            "maxconn 20000": "maxconn 100",  # what the descriptors of a test machine allow
+        },
+        ("-db", "-f"),
+    ),
+    Terminator(
+        "hitch.conf",
+        "relay-proxy.toml",
+        "hitch",
+        lambda port: {
+            'host = "*"': 'host = "127.0.0.1"',
+            'port = "443"': f'port = "{port}"',
+            "/etc/ssl/relay/both.pem": "BOTH",
+        },
+        ("--user=nobody", "--config"),
+    ),
+    Terminator(
+        "stunnel.conf",
+        "relay-proxy.toml",
+        "stunnel",
+        lambda port: {
+            "accept = 443": f"accept = 127.0.0.1:{port}",
+            "/etc/ssl/relay/both.pem": "BOTH",
+        },
+        (),
+        tells_tls=False,
+    ),
+    Terminator(
+        "Caddyfile",
+        "relay-http.toml",
+        "caddy",
+        lambda port: {
+            "app.example {": f"https://{NAME}:{port} {{\n\tbind 127.0.0.1\n\ttls CHAIN KEY"
+        },
+        ("run", "--adapter", "caddyfile", "--config"),
+        CADDY,
+        shows_a_cut=False,
+    ),
+]
+
+
+class TlsPeer(RawPeer):
+    """The client's end of a connection by TLS."""
+
+    stream: trio.SSLStream[trio.SocketStream]  # type: ignore[assignment]
+
+    def close(self) -> None:
+        self.stream.transport_stream.socket.close()
+
+
+class Setup:
+    """Terminator ─► relay ─► an upstream played by the test."""
+
+    def __init__(self, terminator: Terminator, folder: Path, up: Upstream) -> None:
+        self.terminator = terminator
+        self.upstream = up
+        self._folder = folder
+        self._authority = trustme.CA()
+        certificate = self._authority.issue_cert(NAME)
+        self._paths = {
+            "CHAIN": folder / "chain.pem",
+            "KEY": folder / "key.pem",
+            "BOTH": folder / "both.pem",
+        }
+        self._paths["CHAIN"].write_bytes(
+            b"".join(pem.bytes() for pem in certificate.cert_chain_pems)
+        )
+        self._paths["KEY"].write_bytes(certificate.private_key_pem.bytes())
+        self._paths["BOTH"].write_bytes(certificate.private_key_and_cert_chain_pem.bytes())
+        for path in self._paths.values():
+            path.chmod(0o644)
+        self._socket = folder / "relay.sock"
+        self.port = free_port()
+        self.relay: Server
+
+    @contextmanager
+    def running(self) -> Iterator[Setup]:
+        terminator = self.terminator
+        relay_file = exchanged(
+            (FILES / terminator.relay).read_text(),
+            {
+                "/run/relay/relay.sock?mode=660": f"{self._socket}?mode=666",
+                "http://127.0.0.1:8080": self.upstream.url,
+            },
+        )
+        text = exchanged((FILES / terminator.file).read_text(), terminator.changes(self.port))
+        text = exchanged(text, {"/run/relay/relay.sock": str(self._socket)})
+        text = terminator.around.format(text).replace("FOLDER", str(self._folder))
+        for name, path in self._paths.items():
+            text = text.replace(name, str(path))
+        path = self._folder / terminator.file
+        path.write_text(text)
+        program = require(terminator.program)
+        with start_relay(relay_file) as self.relay:
+            home = {"HOME": str(self._folder)}  # Caddy keeps its state there
+            with start([program, *terminator.options, path], env=home, port=self.port):
+                yield self
+
+    async def client(self) -> TlsPeer:
+        context = ssl.create_default_context()
+        self._authority.configure_trust(context)
+        tcp = await trio.open_tcp_stream("127.0.0.1", self.port, local_address=CLIENT)
+        stream = trio.SSLStream(tcp, context, server_hostname=NAME, https_compatible=True)
+        return TlsPeer(stream)  # type: ignore[arg-type]
+
+
+def exchanged(text: str, changes: dict[str, str]) -> str:
+    for before, after in changes.items():
+        assert before in text, f"{before!r} is not in the file any more"
+        text = text.replace(before, after)
+    return text
+
+
+@asynccontextmanager
+async def setup_of(terminator: Terminator, folder: Path) -> AsyncIterator[Setup]:
+    async with upstream() as up:
+        with Setup(terminator, folder, up).running() as built:
+            yield built
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Not pytest's: some terminators leave root behind, and have to get there."""
+    with tempfile.TemporaryDirectory(prefix="relay-tls-") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
+
+
+each = pytest.mark.parametrize("terminator", TERMINATORS, ids=lambda terminator: terminator.file)
+GET = b"GET /stream HTTP/1.1\r\nHost: app.example\r\n\r\n"
+
+
+async def begin(setup: Setup) -> tuple[TlsPeer, RawPeer, bytes]:
+    """A stream under way: the client, the upstream's end, and the head it got."""
+    client = await setup.client()
+    await client.send(GET)
+    peer, head = await setup.upstream.request()
+    await peer.send(EVENT_HEAD + chunked(b"data: 0\n\n"))
+    await client.until(b"data: 0\n\n")
+    return client, peer, head
+
+
+@each
+async def test_events_pass_one_by_one_and_the_end_is_clean(
+    terminator: Terminator, folder: Path
+) -> None:
+    """Each is sent when the one before has arrived: whoever holds one back stops everything."""
+    async with setup_of(terminator, folder) as setup:
+        client, peer, _ = await begin(setup)
+        for n in range(1, 20):
+            await peer.send(chunked(b"data: %d\n\n" % n))
+            await client.until(b"data: %d\n\n" % n)
+        await peer.send(b"0\r\n\r\n")
+        await client.until(b"0\r\n\r\n")
+        client.close()
+
+
+@each
+async def test_the_client_is_known(terminator: Terminator, folder: Path) -> None:
+    async with setup_of(terminator, folder) as setup:
+        client, peer, head = await begin(setup)
+        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
+        assert fields[b"x-forwarded-for"].split(b",")[0] == CLIENT.encode()
+        assert fields[b"x-forwarded-host"] == NAME.encode()
+        assert fields[b"x-forwarded-proto"] == (b"https" if setup.terminator.tells_tls else b"http")
+        assert fields[b"forwarded"].startswith(b"for=127.0.0.7;host=app.example;proto=")
+        assert (
+            setup.relay.wait_for_record(lambda record: record["at"] == "start")["client"] == CLIENT
+        )
+        client.close()
+        peer.close()
+
+
+@each
+async def test_the_clients_own_claims_do_not_pass(terminator: Terminator, folder: Path) -> None:
+    async with setup_of(terminator, folder) as setup:
+        client = await setup.client()
+        lies = b"X-Forwarded-For: 10.9.9.9\r\nX-Forwarded-Host: evil\r\nForwarded: for=10.9.9.9\r\n\r\n"
+        await client.send(GET.replace(b"\r\n\r\n", b"\r\n" + lies))
+        peer, head = await setup.upstream.request()
+        assert b"10.9.9.9" not in head
+        assert b"evil" not in head
+        client.close()
+        peer.close()
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["while it waits", "in mid-stream"])
+@each
+async def test_a_client_that_leaves_ends_the_backends_work(
+    terminator: Terminator, folder: Path, silent: bool
+) -> None:
+    """Through both: the upstream's connection ends, although nothing more was to be written."""
+    async with setup_of(terminator, folder) as setup:
+        if silent:
+            client = await setup.client()
+            await client.send(GET)
+            peer, _ = await setup.upstream.request()
+        else:
+            client, peer, _ = await begin(setup)
+        client.close()
+        await peer.ended()
+        record = setup.relay.wait_for_record(lambda record: record["at"] == "end")
+        assert record["ending"] == "client_left"
+
+
+@each
+async def test_a_cut_stream_says_so(terminator: Terminator, folder: Path) -> None:
+    """The upstream dies inside an event: a terminal event arrives, and no clean end behind it."""
+    async with setup_of(terminator, folder) as setup:
+        client, peer, _ = await begin(setup)
+        await peer.send(chunked(b"data: hal"))
+        peer.reset()
+        seen = await client.until(b"upstream_broke")
+        assert b"data: hal\n" not in seen
+        if terminator.shows_a_cut:
+            assert not (await client.rest()).endswith(b"0\r\n\r\n")
+        client.close()

@@ -95,6 +95,7 @@ async def _once(ask: Ask, plan: Forward, origin: Origin, out: Outgoing, *, last:
         finally:
             if not handed_over:
                 body.wire.close()
+                await ask.stop_upload()
     finally:
         if not handed_over:
             origin.streams -= 1

@@ -1,4 +1,5 @@
-"""A backend in one of several moods: `MOOD=silent hypercorn -k trio tests.interop.moody:app`.
+"""Backends in several moods, each under a path of its own, so that a url can name one:
+`hypercorn -k trio tests.interop.moody:app`, `http://127.0.0.1:PORT/silent`.
 
 well      three events, the first of which names the mood
 silent    a head and no event
@@ -10,35 +11,33 @@ closed    a head, and the connection breaks
 
 from __future__ import annotations
 
-import os
-
 import trio
 
 from relay.demo.service import Lost, Reply, Request, Service, Stream, event
 
-MOOD = os.environ.get("MOOD", "well")
 app = Service()
 
 
-@app.route("GET", "/events")
+@app.route("GET", "/{mood}/events")
 async def get(request: Request) -> Stream | Reply:
-    return Reply(503, {"mood": MOOD}) if MOOD == "busy" else _events()
+    mood = request.parameters["mood"]
+    return Reply(503, {"mood": mood}) if mood == "busy" else _events(mood)
 
 
-@app.route("POST", "/events")
+@app.route("POST", "/{mood}/events")
 async def post(request: Request) -> Stream | Reply:
     return await get(request)
 
 
-async def _events() -> Stream:
-    while MOOD in ("silent", "comments"):
-        if MOOD == "comments":
+async def _events(mood: str) -> Stream:
+    while mood in ("silent", "comments"):
+        if mood == "comments":
             yield b": thinking\n\n"
         await trio.sleep(0.02)
-    if MOOD == "closed":
+    if mood == "closed":
         raise Lost
-    yield event(MOOD)
-    if MOOD == "cut":
+    yield event(mood)
+    if mood == "cut":
         raise Lost
     for number in range(2):
         yield event(number)

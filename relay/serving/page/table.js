@@ -125,7 +125,10 @@ export class StreamTable {
 
   #body(page) {
     const body = this.#table.tBodies[0];
+    const focused = document.activeElement;
+    const wanted = new Set(page.map((stream) => stream.id));
     const rows = new Map();
+    for (const [id, row] of this.#rows) if (!wanted.has(id)) row.remove();
     let place = body.firstElementChild;
     for (const stream of page) {
       const row = this.#rows.get(stream.id) ?? this.#row(stream.id);
@@ -134,12 +137,9 @@ export class StreamTable {
       if (row === place) place = place.nextElementSibling;
       else body.insertBefore(row, place);
     }
-    while (place) {
-      const next = place.nextElementSibling;
-      if (!rows.has(place.dataset.id)) place.remove();
-      place = next;
-    }
     this.#rows = rows;
+    // A row that moved has lost the focus on the way.
+    if (focused !== document.activeElement && body.contains(focused)) focused.focus({ preventScroll: true });
   }
 
   #row(id) {

@@ -180,7 +180,7 @@ def test_serve_does_what_the_file_says(folder: Path) -> None:
     file = folder / "relay.toml"
     with start_hypercorn("tests.interop.readme_model:app") as model:
         text = file.read_text("utf-8").replace("127.0.0.1:9000", model.address)
-        text = text.replace('first_event = "30s"', 'first_event = "400ms"')
+        text = text.replace('first_event = "30s"', 'first_event = "1s"')
         file.write_text(f'[server]\nlisten = ["127.0.0.1:{port}"]\n{text}', encoding="utf-8")
         environment = {**TOKEN, "PYTHONPATH": str(ROOT)}
         with listening(command(README, "relay serve"), folder, environment) as relay:

@@ -28,7 +28,7 @@ path = "/{name}/events"
 upstream = "{name}"
 upstream_path = "/events"
 retries = {retries}
-first_event = "400ms"
+first_event = "800ms"
 """
 
 

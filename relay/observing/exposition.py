@@ -28,7 +28,8 @@ Snapshot = dict[str, Any]
 Row = list[Any]
 
 SLOW = 5.0  # seconds without a byte until the upstream counts as the slow side (arbitrary)
-# What a row says of one body under way. Times in seconds.
+# What a row says of one body under way. Its times are whole milliseconds: a worker writes rows for
+# all its streams in one go, between two steps of theirs, and rounding would be a third of that.
 COLUMNS: Final = (
     "id",
     "kind",  # "events" | "bytes"
@@ -40,7 +41,7 @@ COLUMNS: Final = (
     "age",
     "events",
     "bytes",  # of the body, to the client, framing included
-    "last_event",  # seconds since; null: none yet
+    "last_event",  # how long ago; null: none yet
     "held",  # bytes in memory: an unfinished event, and what the client did not take yet
     "slow",  # "client": bytes wait for it · "upstream": silent for SLOW · null
 )
@@ -132,7 +133,8 @@ def rows(worker: Observed, now: float) -> list[Row]:
 
 
 def _row(transfer: _Transfer, now: float) -> Row:
-    record, events = transfer.record, transfer.flow.events
+    record, flow = transfer.record, transfer.flow
+    events = flow.events
     silent = now - transfer.last_in >= SLOW
     slow = "client" if transfer.paused else "upstream" if silent else None
     return [
@@ -143,11 +145,11 @@ def _row(transfer: _Transfer, now: float) -> Row:
         record.method,
         record.path,
         record.upstream,
-        round(now - record.started, 3),
+        int((now - record.started) * 1000),
         events,
         transfer.sent,
-        round(now - transfer.last_event, 3) if events else None,
-        transfer.flow.held + transfer.unsent,
+        int((now - transfer.last_event) * 1000) if events else None,
+        flow.held + transfer.unsent,
         slow,
     ]
 
@@ -273,6 +275,16 @@ def _urls(workers: Sequence[Snapshot]) -> Iterator[Url]:
             worst["retry_in"],
             worst["cause"],
         )
+
+
+def stream_of(row: Row, worker: int) -> dict[str, Any]:
+    """A row as the live list shows it: by name, its times in seconds."""
+    stream = dict(zip(COLUMNS, row, strict=True))
+    stream["age"] /= 1000
+    if stream["last_event"] is not None:
+        stream["last_event"] /= 1000
+    stream["worker"] = worker
+    return stream
 
 
 def down(urls: Iterable[Url]) -> list[str]:

@@ -20,7 +20,7 @@ from relay import __version__
 from relay.http.bodies import Fields
 from relay.http.fault import Fault
 from relay.http.heads import RequestHead
-from relay.observing.exposition import COLUMNS, Snapshot, Totals, down
+from relay.observing.exposition import Snapshot, Totals, down, stream_of
 from relay.serving.admin_guard import Guard, Openness
 from relay.serving.control import Control
 
@@ -193,11 +193,7 @@ def _expose(totals: Snapshot, accept: str) -> tuple[bytes, str]:
 
 
 def _list(workers: dict[int, list[list[Any]]]) -> Answer:
-    streams = [
-        {**dict(zip(COLUMNS, row, strict=True)), "worker": number}
-        for number, rows in workers.items()
-        for row in rows
-    ]
+    streams = [stream_of(row, number) for number, rows in workers.items() for row in rows]
     return of_json(200, {"count": len(streams), "streams": streams})
 
 

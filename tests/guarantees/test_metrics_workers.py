@@ -14,7 +14,7 @@ from relay.observing.ending import Cause
 from relay.observing.exposition import Snapshot, Totals, down, snapshot
 from tests.guarantees.admin_ground import Admin, sample
 from tests.guarantees.grounds import children_of, stream, upstream
-from tests.harness import RawPeer, chunked, route_to
+from tests.harness import RawPeer, Upstream, chunked, route_to
 from tests.interop.processes import Server, start_relay, wait_until
 
 STREAMS = 16
@@ -172,6 +172,34 @@ async def test_a_killed_worker_takes_no_count_along() -> None:
             client, _ = await stream(server, up)
             assert (await desk.metrics())[events] == STREAMS + 1
             client.close()
+
+
+async def test_not_ready_while_all_workers_drain() -> None:
+    """The admin process outlives the streams, to tell."""
+    async with upstream() as up:
+        with start_relay(route_to(up, more=SERVER + '[timeouts]\ndrain = "20s"\n')) as server:
+            desk = desk_of(server)
+            client, peer = await _half(server, up)
+            assert (await desk.ask("/readyz")).status == 200
+            server.process.terminate()
+            server.stderr.wait_for("draining")
+            with trio.fail_after(10):
+                while (got := await desk.ask("/readyz")).status == 200:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            assert got.json["reasons"] == ["draining"]
+            await peer.send(b"b")
+            assert await client.rest() == b"b"
+            assert await trio.to_thread.run_sync(server.process.wait, 10) == 0
+
+
+async def _half(server: Server, up: Upstream) -> tuple[RawPeer, RawPeer]:
+    """A body of which one byte is still to come: nothing that a drain says farewell to."""
+    client = await RawPeer.connect(server.port)
+    await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    peer, _ = await up.request()
+    await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na")
+    await client.until(b"\r\n\r\na")
+    return client, peer
 
 
 async def _pid(desk: Admin, number: int) -> int:

@@ -38,7 +38,11 @@ class Commitment:
     def begin(cls, exchange: Exchange) -> Commitment | None:
         """Start one where the route asks for it; the source of several steps does so itself."""
         after = exchange.route.commit_after
-        if after == inf or isinstance(exchange.route.source, Enqueue):
+        if (
+            after == inf
+            or exchange.head.method == b"HEAD"
+            or isinstance(exchange.route.source, Enqueue)
+        ):
             return None
         assert exchange.nursery is not None
         commitment = cls(exchange)

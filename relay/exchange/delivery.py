@@ -112,6 +112,8 @@ class Delivery:
             unfinished()
 
     def _is_whole(self, body: UpstreamBody) -> bool:
+        if self._exchange.head.method == b"HEAD":
+            return True  # an event stream too is nothing but its head then
         return 0 <= body.framing <= len(body.rest) and not self._reply.events
 
     # -- ways out --------------------------------------------------------------------------------------------
@@ -238,7 +240,7 @@ class Delivery:
         exchange.phase = Phase.BODY
         now = trio.current_time()
         record.first_byte = record.first_byte or now
-        first = transfer.data(rest, now) if rest else b""
+        first = transfer.data(rest, now) if rest or transfer.flow.done else b""
         transfer.sent = len(first)
         if record.streaming:
             transfer.counters.active += 1

@@ -116,3 +116,17 @@ async def test_an_interim_response_after_the_commitment_is_too_late() -> None:
         rest = await client.rest()
         assert b"103" not in rest
         assert [event.data for event in read(dechunked(rest))] == ["1"]
+
+
+async def test_an_answer_to_head_is_never_committed_early() -> None:
+    """1. A HEAD waits. 2. A heartbeat behind its head would be read as the next response."""
+    async with scene(EARLY) as (relay, up):
+        client = await relay.client()
+        await client.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+        peer, _ = await up.request()
+        await peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\n" + EVENT_HEAD)
+        assert (await client.head()).startswith(b"HTTP/1.1 103 ")
+        assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await up.request()
+        assert (await client.head()).startswith(b"HTTP/1.1 200 ")

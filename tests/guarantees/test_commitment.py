@@ -128,5 +128,5 @@ async def test_an_answer_to_head_is_never_committed_early() -> None:
         assert (await client.head()).startswith(b"HTTP/1.1 103 ")
         assert (await client.head()).startswith(b"HTTP/1.1 200 ")
         await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        await up.request()
+        await peer.head()
         assert (await client.head()).startswith(b"HTTP/1.1 200 ")

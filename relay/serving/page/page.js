@@ -30,7 +30,8 @@ async function ask(path, options = {}) {
   const headers = { "X-Relay-Admin": "page", ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   const response = await fetch(path, { cache: "no-store", ...options, headers });
   if (response.status === 401) {
-    await askForToken(token !== null);
+    // The other loop may have been told a better one meanwhile: a late refusal is of the old one.
+    if (asking || sessionStorage.getItem(TOKEN) === token) await askForToken(token !== null);
     return ask(path, options);
   }
   const body = await response.json();

@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         "--listen", metavar="ADDR", default="127.0.0.1:8000", help="where the page is (%(default)s)"
     )
     demo.set_defaults(run=_demo)
+    completion = commands.add_parser("completion", help="print a completion script for a shell")
+    completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"))
+    completion.set_defaults(run=_completion)
     return parser
 
 
@@ -94,6 +97,13 @@ def _check(options: argparse.Namespace) -> int:
     print(describe(config))
     for warning in warnings(config):
         print(f"relay: warning: {warning}", file=sys.stderr)
+    return 0
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from relay.completion import script
+
+    print(script(options.shell, _parser()))
     return 0
 
 

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "relay"
 # From top to bottom. A module imports from its own room and from rooms below it.
 ROOMS = (
-    "cli demo asgi serving exchange sources upstreams wires observing config routing flows sse http"
+    "cli completion demo asgi serving exchange sources upstreams wires observing config routing flows sse http"
 ).split()
 SANS_IO = {"http", "sse", "flows", "routing", "config"}
 MAX_LINES = 400

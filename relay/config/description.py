@@ -61,7 +61,17 @@ def warnings(config: Config) -> tuple[str, ...]:
     """What is allowed and probably not meant."""
     used = {upstream.name for route in config.routes for upstream in _used(route)}
     unused = [name for name in config.upstreams if name not in used]
-    return tuple(f"upstreams.{name}: no route uses it" for name in unused)
+    ordered = [
+        route.name
+        for route in config.routes
+        if isinstance(route.source, Enqueue) and route.source.order_by is not None
+    ]
+    if config.server.workers == 1:
+        ordered = []
+    return (
+        *(f"upstreams.{name}: no route uses it" for name in unused),
+        *(f"{name}: order_by holds within one worker, not over all" for name in ordered),
+    )
 
 
 def _used(route: Route) -> list[Upstream]:

@@ -91,6 +91,27 @@ def test_an_upstream_that_no_route_uses_is_a_warning() -> None:
     assert warnings(config) == ("upstreams.spare: no route uses it",)
 
 
+def test_order_over_several_workers_is_a_warning() -> None:
+    text = """
+        server.workers = {workers}
+        upstreams.b.url = "http://127.0.0.1:1"
+        [[routes]]
+        path = "/chat"
+        source = "enqueue"
+        [routes.enqueue]
+        upstream = "b"
+        path = "/m"
+        order_by = "body.user"
+        [routes.follow]
+        upstream = "b"
+        path = "/s?m={{reply.id}}"
+    """
+    assert warnings(loads(text.format(workers=1), {})) == ()
+    assert warnings(loads(text.format(workers=2), {})) == (
+        "/chat: order_by holds within one worker, not over all",
+    )
+
+
 def test_the_reference_page_is_what_the_code_checks() -> None:
     page = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
     remedy = "python -m relay.config.reference > docs/reference/configuration.md"

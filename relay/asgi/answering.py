@@ -17,19 +17,29 @@ from contextlib import suppress
 
 import trio
 
-from relay.asgi import beyond
+from relay.asgi.beyond import Beyond
 from relay.asgi.request import Message, Scope, Send
 from relay.asgi.response import ResponseReader
 from relay.asgi.stream import RequestStream
 from relay.config.values import Timeouts
-from relay.exchange.connection import LINGER, LINGER_BYTES
+from relay.exchange.connection import LINGER
 from relay.http.heads import ResponseHead
 
 
 class Answering:
-    """One response, from the stream to `send`."""
+    """One response, from the stream to `send`. `run` or `answer` lasts until it is over, or until
+    the client has left.
+    """
 
-    __slots__ = ("_http1", "_reader", "_scope", "_send", "_started", "_stream", "_timeouts")
+    __slots__ = (
+        "_beyond",
+        "_http1",
+        "_reader",
+        "_scope",
+        "_send",
+        "_stream",
+        "_timeouts",
+    )
 
     def __init__(
         self, stream: RequestStream, method: bytes, scope: Scope, send: Send, timeouts: Timeouts
@@ -40,35 +50,55 @@ class Answering:
         self._send = send
         self._timeouts = timeouts
         self._http1 = scope["http_version"].startswith("1")
-        self._started = False
+        self._beyond = Beyond(send)
 
-    async def run(self) -> None:
-        """Pass on what relay writes until it closes. Cancellation: the caller leaves the stream."""
-        with suppress(OSError):  # ASGI: the client is gone
-            last = b""
-            while data := await self._stream.outgoing():
-                last = await self._pass_on(data)
-            await self._end(last)
+    async def run(self, response: bytes | None = None) -> None:
+        """Pass on what relay writes until it closes; or this whole response, where there is no
+        relay behind the stream. Cancellation: the caller leaves the stream.
+        """
+        if await self._beyond.lost():
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen)
+            with suppress(OSError):  # ASGI: the client is gone
+                if response is None:
+                    await self._relay()
+                else:
+                    await self._end(await self._pass_on(response))
+            nursery.cancel_scope.cancel()
 
-    async def answer(self, response: bytes) -> None:
-        """Give this whole response; there is no relay behind the stream."""
-        with suppress(OSError):
-            await self._end(await self._pass_on(response))
+    async def _listen(self) -> None:
+        """Hear when the client leaves, or the server gives the request up, and let relay know: a
+        send that is under way may not return for a long time.
+        """
+        try:
+            await self._stream.read()
+        finally:
+            self._stream.leave()
+        await self._beyond.release()
+
+    async def _relay(self) -> None:
+        last = b""
+        while data := await self._stream.outgoing():
+            last = await self._pass_on(data)
+            if self._beyond.crowded:
+                await self._room()
+        await self._end(last)
 
     async def _pass_on(self, data: bytes) -> bytes:
-        """Send what is in `data`; what ends the response is kept for the last message: relay closes
+        """Send what is in `data`. Returns: what ends the response, if it may end now; relay closes
         right behind it.
         """
         reader = self._reader
+        started = reader.head is not None
         payload = reader.feed(data)
         while reader.interim:
             await self._hint(reader.interim.pop(0))
-        if reader.head is not None and not self._started:
-            self._started = True
+        if reader.head is not None and not started:
             fields = [list(field) for field in reader.fields]
             status = reader.head.status
             await self._send({"type": "http.response.start", "status": status, "headers": fields})
-        if reader.done and not self._stream.request_unread:
+        if reader.done and self._stream.complete.is_set():
             return payload
         if payload:
             await self._send(_body(payload, more=True))
@@ -80,40 +110,42 @@ class Answering:
             links = [value for name, value in head.fields if name == b"link"]
             await self._send({"type": "http.response.early_hint", "links": links})
 
+    async def _room(self) -> None:
+        """Wait for a client that reads more slowly, but no longer than relay does."""
+        async with trio.open_nursery() as nursery:
+
+            async def give_up() -> None:
+                await self._stream.closed.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(give_up)
+            await self._beyond.room()
+            nursery.cancel_scope.cancel()
+
     # -- the end -----------------------------------------------------------------------------------
 
     async def _end(self, last: bytes) -> None:
-        whole = self._started and self._reader.eof() and await self._read_request()
-        if not self._started or self._stream.left:
+        if self._reader.head is None or self._stream.left:
             return  # nobody is there to be told
-        if whole:
+        if self._reader.eof() and await self._request_read():
             await self._send(_body(last, more=False))
-        elif not self._http1:
+        elif not self._http1 and not self._stream.left:
             await self._cut()
 
     async def _cut(self) -> None:
         """Let the client see that the response is not whole."""
-        if await beyond.reset(self._send, self._timeouts.write):
+        if await self._beyond.reset(self._timeouts.write):
             return
         head = self._reader.head
-        if await self._read_request() and head is not None and head.framing > 0:
+        if await self._request_read() and head is not None and head.framing > 0:
             await self._send(_body(b"", more=False))
 
-    async def _read_request(self) -> bool:
-        """Throw away what is left of the request. Returns: whether the response may end."""
-        stream = self._stream
-        if self._http1:
-            with trio.move_on_after(LINGER):
-                left = LINGER_BYTES
-                while left > 0 and stream.request_unread:
-                    left -= await stream.skip()
-            return True
-        while stream.request_unread:
-            with trio.move_on_after(self._timeouts.request_body_idle) as patience:
-                await stream.skip()
-            if patience.cancelled_caught:
-                return False
-        return True
+    async def _request_read(self) -> bool:
+        """Wait for the rest of the request. Returns: whether the response may end."""
+        patience = LINGER if self._http1 else self._timeouts.request_body_idle
+        with trio.move_on_after(patience):
+            await self._stream.complete.wait()
+        return (self._http1 or self._stream.complete.is_set()) and not self._stream.left
 
 
 def _body(data: bytes, *, more: bool) -> Message:

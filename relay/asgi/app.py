@@ -23,8 +23,8 @@ from pathlib import Path
 
 import trio
 
-from relay.asgi import beyond
 from relay.asgi.answering import Answering
+from relay.asgi.beyond import Beyond, Wait
 from relay.asgi.request import Receive, Request, Scope, Send
 from relay.asgi.stream import RequestStream
 from relay.config import load
@@ -113,7 +113,7 @@ class App:
     def _watch_for_the_end(self, server: Server, send: Send) -> None:
         """Drain when the ASGI server begins to shut down: its lifespan event is for when it has."""
         self._watched = True
-        found = beyond.terminating(send)
+        found = Beyond(send).terminating()
         if found is not None:
             assert self._nursery is not None
             self._nursery.start_soon(_drain_within, server, *found)
@@ -133,15 +133,12 @@ class App:
         connection.reusable = False  # one request is all that comes
         answering = Answering(stream, request.method, scope, send, worker.config.timeouts)
         try:
-            if server.serve(connection):
-                await answering.run()
-            else:
-                await answering.answer(_overloaded(request.method))
+            await answering.run(None if server.serve(connection) else _overloaded(request.method))
         finally:
             stream.leave()
 
 
-async def _drain_within(server: Server, termination: beyond.Wait, seconds: float) -> None:
+async def _drain_within(server: Server, termination: Wait, seconds: float) -> None:
     """Stop the server when its host is about to end, and in the time that the host leaves."""
     await termination()
     worker = server.worker

@@ -1,11 +1,17 @@
-"""What ASGI cannot say, asked of Hypercorn where the server is Hypercorn.
+"""What ASGI cannot say, asked of Hypercorn where the server is Hypercorn (0.18).
 
     reset        end an HTTP/2 or HTTP/3 stream visibly unfinished
+    room         wait until an HTTP/2 client has taken what was sent
+    release      do not wait for that any more: the client is gone
+    lost         the connection was gone before the request began
     terminating  the server shuts down, and gives its connections so many seconds
 
-ASGI has no word for either. An application that just stops in the middle of a response ends the
-connection under HTTP/1.1, which a client can tell; under HTTP/2 Hypercorn 0.18 leaves the client
-waiting for ever. And the shutdown of the lifespan protocol comes when all connections are over.
+ASGI has no word for the first: an application that just stops in the middle of a response ends the
+connection under HTTP/1.1, which a client can tell; under HTTP/2 the client waits for ever. For the
+second it has `await send(...)`, which under HTTP/2 returns at once when the client's window is
+closed, and keeps everything in memory; at other times it waits for a client that is gone. A request
+on a connection that is lost by then never hears `http.disconnect`. And the shutdown of the lifespan
+protocol comes when all connections are over.
 
 Rules
   * Hypercorn's own objects are reached through the `send` it gave us; every step is looked for,
@@ -26,64 +32,89 @@ from relay.asgi.request import Send
 
 Wait = Callable[[], Awaitable[None]]
 
+HIGH_WATER: Final = 32 * 1024  # bytes in Hypercorn's buffer of a stream; its own constant
 _H2_INTERNAL_ERROR: Final = 0x2  # RFC 9113 §7; what Go's reverse proxy sends
 _H3_INTERNAL_ERROR: Final = 0x102  # RFC 9114 §8.1
 
 
-async def reset(send: Send, within: float) -> bool:
-    """Reset the stream behind `send` once what was sent on it is out. Returns: whether it was.
+class Beyond:
+    """The server behind one request's `send`."""
 
-    Args:
-        within: seconds to wait for what was sent, which the client may not be reading.
-    """
-    stream = getattr(send, "__self__", None)
-    stream_id = getattr(stream, "stream_id", None)
-    protocol = _protocol(stream)
-    connection: Any = getattr(protocol, "connection", None)
-    flush = getattr(protocol, "_flush", None)
-    if stream_id is None or connection is None:
-        return False
-    reset_h2 = getattr(connection, "reset_stream", None)
-    if reset_h2 is not None and flush is not None:
-        await _sent(protocol, stream_id, within)
-        await _say(lambda: reset_h2(stream_id, _H2_INTERNAL_ERROR), flush)
-        forget = getattr(protocol, "_window_updated", None)
-        if forget is not None:  # its buffer goes, as after a reset of the client's
-            await forget(stream_id)
+    __slots__ = ("_buffer", "_connection", "_protocol", "_stream", "_stream_id")
+
+    def __init__(self, send: Send) -> None:
+        self._stream: Any = getattr(send, "__self__", None)
+        self._stream_id: Any = getattr(self._stream, "stream_id", None)
+        self._protocol: Any = getattr(getattr(self._stream, "send", None), "__self__", None)
+        self._connection: Any = getattr(self._protocol, "connection", None)
+        buffers = getattr(self._protocol, "stream_buffers", {})
+        self._buffer: Any = buffers.get(self._stream_id)  # of HTTP/2
+
+    async def lost(self) -> bool:
+        """Whether the connection was over before the request began: Hypercorn goes on reading
+        requests that had come, and tells nobody.
+        """
+        if not getattr(self._protocol, "closed", False):
+            return False
+        await self.release()
         return True
-    reset_h3 = getattr(getattr(connection, "_quic", None), "reset_stream", None)
-    transmit = getattr(protocol, "send", None)
-    if reset_h3 is not None and transmit is not None:
-        await _say(lambda: reset_h3(stream_id, _H3_INTERNAL_ERROR), transmit)
-        return True
-    return False
 
+    async def release(self) -> None:
+        """Let no send wait for the window of a client that is gone: Hypercorn would, for ever.
 
-def terminating(send: Send) -> tuple[Wait, float] | None:
-    """What to wait for, and the seconds that are left then; None: the server does not say."""
-    stream = getattr(send, "__self__", None)
-    wait = getattr(getattr(getattr(stream, "context", None), "terminated", None), "wait", None)
-    seconds = getattr(getattr(stream, "config", None), "graceful_timeout", None)
-    if wait is None or not isinstance(seconds, int | float):
-        return None
-    return wait, float(seconds)
+        Not by cancelling it: the task that finds a connection broken tells all of its streams, and
+        those that it had no time to tell are never told.
+        """
+        close = getattr(self._buffer, "close", None)
+        if close is not None:
+            await close()
 
+    @property
+    def crowded(self) -> bool:
+        """Whether more is waiting for the client than should."""
+        return len(getattr(self._buffer, "buffer", ())) >= HIGH_WATER
 
-def _protocol(stream: Any) -> Any:
-    return getattr(getattr(stream, "send", None), "__self__", None)
-
-
-async def _sent(protocol: Any, stream_id: int, within: float) -> None:
-    """Wait until the stream's buffer is empty: a reset overtakes what is still in it."""
-    buffers = getattr(protocol, "stream_buffers", {})
-    drain = getattr(buffers.get(stream_id), "drain", None)
-    if drain is not None and getattr(buffers[stream_id], "buffer", None):
-        with trio.move_on_after(within):
+    async def room(self) -> None:
+        """Wait until what was sent is out, or `release`d."""
+        drain = getattr(self._buffer, "drain", None)
+        if drain is not None and getattr(self._buffer, "buffer", None):
             await drain()
 
+    async def reset(self, within: float) -> bool:
+        """Reset the stream once what was sent on it is out. Returns: whether it is reset.
 
-async def _say(reset: Callable[[], None], flush: Callable[[], Awaitable[None]]) -> None:
-    # Both libraries raise where the stream or the connection is over already: so it is ended.
+        Args:
+            within: seconds to wait for what was sent, which the client may not be reading.
+        """
+        h2 = getattr(self._connection, "reset_stream", None)
+        flush = getattr(self._protocol, "_flush", None)
+        if h2 is not None and flush is not None:
+            with trio.move_on_after(within):  # a reset overtakes what is still in the buffer
+                await self.room()
+            await _say(h2, self._stream_id, _H2_INTERNAL_ERROR, flush)
+            forget = getattr(self._protocol, "_window_updated", None)
+            if forget is not None:  # the buffer goes, as after a reset of the client's
+                await forget(self._stream_id)
+            return True
+        h3 = getattr(getattr(self._connection, "_quic", None), "reset_stream", None)
+        flush = getattr(self._protocol, "send", None)
+        if h3 is not None and flush is not None:
+            await _say(h3, self._stream_id, _H3_INTERNAL_ERROR, flush)
+            return True
+        return False
+
+    def terminating(self) -> tuple[Wait, float] | None:
+        """What to wait for, and the seconds that are left then; None: the server does not say."""
+        context = getattr(self._stream, "context", None)
+        wait = getattr(getattr(context, "terminated", None), "wait", None)
+        seconds = getattr(getattr(self._stream, "config", None), "graceful_timeout", None)
+        if wait is None or not isinstance(seconds, int | float):
+            return None
+        return wait, float(seconds)
+
+
+async def _say(reset: Callable[[Any, int], None], stream_id: Any, code: int, flush: Wait) -> None:
+    # Both libraries raise where the stream or the connection is over already: then it is ended.
     with suppress(Exception):
-        reset()
+        reset(stream_id, code)
     await flush()

@@ -146,7 +146,7 @@ class Broken:
                 asked = b""
                 while b"\r\n\r\n" not in asked:
                     asked += peer.recv(65536)
-                peer.sendall(self._answers[asked.split()[1]])
+                peer.sendall(self._answers[asked.split()[1].partition(b"?")[0]])
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -10,9 +10,23 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "relay"
 # From top to bottom. A module imports from its own room and from rooms below it.
-ROOMS = (
-    "cli completion demo asgi serving exchange sources upstreams wires observing config routing flows sse http"
-).split()
+ROOMS = [
+    "cli",
+    "completion",
+    "demo",
+    "asgi",
+    "serving",
+    "exchange",
+    "sources",
+    "upstreams",
+    "wires",
+    "observing",
+    "config",
+    "routing",
+    "flows",
+    "sse",
+    "http",
+]
 SANS_IO = {"http", "sse", "flows", "routing", "config"}
 MAX_LINES = 400
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -24,14 +24,15 @@ from relay.wires.wire import Expired
 if TYPE_CHECKING:
     from relay.exchange.connection import Connection
 
+_LINGER = 0.5  # seconds for a request on its way, whose reset would destroy the refusal
+
 
 def is_plain(connection: Connection) -> bool:
     """Whether there is nothing to do here, as by default."""
     worker = connection.worker
-    return not (
-        worker.admission.counts_connections
-        or (worker.config.server.proxy_protocol and isinstance(connection.wire, SocketWire))
-    )
+    if not isinstance(connection.wire, SocketWire):
+        return True  # inside an ASGI server a "connection" is one request
+    return not (worker.admission.counts_connections or worker.config.server.proxy_protocol)
 
 
 async def arrive(connection: Connection) -> bool:
@@ -56,6 +57,7 @@ async def arrive(connection: Connection) -> bool:
         return True
     if not worker.admission.connect(connection.peer, trio.current_time()):
         await connection.refuse(admission.too_many_connections())
+        await connection.linger(_LINGER)
         return False
     connection.counted = connection.peer
     return True

@@ -98,7 +98,7 @@ class Connection:
                     raise
                 finally:
                     self._over(exchange)
-            await self._linger()
+            await self.linger()
         except (Gone, Expired):
             pass
         except Exception:
@@ -149,7 +149,7 @@ class Connection:
             if parked:
                 return exchange
             if not exchange.goes_on():
-                await self._linger()
+                await self.linger()
                 return None
             if self.pending:
                 # A client that pipelines gets its turns like everyone else.
@@ -191,7 +191,7 @@ class Connection:
     async def _refuse_head(self, fault: Fault) -> None:
         """Answer bytes that never became a request."""
         await self.refuse(refusal.of_fault(fault))
-        await self._linger()
+        await self.linger()
 
     async def refuse(self, reply: Reply) -> None:
         """Answer where there is no request."""
@@ -260,13 +260,13 @@ class Connection:
         if exchange.left_at and record.upstream:
             counters.cancel_delay.observe(now - exchange.left_at)
 
-    async def _linger(self) -> None:
+    async def linger(self, within: float = LINGER) -> None:
         """Read on for a moment, so that a reset for unread bytes cannot destroy the answer on its way (RFC 9112 §9.6)."""
         wire = self.wire
         if not isinstance(wire, SocketWire) or wire.closed or wire.hung_up:
             return
         wire.half_close()
-        wire.read_by = trio.current_time() + LINGER
+        wire.read_by = trio.current_time() + within
         left = LINGER_BYTES
         try:
             while left > 0:

@@ -73,6 +73,12 @@ class LineLog:
         if sent < len(data):
             self._lines.append(data[sent:].decode("ascii"))
 
+    def move(self, fd: int) -> None:
+        """Write there from now on; what the old descriptor did not take goes there too."""
+        self.close()
+        self._fd = fd
+        self._blocking = not stat.S_ISREG(os.fstat(fd).st_mode)
+
     def close(self) -> None:
         """Flush, and close the descriptor unless it is a standard one. What comes later is lost."""
         self.flush()

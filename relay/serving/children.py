@@ -83,12 +83,17 @@ def fork(run: Callable[[int], int], keep: Callable[[], None]) -> tuple[int, int]
     Args:
         keep: called first in the child, to put down what is not its own.
 
-    Returns: its pid, and the reading end of its report.
+    Returns: its pid, and the reading end of its report. Raises: OSError: there is no room for one.
     """
     reading, report = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(reading)
+        os.close(report)
+        raise
     if pid:
         os.close(report)
         os.set_blocking(reading, False)

@@ -130,12 +130,13 @@ class Server:
         worker = self.worker
         worker.configure(config)
         self._slots.resize(config.limits.connections)
-        before = worker.log
-        worker.log = (
-            LineLog(log_fd, worker.alarms.arm, trio.current_time) if log_fd is not None else None
-        )
-        if before is not None:
-            before.close()
+        if worker.log is not None and log_fd is not None:
+            worker.log.move(log_fd)
+        elif log_fd is not None:
+            worker.log = LineLog(log_fd, worker.alarms.arm, trio.current_time)
+        elif worker.log is not None:
+            worker.log.close()
+            worker.log = None
 
     def open(self, listener: Listener) -> None:
         """Serve one listener more."""

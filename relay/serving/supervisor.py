@@ -23,7 +23,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
 from socket import socketpair
@@ -131,7 +131,9 @@ class Supervisor:
             seat.report = report
             return worker_main(seat)
 
-        slot.child = self._adopt(fork(run, keep), f"worker {slot.number}", slot)
+        forked = self._fork(run, keep, slot.restarts)
+        if forked is not None:
+            slot.child = self._adopt(forked, f"worker {slot.number}", slot)
 
     def _start_admin(self) -> None:
         self._admin_restarts.due = inf
@@ -152,7 +154,22 @@ class Supervisor:
             askers = [slot.asker for slot in self._slots]
             return admin_main(admin.sock, config, askers, self._lifeline)
 
-        self._adopt(fork(run, keep), "admin", None)
+        forked = self._fork(run, keep, self._admin_restarts)
+        if forked is not None:
+            self._adopt(forked, "admin", None)
+
+    def _fork(
+        self, run: Callable[[int], int], keep: Callable[[], None], restarts: Restarts
+    ) -> tuple[int, int] | None:
+        """Fork; None where the machine has no room just now: it is due again later."""
+        try:
+            return fork(run, keep)
+        except OSError as error:
+            if not self._announced:
+                raise
+            pause = restarts.died(0.0, time.monotonic())
+            logger.error("no process can be started: %s; again in %g s", error.strerror, pause)
+            return None
 
     def _put_down(self) -> None:
         """In a child: close what only the supervisor needs."""

@@ -361,6 +361,8 @@ class Exchange:
         if self._upload is not None:
             await self._upload.stop()
             self._upload = None
+            if isinstance(self.wire, StreamWire) and not self.uploading:
+                self._watch_stream()  # the upload had gone on to watch the client
 
     async def payload(self, limit: int) -> bytes:
         payload = await Upload.whole(self, limit)

@@ -160,8 +160,8 @@ async def _first_event(ask: Ask, body: UpstreamBody) -> None:
     """Wait until the stream has proved itself with one event; what came is kept in `body.rest`."""
     reader = body_reader(body.framing, "upstream")
     scanner = BoundaryScanner()
-    wait = ask.route.first_event
-    body.wire.read_by = trio.current_time() + min(wait, ask.route.timeouts.idle)
+    wait = min(ask.route.first_event, ask.route.timeouts.idle)
+    body.wire.read_by = trio.current_time() + wait
     try:
         fresh = body.rest
         while True:

@@ -81,7 +81,10 @@ class StreamWire:
         if isinstance(self.stream, trio.StapledStream):
             close_now(self.stream.send_stream)
         elif isinstance(self.stream, trio.SocketStream):
-            self.stream.socket.shutdown(trio.socket.SHUT_WR)
+            try:
+                self.stream.socket.shutdown(trio.socket.SHUT_WR)
+            except OSError:
+                pass  # already gone: whoever reads will see it
         else:
             self.close()
 

@@ -249,3 +249,22 @@ async def test_an_upload_on_an_in_memory_stream_has_one_reader() -> None:
         await second.send(EVENT_HEAD + chunked(b"data: good\n\n") + LAST)
         await client.until(b"data: good\n\n\r\n" + LAST)
         client.close()
+
+
+async def test_a_client_on_an_in_memory_stream_leaves_the_second_url() -> None:
+    """1. The upload is whole. 2. The first url fails. 3. While the second thinks, the client
+    leaves."""
+    async with two_urls(ALL) as (relay, one, two):
+        before = relay.inventory()
+        client = relay.attach(memory_stream_pair())
+        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
+        first, _ = await one.request()
+        await client.send(b"67890")
+        await first.exactly(10)
+        await is_unavailable(first)
+        second, _ = await two.request()
+        assert await second.exactly(10) == b"1234567890"
+        client.close()
+        await second.rest()
+        assert (await relay.line())["ending"] == "client_left"
+        await relay.nothing_left(before)

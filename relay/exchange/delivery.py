@@ -133,10 +133,8 @@ class Delivery:
     async def _stream(self, body: UpstreamBody) -> None:
         """Head now, then the body as it comes."""
         exchange, reply = self._exchange, self._reply
-        if reply.events or body.framing == UNTIL_CLOSE or body.framing == CHUNKED:
-            framing = event_framing(exchange)
-        else:
-            framing = body.framing
+        reframed = reply.events or body.framing in (UNTIL_CLOSE, CHUNKED)
+        framing = event_framing(exchange) if reframed else body.framing
         transfer = self._new_transfer(body.framing, framing)
         await self._open(transfer, head_bytes(exchange, reply, framing), body.wire, body.rest)
 

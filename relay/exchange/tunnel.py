@@ -104,7 +104,5 @@ async def tunnel(exchange: Exchange, upstream: SocketWire, first: bytes) -> Endi
 
 def half_close(wire: Wire) -> None:
     """Tell the other end that this direction is over, without waiting."""
-    if isinstance(wire, SocketWire):
-        wire.half_close()
-    elif isinstance(wire, StreamWire):
+    if isinstance(wire, SocketWire | StreamWire):
         wire.half_close()

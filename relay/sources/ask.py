@@ -8,8 +8,8 @@ from typing import Protocol
 from relay.config.values import Route, Upstream
 from relay.http.heads import RequestHead, ResponseHead
 from relay.observing.ending import Phase
-from relay.sources.request_body import RequestBody
 from relay.sources.reply import Outgoing
+from relay.sources.request_body import RequestBody
 from relay.sources.turns import Turns
 from relay.upstreams.group import Group
 from relay.wires.alarms import Alarms

@@ -1,7 +1,5 @@
 """Every kind of mistake: its key, its line, and the exact words."""
 
-# ruff: noqa: E501 — a row of the table is easier to read in few lines
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -92,7 +92,9 @@ class Pumped:
         self.client_wire, self.client = _pair(stage)
         self.record = Record("1", "test", 0.0)
         self.record.method = "GET"
-        self.transfer = Transfer(flow, route, self.record, Counters().route("r"), trio.current_time())
+        self.transfer = Transfer(
+            flow, route, self.record, Counters().route("r"), trio.current_time()
+        )
         ends = self.transfer, self.upstream_wire, self.client_wire
         self.pump: EpollPump | TrioPump
         if stage.kind == "epoll":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -162,7 +162,8 @@ async def test_an_end_without_close_notify_is_a_cut(tmp_path: Path, clean: bool)
         await peer.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nsome")
         await client.until(b"some\r\n")
         if clean:
-            await peer.stream.aclose()  # says close_notify, and does not wait for the other one
+            with suppress(trio.BrokenResourceError):  # relay closes without waiting for words
+                await peer.stream.unwrap()
         else:
             peer.cut()
         line = await scene.relay.line()

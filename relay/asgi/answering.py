@@ -17,7 +17,7 @@ from contextlib import suppress
 
 import trio
 
-from relay.asgi.beyond import Beyond
+from relay.asgi.beyond import LOOK, Beyond
 from relay.asgi.request import Message, Scope, Send
 from relay.asgi.response import ResponseReader
 from relay.asgi.stream import RequestStream
@@ -60,6 +60,8 @@ class Answering:
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen)
+            if self._beyond.silent:
+                nursery.start_soon(self._look)
             with suppress(OSError):  # ASGI: the client is gone
                 if response is None:
                     await self._relay()
@@ -76,6 +78,17 @@ class Answering:
         finally:
             self._stream.leave()
         await self._beyond.release()
+
+    async def _look(self) -> None:
+        """The same for HTTP/3, where Hypercorn never tells."""
+        while not self._beyond.gone:  # noqa: ASYNC110 - there is no event
+            await trio.sleep(LOOK)
+        self._stream.leave()
+
+    async def _tell(self, message: Message) -> None:
+        if self._beyond.gone:  # sending to it would be an error
+            raise BrokenPipeError
+        await self._send(message)
 
     async def _relay(self) -> None:
         last = b""
@@ -97,18 +110,18 @@ class Answering:
         if reader.head is not None and not started:
             fields = [list(field) for field in reader.fields]
             status = reader.head.status
-            await self._send({"type": "http.response.start", "status": status, "headers": fields})
+            await self._tell({"type": "http.response.start", "status": status, "headers": fields})
         if reader.done and self._stream.complete.is_set():
             return payload
         if payload:
-            await self._send(_body(payload, more=True))
+            await self._tell(_body(payload, more=True))
         return b""
 
     async def _hint(self, head: ResponseHead) -> None:
         """A 103, where the server can say it; other interim responses have no word in ASGI."""
         if head.status == 103 and "http.response.early_hint" in self._scope.get("extensions", {}):
             links = [value for name, value in head.fields if name == b"link"]
-            await self._send({"type": "http.response.early_hint", "links": links})
+            await self._tell({"type": "http.response.early_hint", "links": links})
 
     async def _room(self) -> None:
         """Wait for a client that reads more slowly, but no longer than relay does."""
@@ -128,17 +141,19 @@ class Answering:
         if self._reader.head is None or self._stream.left:
             return  # nobody is there to be told
         if self._reader.eof() and await self._request_read():
-            await self._send(_body(last, more=False))
+            await self._tell(_body(last, more=False))
         elif not self._http1 and not self._stream.left:
             await self._cut()
 
     async def _cut(self) -> None:
         """Let the client see that the response is not whole."""
         if await self._beyond.reset(self._timeouts.write):
+            if self._beyond.silent:  # HTTP/3 lets an upload go on
+                await self._request_read()
             return
         head = self._reader.head
         if await self._request_read() and head is not None and head.framing > 0:
-            await self._send(_body(b"", more=False))
+            await self._tell(_body(b"", more=False))
 
     async def _request_read(self) -> bool:
         """Wait for the rest of the request. Returns: whether the response may end."""

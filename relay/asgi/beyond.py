@@ -4,14 +4,15 @@
     room         wait until an HTTP/2 client has taken what was sent
     release      do not wait for that any more: the client is gone
     lost         the connection was gone before the request began
+    gone         an HTTP/3 client has left
     terminating  the server shuts down, and gives its connections so many seconds
 
 ASGI has no word for the first: an application that just stops in the middle of a response ends the
 connection under HTTP/1.1, which a client can tell; under HTTP/2 the client waits for ever. For the
 second it has `await send(...)`, which under HTTP/2 returns at once when the client's window is
 closed, and keeps everything in memory; at other times it waits for a client that is gone. A request
-on a connection that is lost by then never hears `http.disconnect`. And the shutdown of the lifespan
-protocol comes when all connections are over.
+on a connection that is lost by then never hears `http.disconnect`, and under HTTP/3 none does. And
+the shutdown of the lifespan protocol comes when all connections are over.
 
 Rules
   * Hypercorn's own objects are reached through the `send` it gave us; every step is looked for,
@@ -33,6 +34,8 @@ from relay.asgi.request import Send
 Wait = Callable[[], Awaitable[None]]
 
 HIGH_WATER: Final = 32 * 1024  # bytes in Hypercorn's buffer of a stream; its own constant
+HIGH_WATER_H3: Final = 512 * 1024  # bytes in QUIC's, those on their way included: half its window
+LOOK: Final = 0.1  # seconds between looks at an HTTP/3 client, where nothing tells (arbitrary)
 _H2_INTERNAL_ERROR: Final = 0x2  # RFC 9113 §7; what Go's reverse proxy sends
 _H3_INTERNAL_ERROR: Final = 0x102  # RFC 9114 §8.1
 
@@ -40,7 +43,7 @@ _H3_INTERNAL_ERROR: Final = 0x102  # RFC 9114 §8.1
 class Beyond:
     """The server behind one request's `send`."""
 
-    __slots__ = ("_buffer", "_connection", "_protocol", "_stream", "_stream_id")
+    __slots__ = ("_buffer", "_connection", "_protocol", "_quic", "_stream", "_stream_id")
 
     def __init__(self, send: Send) -> None:
         self._stream: Any = getattr(send, "__self__", None)
@@ -49,6 +52,7 @@ class Beyond:
         self._connection: Any = getattr(self._protocol, "connection", None)
         buffers = getattr(self._protocol, "stream_buffers", {})
         self._buffer: Any = buffers.get(self._stream_id)  # of HTTP/2
+        self._quic: Any = getattr(self._connection, "_quic", None)
 
     async def lost(self) -> bool:
         """Whether the connection was over before the request began: Hypercorn goes on reading
@@ -70,12 +74,31 @@ class Beyond:
             await close()
 
     @property
+    def silent(self) -> bool:
+        """Whether nothing tells when the client leaves, so that `gone` is to be looked at."""
+        return self._quic is not None
+
+    @property
+    def gone(self) -> bool:
+        """Whether an HTTP/3 client has left the stream, or the connection."""
+        streams = getattr(self._quic, "_streams", None)
+        if streams is None:
+            return False
+        if getattr(self._quic, "_close_event", None) is not None or self._stream_id not in streams:
+            return True
+        return getattr(self._sender(), "_reset_error_code", None) is not None
+
+    @property
     def crowded(self) -> bool:
         """Whether more is waiting for the client than should."""
+        if self._quic is not None:
+            return len(getattr(self._sender(), "_buffer", ())) >= HIGH_WATER_H3
         return len(getattr(self._buffer, "buffer", ())) >= HIGH_WATER
 
     async def room(self) -> None:
         """Wait until what was sent is out, or `release`d."""
+        while self._quic is not None and self.crowded and not self.gone:  # noqa: ASYNC110
+            await trio.sleep(LOOK / 10)
         drain = getattr(self._buffer, "drain", None)
         if drain is not None and getattr(self._buffer, "buffer", None):
             await drain()
@@ -96,12 +119,16 @@ class Beyond:
             if forget is not None:  # the buffer goes, as after a reset of the client's
                 await forget(self._stream_id)
             return True
-        h3 = getattr(getattr(self._connection, "_quic", None), "reset_stream", None)
+        h3 = getattr(self._quic, "reset_stream", None)
         flush = getattr(self._protocol, "send", None)
         if h3 is not None and flush is not None:
             await _say(h3, self._stream_id, _H3_INTERNAL_ERROR, flush)
             return True
         return False
+
+    def _sender(self) -> Any:
+        stream = getattr(self._quic, "_streams", {}).get(self._stream_id)
+        return getattr(stream, "sender", None)
 
     def terminating(self) -> tuple[Wait, float] | None:
         """What to wait for, and the seconds that are left then; None: the server does not say."""

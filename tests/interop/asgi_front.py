@@ -10,7 +10,7 @@ import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ SETTINGS = "include_date_header = false\ninclude_server_header = false\n"
 class Front:
     """A running front. `url` is its https URL."""
 
-    def __init__(self, server: Server, folder: Path) -> None:
+    def __init__(self, server: Server, folder: Path, options: Sequence[str]) -> None:
         self.server = server
         self.folder = folder
+        self.options = dict(zip(options[::2], options[1::2], strict=True))
         self.url = f"https://{server.address}"
 
     def verified(self) -> ssl.SSLContext:
@@ -66,7 +67,7 @@ def start_front(config: str, *options: str) -> Iterator[Front]:
         (folder / "hypercorn.toml").write_text(SETTINGS)
         files = ["--keyfile", "cert.pem", "--certfile", "cert.pem", "--config", "hypercorn.toml"]
         with start_hypercorn("front:app", *files, *options, cwd=folder) as server:
-            yield Front(server, folder)
+            yield Front(server, folder, options)
 
 
 class H2Client:

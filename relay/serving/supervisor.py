@@ -46,6 +46,7 @@ logger = logging.getLogger("relay")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _GRACE = 5.0  # seconds a worker may take longer than its drain before it is killed
 _QUIT = 3.0  # seconds it has after a second signal
+_TELL_AGAIN = 1.0  # seconds between two words of the drain to the same slot
 _BEAT = 5.0  # seconds between two looks at whether the workers live
 _STUCK = 30.0  # seconds without a word after which a worker is killed: a loop that long is a fault
 FAULT = 1
@@ -77,6 +78,7 @@ class Supervisor:
         self._announced = False
         self._draining = False
         self._kill_at = inf
+        self._tell_at = inf
         self._beat = min(_BEAT, notifier.watchdog)
         self._beat_at = time.monotonic()
         self._code = 0
@@ -271,12 +273,8 @@ class Supervisor:
 
     def _wait(self) -> float | None:
         """Seconds until something is due; None: nothing is."""
-        due = min(
-            self._kill_at,
-            self._beat_at,
-            self._admin_restarts.due,
-            *(slot.restarts.due for slot in self._slots),
-        )
+        due = min(self._kill_at, self._tell_at, self._beat_at, self._admin_restarts.due)
+        due = min(due, *(slot.restarts.due for slot in self._slots))
         return None if due == inf else max(0.0, due - time.monotonic())
 
     def _keep_time(self, now: float) -> None:
@@ -290,6 +288,8 @@ class Supervisor:
             self._notifier.alive()
             self._look_for_stuck(now)
             self._beat_at = now + self._beat
+        if now >= self._tell_at:
+            self._tell_drain(now)
         if self._draining:
             return
         for slot in self._slots:
@@ -341,7 +341,14 @@ class Supervisor:
         for slot in self._slots:
             slot.restarts.due = inf
             slot.close()
-            self._tell(slot, {"do": "drain"})
+        self._tell_drain(time.monotonic())
+
+    def _tell_drain(self, now: float) -> None:
+        """Again after a while: a worker that leaves on its own may have taken its successor's word."""
+        self._tell_at = now + _TELL_AGAIN
+        for slot in self._slots:
+            if slot.child is not None:
+                self._tell(slot, {"do": "drain"})
 
     def _quit(self) -> None:
         self._kill_at = time.monotonic() + _QUIT

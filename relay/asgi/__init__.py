@@ -5,6 +5,6 @@ app = relay.asgi.create("relay.toml")        # hypercorn --worker-class trio mod
 
 from __future__ import annotations
 
-from relay.asgi.app import App, app_from, create
+from relay.asgi.app import App, CannotStart, app_from, create
 
-__all__ = ["App", "app_from", "create"]
+__all__ = ["App", "CannotStart", "app_from", "create"]

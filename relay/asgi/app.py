@@ -15,6 +15,7 @@ Rules
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -32,7 +33,10 @@ from relay.config.values import Config
 from relay.exchange.connection import Connection
 from relay.exchange.worker import Worker
 from relay.http.serialise import error_response
-from relay.serving.reload import open_log
+from relay.serving.activation import Passed
+from relay.serving.control import LocalControl
+from relay.serving.listeners import BindError, Listener, open_listeners
+from relay.serving.reload import Refused, open_log
 from relay.serving.server import Server
 from relay.wires.stream_wire import StreamWire
 
@@ -44,6 +48,10 @@ _NO_LIFESPAN = (
 _NO_TRIO = "relay needs Trio: start the server with its Trio worker (hypercorn --worker-class trio)"
 _NO_WEBSOCKETS = "relay cannot tunnel a WebSocket out of an ASGI server"
 _MARGIN = 0.9  # of the server's own grace is ours: the last farewells need time to get out
+
+
+class CannotStart(Exception):
+    """Why relay does not start; for people."""
 
 
 class App:
@@ -78,10 +86,16 @@ class App:
     async def running(self) -> AsyncIterator[None]:
         """Serve for as long as the block lasts, then drain: [timeouts] drain at most.
 
-        Raises: relay.serving.reload.Refused (the access log cannot be opened).
+        Raises: CannotStart (the access log or the admin listener cannot be opened).
         Cancellation: the exchanges under way end at once.
         """
-        server = Server(Worker(self.config, open_log(self.config)), [])
+        try:
+            log = open_log(self.config)
+            admin = self.config.server.admin
+            listeners = open_listeners([admin] if admin is not None else [], Passed())
+        except (Refused, BindError) as error:
+            raise CannotStart(str(error)) from None
+        server = Server(Worker(self.config, log), [])
         drained = trio.Event()
 
         async def serve(*, task_status: trio.TaskStatus[None]) -> None:
@@ -90,6 +104,8 @@ class App:
 
         async with trio.open_nursery() as self._nursery:
             await self._nursery.start(serve)
+            for listener in listeners:
+                self._nursery.start_soon(_serve_admin, listener, server)
             self._server = server
             try:
                 yield
@@ -105,10 +121,14 @@ class App:
         if not trio.lowlevel.in_trio_run():
             await send({"type": "lifespan.startup.failed", "message": _NO_TRIO})
             return
-        async with self.running():
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-        await send({"type": "lifespan.shutdown.complete"})
+        try:
+            async with self.running():
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except CannotStart as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
 
     def _watch_for_the_end(self, server: Server, send: Send) -> None:
         """Drain when the ASGI server begins to shut down: its lifespan event is for when it has."""
@@ -136,6 +156,18 @@ class App:
             await answering.run(None if server.serve(connection) else _overloaded(request.method))
         finally:
             stream.leave()
+
+
+async def _serve_admin(listener: Listener, server: Server) -> None:
+    """The admin listener, on an address of its own and never on the ASGI server's."""
+    from relay.serving.admin import serve_admin  # not loaded where it is off
+
+    try:
+        control = LocalControl(server, time.time())
+        await serve_admin(listener.sock, server.worker.config, control)
+    finally:
+        listener.remove_file()
+        listener.close()
 
 
 async def _drain_within(server: Server, termination: Wait, seconds: float) -> None:
@@ -181,7 +213,8 @@ async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
 def create(path: str | Path) -> App:
     """The application for a configuration file, with secrets from this process's environment.
 
-    `listen`, `admin`, `workers` and reload belong to the ASGI server and are left unused.
+    `listen`, `workers` and `proxy_protocol` are the ASGI server's affair and left unused; relay's
+    own admin listener is served, by each of the server's processes.
     Raises: relay.config.ConfigError with every mistake.
     """
     return App(load(path, os.environ))

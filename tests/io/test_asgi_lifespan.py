@@ -11,8 +11,8 @@ import trio
 
 import relay.asgi
 from relay.config import ConfigError, loads
-from tests.harness import EVENT_HEAD, LIMIT, Upstream, chunked, route_to
-from tests.io.asgi_ground import serving
+from tests.harness import EVENT_HEAD, LIMIT, Upstream, chunked, route_to, settle
+from tests.io.asgi_ground import LEFT, serving
 
 CONFIG = route_to("http://127.0.0.1:9")
 
@@ -56,6 +56,47 @@ def test_create_reads_the_file_and_the_environment(
     path.write_text("nonsense = 1")
     with pytest.raises(ConfigError, match="nonsense"):
         relay.asgi.create(path)
+
+
+async def test_the_admin_listener_is_on_its_own_address(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    more = f"admin = 'unix:{path}'"
+    async with serving(more=more) as server:
+        call = server.get()
+        upstream, _ = await server.upstream.request()
+        await upstream.send(EVENT_HEAD)
+        await call.start()
+        await settle(path.exists)
+        async with await trio.open_unix_socket(str(path)) as admin:
+            await admin.send_all(
+                b"GET /streams HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"
+            )
+            with trio.fail_after(LIMIT):
+                answer = b"".join([bytes(piece) async for piece in admin])
+        assert b'"198.51.100.7"' in answer
+        call.tell(LEFT)
+        await server.stop()
+    assert not path.exists()
+
+
+async def test_what_cannot_be_opened_is_told_at_startup(tmp_path: Path) -> None:
+    for key in ("admin = 'unix:{}/no/where'", "access_log = '{}/no/where'"):
+        more = f"[server]\n{key.format(tmp_path)}"
+        app = relay.asgi.app_from(loads(route_to("http://127.0.0.1:9", more=more), {}))
+        said: list[Any] = []
+
+        async def startup() -> dict[str, str]:
+            await trio.lowlevel.checkpoint()
+            return {"type": "lifespan.startup"}
+
+        async def send(message: Any, said: list[Any] = said) -> None:
+            await trio.lowlevel.checkpoint()
+            said.append(message)
+
+        await app({"type": "lifespan"}, startup, send)
+        [message] = said
+        assert message["type"] == "lifespan.startup.failed"
+        assert "/no/where" in message["message"]
 
 
 async def test_shutdown_drains() -> None:

@@ -141,7 +141,11 @@ class Answering:
         if self._reader.head is None or self._stream.left:
             return  # nobody is there to be told
         if self._reader.eof() and await self._request_read():
-            await self._tell(_body(last, more=False))
+            if self._beyond.finishes:
+                await self._tell(_body(last, more=True))
+                await self._beyond.finish()
+            else:
+                await self._tell(_body(last, more=False))
         elif not self._http1 and not self._stream.left:
             await self._cut()
 

@@ -5,14 +5,16 @@
     release      do not wait for that any more: the client is gone
     lost         the connection was gone before the request began
     gone         an HTTP/3 client has left
+    finish       end an HTTP/2 stream while the server shuts down
     terminating  the server shuts down, and gives its connections so many seconds
 
 ASGI has no word for the first: an application that just stops in the middle of a response ends the
 connection under HTTP/1.1, which a client can tell; under HTTP/2 the client waits for ever. For the
 second it has `await send(...)`, which under HTTP/2 returns at once when the client's window is
 closed, and keeps everything in memory; at other times it waits for a client that is gone. A request
-on a connection that is lost by then never hears `http.disconnect`, and under HTTP/3 none does. And
-the shutdown of the lifespan protocol comes when all connections are over.
+on a connection that is lost by then never hears `http.disconnect`, and under HTTP/3 none does. The
+end of the last stream of an HTTP/2 connection is overtaken by the end of the connection while the
+server shuts down. And the shutdown of the lifespan protocol comes when all connections are over.
 
 Rules
   * Hypercorn's own objects are reached through the `send` it gave us; every step is looked for,
@@ -125,6 +127,21 @@ class Beyond:
             await _say(h3, self._stream_id, _H3_INTERNAL_ERROR, flush)
             return True
         return False
+
+    @property
+    def finishes(self) -> bool:
+        """Whether `finish` must take the place of the last message: the server is shutting down."""
+        terminated = getattr(getattr(self._stream, "context", None), "terminated", None)
+        shut_down = getattr(terminated, "is_set", bool)()
+        able = hasattr(self._connection, "end_stream") and hasattr(self._protocol, "_flush")
+        return bool(shut_down) and able
+
+    async def finish(self) -> None:
+        """End the stream behind what was sent."""
+        await self.room()
+        with suppress(Exception):  # as in `_say`
+            self._connection.end_stream(self._stream_id)
+        await self._protocol._flush()
 
     def _sender(self) -> Any:
         stream = getattr(self._quic, "_streams", {}).get(self._stream_id)

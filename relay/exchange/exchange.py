@@ -45,7 +45,6 @@ from relay.sources.request_body import RequestBody
 from relay.sources.turns import Turns
 from relay.upstreams.group import Group
 from relay.wires.socket_wire import SocketWire
-from relay.wires.stream_wire import StreamWire
 from relay.wires.wire import Expired, Gone
 
 if TYPE_CHECKING:
@@ -246,8 +245,9 @@ class Exchange:
         async with trio.open_nursery() as self.nursery:
             if isinstance(self.wire, SocketWire):
                 self._watch()
-            elif self.body is None or self.body.done:
-                self._watch_stream()
+            else:
+                self.wire.on_gone = self.client_left
+                self.wire.watch(self.nursery)
             try:
                 await self._respond()
             except (Fault, Gone, Expired) as caught:
@@ -258,11 +258,6 @@ class Exchange:
             early = self._upload.fault
         if early is not None:
             raise early
-
-    def _watch_stream(self) -> None:
-        assert isinstance(self.wire, StreamWire) and self.nursery is not None
-        self.wire.on_gone = self.client_left
-        self.nursery.start_soon(self.wire.watch)
 
     async def _respond(self, *, park: bool = False) -> None:
         """Run the source and deliver what it brings; with `park` the pump is left to the caller of `run`."""
@@ -361,14 +356,9 @@ class Exchange:
         if self._upload is not None:
             await self._upload.stop()
             self._upload = None
-            if isinstance(self.wire, StreamWire) and not self.uploading:
-                self._watch_stream()  # the upload had gone on to watch the client
 
     async def payload(self, limit: int) -> bytes:
-        payload = await Upload.whole(self, limit)
-        if isinstance(self.wire, StreamWire) and self.wire.on_gone is None:
-            self._watch_stream()  # the body is read: somebody must go on reading
-        return payload
+        return await Upload.whole(self, limit)
 
     async def commit(self) -> None:
         if self._commitment is None:

@@ -17,7 +17,6 @@ from relay.http.serialise import response_bytes
 from relay.observing.ending import Phase
 from relay.sources.request_body import RequestBody
 from relay.wires.socket_wire import SocketWire
-from relay.wires.stream_wire import StreamWire
 from relay.wires.wire import Expired, Gone
 
 if TYPE_CHECKING:
@@ -47,9 +46,6 @@ class Upload:
         try:
             with self._scope:
                 await self._feed()
-                if isinstance(exchange.wire, StreamWire):
-                    exchange.wire.on_gone = exchange.client_left
-                    await exchange.wire.watch()
         except Fault as fault:
             self.fault = fault
             assert exchange.nursery is not None

@@ -1,7 +1,7 @@
 """Any Trio stream as a wire: in-memory streams (the ASGI form, tests) and platforms without epoll.
 
-A Trio stream cannot tell "hung up" without reading, so somebody has to read: `watch` reads ahead up to a bound and
-keeps the bytes for the next `receive`.
+A Trio stream cannot tell "hung up" without reading, so somebody has to read: `watch`, for as long as an exchange lasts.
+It is the only reader then: it reads ahead up to a bound, and `receive` takes from it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,24 @@ import trio
 
 from relay.wires.wire import READ_SIZE, Expired, Gone
 
-READ_AHEAD = 64 * 1024  # bytes of pipelined requests kept while a response is under way
+READ_AHEAD = 64 * 1024  # bytes of a body, or of pipelined requests, that nobody has asked for yet
 
 
 class StreamWire:
     """A `trio.abc.Stream`. Resource handling: owns the stream."""
 
-    __slots__ = ("_ahead", "_eof", "closed", "on_gone", "read_by", "stream", "write_within")
+    __slots__ = (
+        "_ahead",
+        "_ended",
+        "_news",
+        "_room",
+        "_watched",
+        "closed",
+        "on_gone",
+        "read_by",
+        "stream",
+        "write_within",
+    )
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
@@ -27,20 +38,29 @@ class StreamWire:
         self.on_gone: Callable[[], None] | None = None
         self.read_by = inf
         self.write_within = inf
-        self._ahead: list[bytes] = []
-        self._eof = False
+        self._ahead = bytearray()
+        self._ended: bytes | Gone | None = None  # how the other end's stream ended
+        self._watched = False  # `watch` reads
+        self._news = trio.lowlevel.ParkingLot()
+        self._room = trio.lowlevel.ParkingLot()
 
     async def receive(self) -> bytes:
-        if self._ahead:
-            await trio.lowlevel.checkpoint()
-            return self._ahead.pop(0)
-        if self._eof:
-            await trio.lowlevel.checkpoint()
-            return b""
+        await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(deadline=self.read_by) as scope:
-            return await self._receive()
-        assert scope.cancelled_caught
-        raise Expired
+            while not self._ahead and self._ended is None and self._watched:
+                await self._news.park()
+            if not self._ahead and self._ended is None:
+                return await self._receive()
+        if scope.cancelled_caught:
+            raise Expired
+        if self._ahead:
+            data = bytes(self._ahead[:READ_SIZE])
+            del self._ahead[:READ_SIZE]
+            self._room.unpark_all()
+            return data
+        if isinstance(self._ended, Gone):
+            raise self._ended
+        return b""
 
     async def _receive(self) -> bytes:
         try:
@@ -60,21 +80,30 @@ class StreamWire:
         assert scope.cancelled_caught
         raise Expired
 
-    async def watch(self) -> None:
-        """Read ahead until the other end hangs up, then call `on_gone`. Runs beside whoever writes."""
-        held = sum(map(len, self._ahead))
-        while held < READ_AHEAD:
-            try:
-                data = await self._receive()
-            except Gone:
-                data = b""
-            if not data:
-                self._eof = True
-                if self.on_gone is not None:
-                    self.on_gone()
-                return
-            self._ahead.append(data)
-            held += len(data)
+    def watch(self, nursery: trio.Nursery) -> None:
+        """Read ahead in `nursery` until the other end hangs up, then call `on_gone`. Nobody is reading when this is
+        called; cancelling the nursery loses no bytes."""
+        self._watched = True
+        nursery.start_soon(self._read_ahead)
+
+    async def _read_ahead(self) -> None:
+        try:
+            while self._ended is None:
+                while len(self._ahead) >= READ_AHEAD:
+                    await self._room.park()
+                try:
+                    data = await self._receive()
+                    if not data:
+                        self._ended = data
+                except Gone as gone:
+                    data, self._ended = b"", gone
+                self._ahead += data
+                self._news.unpark_all()
+        finally:
+            self._watched = False
+            self._news.unpark_all()
+        if self.on_gone is not None:
+            self.on_gone()
 
     def half_close(self) -> None:
         """Tell the other end that nothing more will be written; a stream that cannot say so is closed."""

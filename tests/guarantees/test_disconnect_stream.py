@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import pytest
+import trio
 from trio.testing import lockstep_stream_pair, memory_stream_pair
 
 from tests.harness import (
@@ -17,10 +18,12 @@ from tests.harness import (
     Relay,
     Upstream,
     chunked,
+    route_to,
     running,
     scene,
     settle,
 )
+from tests.io.upstreams_ground import Blackhole
 
 Ends = tuple[MemoryPeer, RawPeer]
 Phase = Callable[[MemoryPeer, Upstream], Awaitable[Ends]]
@@ -172,3 +175,56 @@ text = "response"
         assert (await relay.line())["ending"] == "client_left"
         await relay.nothing_left(before)
     up.close()
+
+
+@pairs
+async def test_while_dialling_with_a_body_unsent(pair: MakePair) -> None:
+    """1. Half of a body is there, its upstream's address answers nothing. 2. The client leaves."""
+    hole = Blackhole()
+    async with running(route_to(f"http://127.0.0.1:{hole.port}")) as relay:
+        before = relay.inventory()
+        client = relay.attach(pair())
+        await client.send(POST + b"123")
+        await settle(lambda: relay.inventory().streams == 1)
+        client.close()
+        line = await relay.line()
+        assert (line["ending"], line["phase"], line["status"]) == ("client_left", "dial", 499)
+        await relay.nothing_left(before)
+    hole.close()
+
+
+@pairs
+async def test_a_tunnel(pair: MakePair) -> None:
+    """Its end is passed on, as on a socket; a half-close leaves the other direction open."""
+    async with scene() as (relay, up):
+        before = relay.inventory()
+        client = relay.attach(pair())
+        upgrade = b"Connection: upgrade\r\nUpgrade: echo\r\n\r\n"
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n" + upgrade)
+        peer, _ = await up.request()
+        await peer.send(b"HTTP/1.1 101 Switching Protocols\r\n" + upgrade)
+        await client.head()
+        await client.send(b"last words")
+        client.half_close()
+        assert await peer.rest() == b"last words"
+        await peer.send(b"and mine")
+        assert await client.exactly(8) == b"and mine"
+        peer.close()
+        await client.ended()
+        assert (await relay.line())["ending"] == "complete"
+        await relay.nothing_left(before)
+
+
+async def test_an_upload_larger_than_what_is_read_ahead() -> None:
+    """Backpressure reaches an in-memory client: nobody reads on for an upstream that does not."""
+    size = 1_000_000
+    async with scene() as (relay, up), trio.open_nursery() as nursery:
+        client = relay.attach(lockstep_stream_pair())
+        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+        nursery.start_soon(client.stream.send_all, b"x" * size)
+        peer, _ = await up.request()
+        assert (await peer.exactly(size)).count(b"x") == size
+        await peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+        assert (await client.head()).startswith(b"HTTP/1.1 204 ")
+        assert (await relay.line())["ending"] == "complete"
+        client.close()

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 class Commitment:
     """Sends the head of an event stream, then heartbeats, until the source has come back."""
 
-    __slots__ = ("_exchange", "_finished", "_settled")
+    __slots__ = ("_exchange", "_finished", "_settled", "_writing")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         exchange.wire.write_within = exchange.route.timeouts.write
         self._settled = trio.Event()
         self._finished = trio.Event()
+        self._writing = trio.Lock()  # of this task and an interim response, so on no hot path
 
     @classmethod
     def begin(cls, exchange: Exchange) -> Commitment | None:
@@ -58,6 +59,12 @@ class Commitment:
         exchange.nursery.start_soon(commitment._run)
         return commitment
 
+    async def interim(self, head: bytes) -> None:
+        """Send an interim response, unless it is too late for one. Raises: Gone, Expired."""
+        async with self._writing:
+            if not self._exchange.head_out:
+                await self._exchange.wire.send(head)
+
     async def settle(self) -> None:
         """The source has come back: send nothing more. `exchange.head_out` tells what happened.
 
@@ -72,7 +79,8 @@ class Commitment:
             if not exchange.head_out:
                 if await self._settled_within(after):
                     return
-                await send_event_head(exchange)
+                async with self._writing:
+                    await send_event_head(exchange)
             chunked = event_framing(exchange) == CHUNKED
             heartbeat = chunk(HEARTBEAT) if chunked else HEARTBEAT
             while not await self._settled_within(exchange.route.heartbeat):

@@ -344,8 +344,16 @@ class Exchange:
         return own_request(self, upstream, method, target, content_type, payload)
 
     async def interim(self, head: ResponseHead) -> None:
-        if self.head.version == b"1.1" and not self.head_out:
-            await self.wire.send(response_bytes(head.status, head.reason, interim_fields(head)))
+        await self.say(response_bytes(head.status, head.reason, interim_fields(head)))
+
+    async def say(self, interim: bytes) -> None:
+        """Send an interim response to a client that knows them, unless the final one has begun."""
+        if self.head.version != b"1.1" or self.head_out:
+            return
+        if self._commitment is not None:
+            await self._commitment.interim(interim)
+        else:
+            await self.wire.send(interim)
 
     def upload(self, wire: SocketWire, within: float) -> None:
         assert self.nursery is not None

@@ -94,7 +94,7 @@ class Upload:
         if body is None:
             return b""
         if not body.done and exchange.head.expects_continue and not body.received:
-            await exchange.wire.send(response_bytes(100, b"", []))
+            await exchange.say(response_bytes(100, b"", []))
         reader = BodyReading(exchange)
         while not body.done:
             body.take(await reader.next())

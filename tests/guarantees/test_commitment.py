@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 
 import pytest
+import trio
+from trio.testing import lockstep_stream_pair
 
 from tests.guarantees.event_ground import dechunked, read
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, scene
@@ -130,3 +132,19 @@ async def test_an_answer_to_head_is_never_committed_early() -> None:
         await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await peer.head()
         assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_an_interim_response_that_is_being_written() -> None:
+    """1. An interim response waits for a client that does not read. 2. The time to commit comes.
+    3. One stands
+    behind the other."""
+    async with scene('commit = "after 20ms"') as (relay, up):
+        client = relay.attach(lockstep_stream_pair())
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        peer, _ = await up.request()
+        await peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+        await trio.sleep(0.1)
+        assert await client.head() == b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"
+        assert (await client.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+        client.close()
+        assert (await relay.line())["ending"] == "client_left"

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import pytest
 import trio
+from trio.testing import memory_stream_pair
 
 from relay.flows.bytes_flow import BytesFlow
 from relay.flows.event_flow import EventFlow
@@ -23,7 +24,7 @@ from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.observing.ending import Cause, Phase, Side
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, scene
 
-INPUTS = 1500  # per test; some of them several messages
+INPUTS = 1000  # per test; some of them several messages
 AT_ONCE = 16
 PATIENCE = 60.0  # seconds for all of them
 QUICK = """
@@ -38,7 +39,11 @@ request_head = "2KiB"
 response_head = "2KiB"
 request_body = "64KiB"
 """
-ROUTE = 'heartbeat = "20ms"\ncomplete_when = "[DONE]"\n[routes.limits]\nmax_event = "1KiB"'
+ROUTES = {
+    "honest": 'heartbeat = "20ms"\ncomplete_when = "[DONE]"\n[routes.limits]\nmax_event = "1KiB"',
+    "patient": 'heartbeat = "5ms"\nretries = 1\nfirst_event = "20ms"\ncommit = "after 10ms"\n'
+    'unavailable = "retry-event"\nhalf_close = "keep"\nafter_error = "close"\ndialect = "named"',
+}
 
 REQUESTS = [
     b"GET /a?b=c HTTP/1.1\r\nHost: relay.test\r\nAccept: text/event-stream\r\n\r\n",
@@ -123,11 +128,12 @@ async def send(peer: RawPeer, data: bytes, dice: random.Random) -> None:
 class Fuzz:
     """Clients and an upstream that send what the dice say, and the endings that come of it."""
 
-    def __init__(self, relay: Relay, up: Upstream, seed: int) -> None:
+    def __init__(self, relay: Relay, up: Upstream, seed: int, *, memory: bool) -> None:
         self.relay = relay
         self.up = up
         self.dice = random.Random(seed)
         self.left = INPUTS
+        self.memory = memory
 
     async def run(self, request: Callable[[], bytes], response: Callable[[], bytes]) -> None:
         async with trio.open_nursery() as nursery:
@@ -140,7 +146,11 @@ class Fuzz:
     async def _clients(self, request: Callable[[], bytes]) -> None:
         while self.left > 0:
             self.left -= 1
-            await self._talk(await RawPeer.connect(self.relay.port), request())
+            if self.memory:
+                client: RawPeer = self.relay.attach(memory_stream_pair())
+            else:
+                client = await RawPeer.connect(self.relay.port)
+            await self._talk(client, request())
 
     async def _upstream(self, response: Callable[[], bytes]) -> None:
         async with trio.open_nursery() as nursery:
@@ -169,13 +179,14 @@ class Fuzz:
 
 
 @pytest.mark.parametrize("side", ["client", "upstream", "both"])
-@pytest.mark.parametrize("seed", range(3))
-async def test_any_bytes(side: str, seed: int) -> None:
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("memory", [False, True], ids=["sockets", "in memory"])
+async def test_any_bytes(side: str, route: str, memory: bool) -> None:
     """The harness fails the test for a fault that relay logs; the deadlines above bound every
     exchange."""
-    async with scene(ROUTE, more=QUICK) as (relay, up):
+    async with scene(ROUTES[route], more=QUICK) as (relay, up):
         before = relay.inventory()
-        fuzz = Fuzz(relay, up, seed)
+        fuzz = Fuzz(relay, up, len(route), memory=memory)
         dice = fuzz.dice
 
         def request() -> bytes:

@@ -17,7 +17,9 @@ demo: $(VENV)/ready  ## origin, relay and the page on http://127.0.0.1:8000/
 	$(PYTHON) -m relay demo
 
 test: $(VENV)/ready  ## every test; those of real servers need Debian's packages (see .ci/run)
-	$(PYTHON) -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(PYTHON) -m pytest --numprocesses $(JOBS) --dist loadfile || \
+	  { echo "A second look, one at a time, at what failed on busy cores:"; \
+	    $(PYTHON) -m pytest --last-failed --last-failed-no-failures none; }
 
 lint: $(VENV)/ready  ## formatting, lint, types, and the isolated check of a user's code
 	$(VENV)/bin/ruff format --check .

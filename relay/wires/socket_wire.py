@@ -36,7 +36,7 @@ _HALF = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _FULL = select.EPOLLHUP | select.EPOLLERR
 _OUT = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
-# Every recv of the process lands here first: allocating READ_SIZE for each 100-byte event costs 4 µs, copying it 0.1.
+# Every recv of the process lands here first: a 100-byte event is copied instead of READ_SIZE being allocated for it.
 BUFFER = bytearray(READ_SIZE)
 VIEW = memoryview(BUFFER)
 

@@ -301,10 +301,10 @@ class EpollPump:
     def _wake(self) -> None:
         if self._task is not None:
             task, self._task = self._task, None
-            self._engine.wake(task, outcome.Value(None))
+            trio.lowlevel.reschedule(task, outcome.Value(None))
 
     def _crashed(self, error: Exception) -> None:
         """A bug of ours in a step: it surfaces in the task that owns this exchange, and nowhere else."""
         if self._task is not None:
             task, self._task = self._task, None
-            self._engine.wake(task, outcome.Error(error))
+            trio.lowlevel.reschedule(task, outcome.Error(error))

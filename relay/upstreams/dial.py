@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Literal
 import trio
 
 from relay.wires.alarms import Alarms
+from relay.wires.connecting import connected
 from relay.wires.engine import Engine
 from relay.wires.socket_wire import SocketWire
 from relay.wires.tls_wire import TlsWire
@@ -76,9 +77,9 @@ async def dial(url: Url, upstream: Upstream, engine: Engine, alarms: Alarms) -> 
     Resource handling: the caller owns the wire. Cancellation: leaves nothing open.
     """
     if url.scheme != "https":
-        return SocketWire(await _connect(url), engine, alarms)
+        return SocketWire(await _connect(url, engine), engine, alarms)
     context, name = _tls_terms(url, upstream)
-    wire = TlsWire(_wrapped(url, await _connect(url), context, name), engine, alarms)
+    wire = TlsWire(_wrapped(url, await _connect(url, engine), context, name), engine, alarms)
     try:
         await wire.handshake()
     except BaseException as error:
@@ -182,7 +183,7 @@ def interleave(addresses: list[Address]) -> list[Address]:
 # -- connecting ------------------------------------------------------------------------------------
 
 
-async def _connect(url: Url) -> socket.socket:
+async def _connect(url: Url, engine: Engine) -> socket.socket:
     """A connected non-blocking socket. Raises: DialError. Cancellation: leaves nothing open."""
     addresses: list[Address]
     if url.unix is not None:
@@ -190,11 +191,11 @@ async def _connect(url: Url) -> socket.socket:
     else:
         addresses = await _addresses(url)
     if len(addresses) > 1:
-        winner, errors = await race(addresses)
+        winner, errors = await race(addresses, engine)
     else:
         winner, errors = None, []
         try:
-            winner = await _attempt(addresses[0])
+            winner = await _attempt(addresses[0], engine)
         except OSError as error:
             errors.append(error)
     if winner is None:
@@ -202,7 +203,9 @@ async def _connect(url: Url) -> socket.socket:
     return winner
 
 
-async def race(addresses: list[Address]) -> tuple[socket.socket | None, list[OSError]]:
+async def race(
+    addresses: list[Address], engine: Engine
+) -> tuple[socket.socket | None, list[OSError]]:
     """Happy eyeballs: the first address that connects, or every address's error."""
     winner: socket.socket | None = None
     errors: list[OSError] = []
@@ -210,7 +213,7 @@ async def race(addresses: list[Address]) -> tuple[socket.socket | None, list[OSE
     async def attempt(address: Address, failed: trio.Event) -> None:
         nonlocal winner
         try:
-            sock = await _attempt(address)
+            sock = await _attempt(address, engine)
         except OSError as error:
             errors.append(error)
             failed.set()
@@ -235,7 +238,7 @@ async def race(addresses: list[Address]) -> tuple[socket.socket | None, list[OSE
     return winner, errors
 
 
-async def _attempt(address: Address) -> socket.socket:
+async def _attempt(address: Address, engine: Engine) -> socket.socket:
     """Connect to one address. Raises: OSError. Cancellation: leaves nothing open."""
     family, where = address
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -244,8 +247,7 @@ async def _attempt(address: Address) -> socket.socket:
         while (code := sock.connect_ex(where)) == errno.EAGAIN:  # noqa: ASYNC110
             await trio.sleep(FULL_BACKLOG_PAUSE)
         if code == errno.EINPROGRESS:
-            await trio.lowlevel.wait_writable(sock)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            code = await connected(sock, engine)
         else:
             await trio.lowlevel.checkpoint()
         if code == 0 and family is not socket.AF_UNIX:

@@ -69,7 +69,7 @@ class Acceptor:
         self._ready = True
         if self._task is not None:
             task, self._task = self._task, None
-            self._engine.wake(task, outcome.Value(None))
+            trio.lowlevel.reschedule(task, outcome.Value(None))
 
     def crash(self, error: Exception) -> None:
         raise error

@@ -8,9 +8,9 @@ Rules
   * A step never waits and is bounded: one recv, at most one send. What has more to do asks for another turn
     (`again`), so a flood cannot starve the others.
   * A step that raises ends its own stream (`wire.crash`), never the engine.
-  * While steps follow each other the engine stays in its own loop for up to STAY seconds, waiting up to a
-    millisecond for the next bytes: a round through Trio costs as much as relaying an event. It leaves at once when a
-    step woke a task.
+  * While steps follow each other closely the engine stays in its own loop for up to STAY seconds, waiting up to a
+    millisecond for the next bytes: a round through Trio costs as much as relaying an event. It never does so while
+    any task is scheduled: a new stream must not wait behind the running ones.
 """
 
 from __future__ import annotations
@@ -37,10 +37,23 @@ class Registered(Protocol):
     def crash(self, error: Exception) -> None: ...
 
 
-class Engine:
-    """The nested epoll of one worker. `run` is its one task."""
+class Engine(trio.abc.Instrument):
+    """The nested epoll of one worker. `run` is its one task.
 
-    __slots__ = ("_again", "_asleep", "_bell", "_epoll", "_handlers", "now", "woke")
+    It is an instrument because that is how Trio tells which tasks are scheduled.
+    """
+
+    __slots__ = (
+        "_again",
+        "_asleep",
+        "_bell",
+        "_epoll",
+        "_handlers",
+        "_others",
+        "_others_before",
+        "_task",
+        "now",
+    )
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -51,15 +64,17 @@ class Engine:
             self._bell, select.EPOLLIN | select.EPOLLET
         )  # never read: each write is an edge
         self._asleep = False  # waits in Trio for the kernel's next news
+        self._task: trio.lowlevel.Task | None = None  # the one that runs this
+        self._others = False  # some other task was scheduled since the last turn
+        self._others_before = False  # and so it was between the two turns before
         self.now = 0.0  # trio.current_time() of this round
-        self.woke = False  # a step rescheduled a task: Trio must run
 
     def __len__(self) -> int:
         """How many sockets are registered."""
         return len(self._handlers)
 
-    def add(self, wire: Registered, fd: int) -> None:
-        self._epoll.register(fd, READ_EVENTS)
+    def add(self, wire: Registered, fd: int, *, writing: bool = False) -> None:
+        self._epoll.register(fd, WRITE_EVENTS if writing else READ_EVENTS)
         self._handlers[fd] = wire
 
     def hand_over(self, fd: int, handler: Registered) -> None:
@@ -82,36 +97,44 @@ class Engine:
             self._asleep = False
             os.eventfd_write(self._bell, 1)
 
-    def wake(self, task: trio.lowlevel.Task, outcome: object) -> None:
-        """Reschedule a task that waits on a wire."""
-        self.woke = True
-        trio.lowlevel.reschedule(task, outcome)  # type: ignore[arg-type]
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        """Called by Trio."""
+        if task is not self._task:
+            self._others = True
 
     async def run(self) -> None:
         """Dispatch readiness, for ever. Cancellation: closes the epoll, not the sockets."""
         fd = self._epoll.fileno()
+        self._task = trio.lowlevel.current_task()
+        trio.lowlevel.add_instrument(self)
         try:
             while True:
-                if self._again:
+                if self._rounds():
                     await trio.lowlevel.checkpoint()
                 else:
                     self._asleep = True
                     await trio.lowlevel.wait_readable(fd)
                     self._asleep = False
-                self._rounds()
         finally:
             self._asleep = False
+            trio.lowlevel.remove_instrument(self)
             trio.lowlevel.notify_closing(fd)
             self._epoll.close()
             os.close(self._bell)
 
-    def _rounds(self) -> None:
+    def _rounds(self) -> bool:
+        """Steps, as long as they follow each other. Returns: whether some want another turn at once.
+
+        Trio runs tasks in batches: what was scheduled before the last turn may be in the same batch as this one, and
+        still to come. So only two turns without any tell that nobody waits for Trio.
+        """
         poll = self._epoll.poll
         handlers = self._handlers
-        clock = trio.current_time
-        self.now = clock()
-        leave = self.now + STAY
-        self.woke = False
+        clock = trio.lowlevel.current_clock().current_time
+        before, self.now = self.now, clock()
+        leave = self.now + STAY if self.now < before + LINGER else 0.0
+        others = self._others or self._others_before
+        self._others_before, self._others = self._others, False
         events = poll(0, BATCH)
         while True:
             for fd, mask in events:
@@ -124,14 +147,11 @@ class Engine:
                     handler.crash(error)
             if self._again:
                 self._run_again()
-            if self.woke or self.now >= leave:
-                return
-            if self._again:
-                events = poll(0, BATCH)
-            else:
-                events = poll(LINGER, BATCH)
-                if not events:
-                    return
+            elif not events:
+                return False
+            if others or self._others or self.now >= leave:
+                return bool(self._again)
+            events = poll(0 if self._again else LINGER, BATCH)
             self.now = clock()
 
     def _run_again(self) -> None:

@@ -242,7 +242,6 @@ class SocketWire:
                 self._wake_reader(outcome.Value(None))
             if self.on_gone is not None and mask & (_FULL if self.half_close_kept else _HALF):
                 gone, self.on_gone = self.on_gone, None
-                self._engine.woke = True  # it may end a task's wait: Trio must run
                 gone()
         if mask & _OUT and not self.closed:
             if self.on_writable is not None:
@@ -276,12 +275,12 @@ class SocketWire:
     def _wake_reader(self, how: outcome.Outcome[None]) -> None:
         task, self._reader = self._reader, None
         assert task is not None
-        self._engine.wake(task, how)
+        trio.lowlevel.reschedule(task, how)
 
     def _wake_writer(self, how: outcome.Outcome[None]) -> None:
         task, self._writer = self._writer, None
         assert task is not None
-        self._engine.wake(task, how)
+        trio.lowlevel.reschedule(task, how)
 
     # -- the end ---------------------------------------------------------------------------------------------
 

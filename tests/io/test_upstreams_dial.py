@@ -142,7 +142,9 @@ async def test_a_first_address_that_answers_nothing_is_overtaken(blackhole: Blac
     before = descriptors()
     with listener() as server:
         where = server.getsockname()
-        winner, errors = await race([(INET, ("127.0.0.1", blackhole.port)), (INET, where)])
+        hole = (INET, ("127.0.0.1", blackhole.port))
+        async with data_plane() as plane:
+            winner, errors = await race([hole, (INET, where)], plane.engine)
         assert winner is not None
         assert winner.getpeername() == where
         assert errors == []
@@ -153,7 +155,9 @@ async def test_a_first_address_that_answers_nothing_is_overtaken(blackhole: Blac
 async def test_a_race_of_two_that_answer_leaves_one_connection() -> None:
     before = descriptors()
     with listener() as one, listener() as two:
-        winner, _ = await race([(INET, one.getsockname()), (INET, two.getsockname())])
+        both = [(INET, one.getsockname()), (INET, two.getsockname())]
+        async with data_plane() as plane:
+            winner, _ = await race(both, plane.engine)
         assert winner is not None
         assert winner.getpeername() == one.getsockname()
         winner.close()
@@ -163,9 +167,11 @@ async def test_a_race_of_two_that_answer_leaves_one_connection() -> None:
 async def test_a_race_that_is_cancelled_leaves_nothing(blackhole: Blackhole) -> None:
     before = descriptors()
     hole = (INET, ("127.0.0.1", blackhole.port))
-    with trio.move_on_after(0.35) as deadline:  # both attempts are under way
-        await race([hole, hole])
-    assert deadline.cancelled_caught
+    async with data_plane() as plane:
+        with trio.move_on_after(0.35) as deadline:  # both attempts are under way
+            await race([hole, hole], plane.engine)
+        assert deadline.cancelled_caught
+        assert len(plane.engine) == 0
     assert descriptors() == before
 
 

@@ -22,11 +22,13 @@ from relay.flows.bytes_flow import BytesFlow
 from relay.wires.alarms import Alarms, Entry
 from relay.wires.engine import Engine
 from relay.wires.socket_wire import BUFFER, VIEW, SocketWire
+from relay.wires.splice import TAKE
 from relay.wires.wire import READ_SIZE, Gone
 
-# Plain bodies of the whole process go through here. 256 KiB: four reads' worth, and it stays in a core's cache (arbitrary).
-BULK_SIZE = 256 * 1024
-BULK = memoryview(bytearray(BULK_SIZE))
+# When a stream of small reads counts as a flood (arbitrary, but far from any stream that a person follows).
+CLOSE = 0.0005  # seconds between two reads: 2,000 a second
+APART = 0.003  # seconds that end a flood
+HURRIED = 16  # reads in a row
 
 
 class EpollPump:
@@ -37,6 +39,7 @@ class EpollPump:
         "_bulk",
         "_client",
         "_engine",
+        "_hurry",
         "_rest",
         "_task",
         "_transfer",
@@ -61,13 +64,19 @@ class EpollPump:
         self._alarms = alarms
         self._rest: memoryview | None = None  # what the client's socket did not take yet
         self._write_by = inf
+        self._hurry = 0  # reads that followed the one before it closely, up to HURRIED
         self._unacknowledged = (
             0  # of the client, when the write began to wait or had made progress last
         )
         self._task: trio.lowlevel.Task | None = None
         self.entry: Entry | None = None
         flow = transfer.flow
-        plain = type(upstream) is SocketWire and isinstance(flow, BytesFlow) and flow.plain
+        plain = (
+            type(upstream) is SocketWire
+            and isinstance(flow, BytesFlow)
+            and flow.plain
+            and engine.pipe.works
+        )
         self._bulk = flow if plain and isinstance(flow, BytesFlow) else None
 
     async def run(self) -> None:
@@ -127,7 +136,12 @@ class EpollPump:
         if not 0 < size < READ_SIZE:
             self._took(VIEW[:size].tobytes())
             return
-        out = transfer.data(VIEW[:size].tobytes(), self._engine.now)
+        now = self._engine.now
+        if now - transfer.last_in < APART:
+            self._hasten(now - transfer.last_in)
+        else:
+            self._hurry = 0
+        out = transfer.data(VIEW[:size].tobytes(), now)
         if transfer.ending is None and out:
             transfer.sent += len(out)
             try:
@@ -139,6 +153,14 @@ class EpollPump:
             self._wait_for_client(memoryview(out)[sent:])
             return
         self._out(out)
+
+    def _hasten(self, gap: float) -> None:
+        """A read came soon after the one before. A stream that goes on like that is read once a millisecond: what it sends
+        then goes out together, at a fraction of the cost for us, the kernel and the client."""
+        if self._hurry < HURRIED:
+            self._hurry += gap < CLOSE
+        elif not self._upstream.wants_write:
+            self._engine.rest(self._upstream)
 
     def crash(self, error: Exception) -> None:
         self._crashed(error)
@@ -161,36 +183,30 @@ class EpollPump:
             self._took(data)
 
     def _move(self, flow: BytesFlow) -> None:
-        """Bytes that pass as they are go through one buffer without becoming objects: one recv, one send."""
+        """Bytes that pass as they are go from socket to socket without becoming objects."""
         transfer, upstream, client = self._transfer, self._upstream, self._client
-        wanted = flow.wanted(BULK_SIZE)
         try:
-            size = upstream.sock.recv_into(BULK, wanted)
+            size, rest = self._engine.pipe.move(upstream.sock, client.sock, flow.wanted(TAKE))
         except BlockingIOError:
             upstream.readable = False
             return
         except OSError:
             self._out(transfer.broke())
             return
-        if not size:
-            self._out(transfer.end())
-            return
-        transfer.passed(flow, size, self._engine.now)
-        view = BULK[:size]
-        try:
-            sent = client.send_nowait(view)
         except Gone:
             transfer.left(unsent=True)
             self._client_gone()
             return
-        if sent < size:
-            self._wait_for_client(memoryview(view[sent:].tobytes()))
+        if not size:
+            self._out(transfer.end())
+            return
+        transfer.passed(flow, size, self._engine.now)
+        if rest:
+            self._wait_for_client(memoryview(rest))
         elif transfer.ending is not None:
             self._wake()
-        elif size == wanted or upstream.hung_up:
-            self._engine.again(upstream, self._read)
         else:
-            upstream.readable = False
+            self._engine.again(upstream, self._read)
 
     def _took(self, data: bytes) -> None:
         transfer, upstream = self._transfer, self._upstream

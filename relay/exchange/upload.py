@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from relay.exchange.epoll_pump import BULK, BULK_SIZE
 from relay.http.fault import Fault
 from relay.http.serialise import response_bytes
 from relay.observing.ending import Phase
 from relay.sources.request_body import RequestBody
 from relay.wires.socket_wire import SocketWire
+from relay.wires.splice import TAKE
 from relay.wires.wire import Expired, Gone
 
 if TYPE_CHECKING:
@@ -65,9 +65,10 @@ class Upload:
         reader = BodyReading(self._exchange)
         client = self._exchange.wire
         sockets = isinstance(client, SocketWire) and type(self._wire) is SocketWire
+        unseen = sockets and self._exchange.engine.pipe.works
         try:
             while not body.done:
-                if sockets and body.plain:
+                if unseen and body.plain:
                     await self._move(reader, body)
                     continue
                 out = body.take(await reader.next())
@@ -79,13 +80,11 @@ class Upload:
             self._wire.read_until(trio.current_time() + self._within)
 
     async def _move(self, reader: BodyReading, body: RequestBody) -> None:
-        """One read of a plain body, through the buffer of all plain bodies; what the upstream does not take is copied."""
-        buffer = BULK[: body.wanted(BULK_SIZE)]
-        size = await reader.next_into(buffer)
-        sent = self._wire.send_nowait(buffer[:size])
+        """One take of a plain body, unseen; what the upstream does not take at once is waited for."""
+        size, rest = await reader.next_unseen(self._wire, body.wanted(TAKE))
         body.passed(size)
-        if sent < size:
-            await self._wire.send(buffer[sent:size].tobytes())
+        if rest:
+            await self._wire.send(rest)
 
     @staticmethod
     async def whole(exchange: Exchange, limit: int) -> bytes:
@@ -127,19 +126,17 @@ class BodyReading:
         await self._check(len(data))
         return data
 
-    async def next_into(self, buffer: memoryview) -> int:
-        """How many bytes came into `buffer`; as `next`. Nothing is awaited after the read."""
+    async def next_unseen(self, target: SocketWire, limit: int) -> tuple[int, bytes]:
+        """The next bytes straight to `target`; as `SocketWire.pass_on`, and as `next`."""
         wire = self._exchange.wire
         assert isinstance(wire, SocketWire)
         self._set_clock()
         try:
-            size = await wire.receive_into(buffer)
+            size, rest = await wire.pass_on(target, limit)
         except Expired:
             raise self._silent() from None
-        except Gone:
-            size = 0
         await self._check(size)
-        return size
+        return size, rest
 
     def _set_clock(self) -> None:
         idle = self._exchange.route.timeouts.request_body_idle

@@ -22,14 +22,18 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from relay.wires.splice import Pipe
+
 if TYPE_CHECKING:
     from relay.wires.socket_wire import SocketWire
 
 READ_EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 WRITE_EVENTS = READ_EVENTS | select.EPOLLOUT
+REST_EVENTS = select.EPOLLRDHUP | select.EPOLLET
 BATCH = 256  # events taken from the kernel at a time
 STAY = 0.005  # seconds in the inner loop before Trio gets a turn, even without a woken task
 LINGER = 0.001  # seconds; epoll's own resolution
+REST = 0.001  # seconds
 
 
 class Registered(Protocol):
@@ -51,8 +55,11 @@ class Engine(trio.abc.Instrument):
         "_handlers",
         "_others",
         "_others_before",
+        "_rest_until",
+        "_resting",
         "_task",
         "now",
+        "pipe",
     )
 
     def __init__(self) -> None:
@@ -63,11 +70,14 @@ class Engine(trio.abc.Instrument):
         self._epoll.register(
             self._bell, select.EPOLLIN | select.EPOLLET
         )  # never read: each write is an edge
+        self._resting: list[SocketWire] = []
+        self._rest_until = 0.0
         self._asleep = False  # waits in Trio for the kernel's next news
         self._task: trio.lowlevel.Task | None = None  # the one that runs this
-        self._others = False  # some other task was scheduled since the last turn
+        self._others = True  # some other task was scheduled since the last turn
         self._others_before = False  # and so it was between the two turns before
         self.now = 0.0  # trio.current_time() of this round
+        self.pipe = Pipe()
 
     def __len__(self) -> int:
         """How many sockets are registered."""
@@ -93,9 +103,31 @@ class Engine(trio.abc.Instrument):
     def again(self, wire: SocketWire, step: Callable[[], None]) -> None:
         """Give `step` another turn after the others had theirs. May be called by a task too."""
         self._again.append((wire, step))
+        self._ring()
+
+    def rest(self, wire: SocketWire) -> None:
+        """Hear nothing of what comes in on this wire for REST seconds: it gathers in the kernel. Its end is still told.
+
+        For a step that runs again and again for a few bytes: together they cost one.
+        """
+        if not self._resting:
+            self._rest_until = self.now + REST
+        self._resting.append(wire)
+        self._epoll.modify(wire.fd, REST_EVENTS)
+        self._ring()
+
+    def _ring(self) -> None:
+        """See that `run` comes by."""
         if self._asleep:
             self._asleep = False
             os.eventfd_write(self._bell, 1)
+
+    def _rouse(self) -> None:
+        """Let the resting wires hear again, of what has come meanwhile too."""
+        for wire in self._resting:
+            if not wire.closed:
+                self.want_write(wire.fd, wire.wants_write)
+        self._resting.clear()
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:
         """Called by Trio."""
@@ -121,6 +153,7 @@ class Engine(trio.abc.Instrument):
             trio.lowlevel.notify_closing(fd)
             self._epoll.close()
             os.close(self._bell)
+            self.pipe.close()
 
     def _rounds(self) -> bool:
         """Steps, as long as they follow each other. Returns: whether some want another turn at once.
@@ -145,14 +178,18 @@ class Engine(trio.abc.Instrument):
                     handler.ready(mask)
                 except Exception as error:
                     handler.crash(error)
+            if self._resting and self.now >= self._rest_until:
+                self._rouse()
             if self._again:
                 self._run_again()
-            elif not events:
+            elif not events and not self._resting:
                 return False
             if others or self._others or self.now >= leave:
-                return bool(self._again)
+                return bool(self._again or self._resting)
             events = poll(0 if self._again else LINGER, BATCH)
             self.now = clock()
+            if not events:
+                self._rest_until = 0.0  # the wait was a rest
 
     def _run_again(self) -> None:
         turn, self._again = self._again, []

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 
 import pytest
 import trio
 
+from relay.wires.socket_wire import SocketWire
 from tests.io.upstreams_ground import data_plane
 
 CHECKPOINTS = 50
@@ -84,3 +86,49 @@ async def test_deadlines_of_trio_are_kept_while_steps_follow_each_other() -> Non
         assert scope.cancelled_caught
         plane.engine.discard(restless.fd)
         os.close(restless.fd)
+
+
+async def test_a_resting_wire_hears_at_the_end_of_its_rest_what_came_meanwhile() -> None:
+    async with data_plane() as plane:
+        ours, theirs = socket.socketpair()
+        wire = SocketWire(ours, plane.engine, plane.alarms)
+        wire.sock.setblocking(False)
+        heard = trio.Event()
+        wire.on_readable = heard.set
+        await trio.sleep(0.01)
+        plane.engine.rest(wire)
+        theirs.send(b"x")
+        await heard.wait()
+        assert wire.recv_nowait() == b"x"
+        wire.close()
+        theirs.close()
+
+
+async def test_a_wire_that_waits_to_write_does_so_behind_its_rest_too() -> None:
+    """An upload goes up on the wire on which the response comes down."""
+    async with data_plane() as plane:
+        ours, theirs = socket.socketpair()
+        wire = SocketWire(ours, plane.engine, plane.alarms)
+        wire.sock.setblocking(False)
+        theirs.setblocking(False)
+        plane.engine.rest(wire)
+        body = bytes(4_000_000)
+        plane.nursery.start_soon(wire.send, body)
+        await trio.sleep(0.01)
+        got = 0
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+        while got < len(body):
+            got += len(await stream.receive_some(65536))
+        wire.close()
+        await stream.aclose()
+
+
+async def test_a_wire_that_is_closed_while_it_rests() -> None:
+    async with data_plane() as plane:
+        ours, theirs = socket.socketpair()
+        wire = SocketWire(ours, plane.engine, plane.alarms)
+        plane.engine.rest(wire)
+        wire.close()
+        await trio.sleep(0.01)
+        assert len(plane.engine) == 0
+        theirs.close()

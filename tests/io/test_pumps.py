@@ -18,7 +18,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relay.config.values import Limits, Local, Route, Timeouts
-from relay.exchange.epoll_pump import EpollPump
+from relay.exchange.epoll_pump import HURRIED, EpollPump
 from relay.exchange.transfer import Transfer
 from relay.exchange.trio_pump import TrioPump
 from relay.flows.bytes_flow import BytesFlow
@@ -543,6 +543,66 @@ async def test_asked_while_the_client_takes_nothing(mock_clock: MockClock, stage
     out = await pumped.rest()
     assert out.startswith(EVENT)
     assert out.endswith(LAST)
+
+
+# -- a flood of small reads: the upstream is heard of once a millisecond
+# ----------------------------------------------------------------------
+
+
+def _event(number: int) -> bytes:
+    return chunked(b"data: %d\n\n" % number)
+
+
+async def _flood(stage: Stage, pumped: Pumped) -> bytes:
+    """Twice as many reads in a row as make a flood; what the client must get for them."""
+    events = [_event(number) for number in range(2 * HURRIED)]
+    for event in events:
+        await pumped.upstream.send(event)
+        await stage.quiet()
+    return b"".join(events)
+
+
+async def test_a_flood_arrives_whole_and_in_order(mock_clock: MockClock, stage: Stage) -> None:
+    pumped = stage.pump()
+    wanted = await _flood(stage, pumped)
+    assert await pumped.client.exactly(len(wanted)) == wanted
+    await pumped.upstream.send(LAST)
+    await pumped.ended(Cause.COMPLETE)
+    assert await pumped.rest() == LAST
+    assert pumped.transfer.flow.events == 2 * HURRIED
+
+
+@pytest.mark.parametrize("seen_first", [True, False])
+async def test_the_upstream_breaks_in_a_flood(
+    mock_clock: MockClock, stage: Stage, seen_first: bool
+) -> None:
+    pumped = stage.pump()
+    wanted = await _flood(stage, pumped)
+    last = _event(99)
+    await pumped.upstream.send(last)
+    if seen_first:
+        await stage.quiet()
+    pumped.upstream.close()
+    await pumped.ended(Cause.BROKE)
+    assert (await pumped.rest()).startswith(wanted + last)
+
+
+async def test_the_client_leaves_in_a_flood(mock_clock: MockClock, stage: Stage) -> None:
+    pumped = stage.pump()
+    await _flood(stage, pumped)
+    await pumped.upstream.send(_event(99))
+    pumped.client.close()
+    await pumped.ended(Cause.LEFT, Side.CLIENT)
+
+
+async def test_a_client_that_stops_reading_in_a_flood(mock_clock: MockClock, stage: Stage) -> None:
+    pumped = stage.pump()
+    wanted = await _flood(stage, pumped)
+    await pumped.client.exactly(len(wanted))
+    pumped.fill()
+    more = await _flood(stage, pumped)
+    await pumped.drain_filling()
+    assert await pumped.client.exactly(len(more)) == more
 
 
 # -- a client that reads slowly

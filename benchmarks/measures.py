@@ -4,6 +4,7 @@ shows."""
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from benchmarks.load.beginning import beginning
 from benchmarks.load.bulk import down, up
 from benchmarks.load.leaving import PHASES, leaving
 from benchmarks.load.requests import small
@@ -139,6 +140,18 @@ MEASURES: dict[str, Measure] = {
             origin=("--tick-us", "1000"),
         ),
         Measure(
+            "beginning",
+            "a new stream: from connect to its first event, on a quiet proxy and beside `paced`",
+            beginning,
+            (
+                Shown("quiet_p50_us", "quiet, p50, µs", 0),
+                Shown("quiet_p99_us", "quiet, p99, µs", 0),
+                Shown("busy_p50_us", "beside 500 streams, p50, µs", 0),
+                Shown("busy_p99_us", "beside 500 streams, p99, µs", 0),
+            ),
+            quick={"times": 60, "streams": 100},
+        ),
+        Measure(
             "flood",
             "8 streams as fast as they go, 100 bytes an event, each its own write",
             flood,
@@ -247,4 +260,15 @@ MEASURES: dict[str, Measure] = {
     )
 }
 PLOTTED = ("rates", "growing", "memory")  # run only when named or with --plots
-QUICK = ("paced", "flood", "idle", "small", "down", "up", "leaving", "growth", "startup")
+QUICK = (
+    "paced",
+    "beginning",
+    "flood",
+    "idle",
+    "small",
+    "down",
+    "up",
+    "leaving",
+    "growth",
+    "startup",
+)

@@ -6,6 +6,7 @@ import h11
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay.http import heads
 from relay.http.fault import Fault
 from relay.http.fields import client_view, request_fields, response_fields
 from relay.http.framing import CHUNKED
@@ -170,3 +171,26 @@ def _framing(event: h11.Request) -> int:
         assert b"content-length" not in found
         return CHUNKED
     return int(found.get(b"content-length", b"0"))
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(ANYTHING, max_size=4), ANYTHING)
+def test_what_was_parsed_before_changes_nothing(before: list[bytes], data: bytes) -> None:
+    """A head that was parsed before is the same value: no other head may be taken for it."""
+
+    def read(data: bytes) -> list[object]:
+        return [
+            outcome(lambda part: parse_request(part, 200, 5), data),
+            outcome(lambda part: parse_response(part, b"GET", 200), data),
+        ]
+
+    def forget() -> None:
+        heads._requests.clear()
+        heads._responses.clear()
+
+    forget()
+    fresh = read(data)
+    forget()
+    for earlier in before:
+        read(earlier)
+    assert read(data) == fresh

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import soak
+from benchmarks.load.beginning import beginning
 from benchmarks.load.bulk import down, up
 from benchmarks.load.leaving import leaving
 from benchmarks.load.requests import small
@@ -71,6 +72,12 @@ def test_paced_measures(origin: Target) -> None:
     assert figures["torn"] == 0
     assert figures["events_s"] > 0
     assert figures["p50_us"] <= figures["p99_us"] <= figures["p999_us"]
+
+
+def test_beginning_measures(origin: Target) -> None:
+    figures = beginning(origin, times=5, streams=3)
+    assert 0 < figures["quiet_p50_us"] <= figures["quiet_p99_us"]
+    assert 0 < figures["busy_p50_us"] <= figures["busy_p99_us"]
 
 
 @pytest.mark.parametrize("together", [1, 600])

@@ -53,20 +53,18 @@ async def test_a_thousand_streams() -> None:
             assert found is not None, rest
             hints.append(int(found[1]))
 
-        begun = trio.current_time()
         async with trio.open_nursery() as nursery:
             for client in readers:
                 nursery.start_soon(read, client)
             relay.server.stop()
             with trio.fail_after(LIMIT):
                 await relay.stopped.wait()
-        # Not how long it took, but how it was spread: no quarter of the time has much more than
-        # its share.
-        last = max(ended_at)
-        assert last - begun < DRAIN
+        # Not how long it took, but how it was spread: no quarter of the time between the first end
+        # and the last has much more than its share.
+        first, last = min(ended_at), max(ended_at)
         quarters = [0, 0, 0, 0]
         for at in ended_at:
-            quarters[min(3, int(4 * (at - begun) / (last - begun)))] += 1
+            quarters[min(3, int(4 * (at - first) / (last - first)))] += 1
         assert min(quarters) > STREAMS / 16, quarters
         assert max(quarters) < STREAMS / 2, quarters
         assert max(hints) > 2 * min(hints), "the readers' return is spread too"

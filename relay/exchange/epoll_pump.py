@@ -36,6 +36,7 @@ class EpollPump:
 
     __slots__ = (
         "_alarms",
+        "_asked_turn",
         "_bulk",
         "_client",
         "_engine",
@@ -64,6 +65,7 @@ class EpollPump:
         self._alarms = alarms
         self._rest: memoryview | None = None  # what the client's socket did not take yet
         self._write_by = inf
+        self._asked_turn = False  # `_next` is to come
         self._hurry = 0  # reads that followed the one before it closely, up to HURRIED
         self._unacknowledged = (
             0  # of the client, when the write began to wait or had made progress last
@@ -71,12 +73,7 @@ class EpollPump:
         self._task: trio.lowlevel.Task | None = None
         self.entry: Entry | None = None
         flow = transfer.flow
-        plain = (
-            type(upstream) is SocketWire
-            and isinstance(flow, BytesFlow)
-            and flow.plain
-            and engine.pipe.works
-        )
+        plain = type(upstream) is SocketWire and isinstance(flow, BytesFlow) and flow.plain
         self._bulk = flow if plain and isinstance(flow, BytesFlow) else None
 
     async def run(self) -> None:
@@ -125,7 +122,8 @@ class EpollPump:
         """A plain upstream socket has news. Bytes that leave as fast as they come, the common case, are moved here without
         a detour; everything else goes the wire's own way, to `_read`."""
         transfer, upstream = self._transfer, self._upstream
-        if mask != EPOLLIN or self._rest is not None or transfer.ending is not None or self._bulk:
+        waits = self._rest is not None or self._asked_turn
+        if mask != EPOLLIN or waits or transfer.ending is not None or self._bulk:
             upstream.ready(mask)
             return
         try:
@@ -168,8 +166,8 @@ class EpollPump:
     def _read(self) -> None:
         """The upstream has bytes: one recv, one send."""
         transfer = self._transfer
-        if self._rest is not None or transfer.ending is not None:
-            return  # backpressure: they stay in the kernel
+        if self._rest is not None or self._asked_turn or transfer.ending is not None:
+            return  # backpressure, or others first: they stay in the kernel
         if self._bulk:
             self._move(self._bulk)
             return
@@ -206,7 +204,7 @@ class EpollPump:
         elif transfer.ending is not None:
             self._wake()
         else:
-            self._engine.again(upstream, self._read)
+            self._ask_turn()
 
     def _took(self, data: bytes) -> None:
         transfer, upstream = self._transfer, self._upstream
@@ -217,7 +215,16 @@ class EpollPump:
             upstream.readable = True
         self._out(transfer.data(data, self._engine.now))
         if upstream.readable and self._rest is None and transfer.ending is None:
-            self._engine.again(upstream, self._read)
+            self._ask_turn()
+
+    def _ask_turn(self) -> None:
+        """There may be more: read on when the others had their turns. One at a time, whatever is reported meanwhile."""
+        self._asked_turn = True
+        self._engine.again(self._upstream, self._next)
+
+    def _next(self) -> None:
+        self._asked_turn = False
+        self._read()
 
     def _out(self, out: bytes) -> None:
         """Write to the client, keep what it does not take, and finish once all is said."""

@@ -65,10 +65,9 @@ class Upload:
         reader = BodyReading(self._exchange)
         client = self._exchange.wire
         sockets = isinstance(client, SocketWire) and type(self._wire) is SocketWire
-        unseen = sockets and self._exchange.engine.pipe.works
         try:
             while not body.done:
-                if unseen and body.plain:
+                if sockets and body.plain:
                     await self._move(reader, body)
                     continue
                 out = body.take(await reader.next())

@@ -39,6 +39,7 @@ async def connected(sock: socket.socket, engine: Engine) -> int:
 
     Cancellation: the socket stays open, and is the caller's as before.
     """
+    await trio.lowlevel.checkpoint_if_cancelled()  # the engine may have ended already
     fd = sock.fileno()
     waiting = _Connecting()
     engine.add(waiting, fd, writing=True)

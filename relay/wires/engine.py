@@ -83,6 +83,11 @@ class Engine(trio.abc.Instrument):
         """How many sockets are registered."""
         return len(self._handlers)
 
+    @property
+    def turns_asked(self) -> int:
+        """How many steps wait for another turn."""
+        return len(self._again)
+
     def add(self, wire: Registered, fd: int, *, writing: bool = False) -> None:
         self._epoll.register(fd, WRITE_EVENTS if writing else READ_EVENTS)
         self._handlers[fd] = wire
@@ -186,9 +191,10 @@ class Engine(trio.abc.Instrument):
                 return False
             if others or self._others or self.now >= leave:
                 return bool(self._again or self._resting)
-            events = poll(0 if self._again else LINGER, BATCH)
+            wait = 0.0 if self._again else LINGER
+            events = poll(wait, BATCH)
             self.now = clock()
-            if not events:
+            if wait and not events:
                 self._rest_until = 0.0  # the wait was a rest
 
     def _run_again(self) -> None:

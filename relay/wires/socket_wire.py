@@ -131,7 +131,7 @@ class SocketWire:
             await self._wait_readable()
 
     async def pass_on(self, target: SocketWire, limit: int) -> tuple[int, bytes]:
-        """Like `receive`, but the bytes go to `target` unseen; both are plain sockets, and the pipe works.
+        """Like `receive`, but the bytes go to `target` unseen; both are plain sockets.
 
         Returns: how many came (0: the end, however it came about), and those that `target` did not take.
         Raises: Gone (of `target`), Expired.

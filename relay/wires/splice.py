@@ -3,9 +3,11 @@
     source socket ─► pipe ─► target socket          (pages change hands, nothing is copied)
 
 Rules
-  * One pipe per engine, and it is empty between steps: what the target does not take is read out of it at once.
-  * A short take says nothing about the source (the pipe has a bounded number of slots, and a small packet takes a
-    whole one): only BlockingIOError tells that it has no more.
+  * One pipe per engine, and it is empty between steps: what the target does not take is read out of it at once, and
+    a pipe whose content nobody can vouch for is thrown away. What is left in it would go to another client.
+  * A short take says nothing about the source (a pipe has a bounded number of slots, and a small packet takes a
+    whole one), and splice stops in front of TCP's urgent data as if there were nothing more. So an end, or that there
+    is nothing yet, is believed only when recv says so too.
 """
 
 from __future__ import annotations
@@ -14,29 +16,21 @@ import fcntl
 import os
 import socket
 
-from relay.wires.wire import Gone
+from relay.wires.wire import READ_SIZE, Gone
 
 TAKE = 256 * 1024  # bytes of one step; also what a client that stops reading can make relay hold
-_SLOTS_WANTED = 1024 * 1024  # bytes of the pipe: 256 slots, the most an ordinary user may have
+_CAPACITY = 1024 * 1024  # bytes of the pipe: 256 slots, the most an ordinary user may have
 _FLAGS = 1 | 2  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK: not in Python's os module
 
 
 class Pipe:
-    """The way for plain bodies of one engine.
+    """The way for plain bodies of one engine."""
 
-    Attributes:
-        works: False where the kernel does not splice between sockets (some sandboxes).
-    """
-
-    __slots__ = ("_in", "_out", "works")
+    __slots__ = ("_in", "_out")
 
     def __init__(self) -> None:
-        self._out, self._in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, _SLOTS_WANTED)
-        except OSError:
-            pass  # it has 16 slots then
-        self.works = self._try()
+        self._in = self._out = -1  # descriptors of its two ends; -1: bytes are copied
+        self._open()
 
     def move(self, source: socket.socket, target: socket.socket, limit: int) -> tuple[int, bytes]:
         """Take up to `limit` bytes from one socket and give them to the other.
@@ -44,29 +38,60 @@ class Pipe:
         Returns: how many were taken (0: the end of the stream), and those that the target did not take.
         Raises: BlockingIOError (nothing there), OSError (the source broke), Gone (the target did).
         """
-        taken = os.splice(source.fileno(), self._in, limit, flags=_FLAGS)
+        try:
+            taken = os.splice(source.fileno(), self._in, limit, flags=_FLAGS)
+        except OSError:
+            taken = 0
+        if not taken:
+            return _copy(source, target, limit)
+        try:
+            return taken, self._deliver(target, taken)
+        except Gone:
+            raise
+        except BaseException:  # out of memory, an interrupt
+            self.close()
+            self._open()
+            raise
+
+    def _deliver(self, target: socket.socket, taken: int) -> bytes:
+        """Empty the pipe. Returns: what the target did not take. Raises: Gone."""
         sent = 0
         try:
             while sent < taken:
                 sent += os.splice(self._out, target.fileno(), taken - sent, flags=_FLAGS)
         except BlockingIOError:
-            return taken, os.read(self._out, taken - sent)
+            return os.read(self._out, taken - sent)
         except OSError:
             os.read(self._out, taken - sent)
             raise Gone from None
-        return taken, b""
+        return b""
 
     def close(self) -> None:
-        """From now on every move finds its source broken."""
-        os.close(self._in)
-        os.close(self._out)
+        """From now on bytes are copied."""
+        if self._in >= 0:
+            os.close(self._in)
+            os.close(self._out)
         self._in = self._out = -1
 
-    def _try(self) -> bool:
-        one, two = socket.socketpair()
-        with one, two:
-            one.send(b"?")
-            try:
-                return self.move(two, two, 1) == (1, b"")
-            except (OSError, Gone):
-                return False
+    def _open(self) -> None:
+        self._out, self._in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, _CAPACITY)
+        except OSError:
+            pass  # it has the usual 16 slots then
+
+
+def _copy(source: socket.socket, target: socket.socket, limit: int) -> tuple[int, bytes]:
+    """The same by recv and send: the last word on whether there is anything, and the way where nothing can be spliced.
+
+    Returns, Raises: as `Pipe.move`.
+    """
+    data = source.recv(min(limit, READ_SIZE))
+    if not data:
+        return 0, b""
+    try:
+        return len(data), data[target.send(data) :]
+    except BlockingIOError:
+        return len(data), data
+    except OSError:
+        raise Gone from None

@@ -9,7 +9,14 @@ import socket
 import pytest
 import trio
 
+from relay.exchange.epoll_pump import EpollPump
+from relay.exchange.transfer import Transfer
+from relay.flows.bytes_flow import BytesFlow
+from relay.http.framing import UNTIL_CLOSE
+from relay.observing.counters import Counters
+from relay.observing.record import Record
 from relay.wires.socket_wire import SocketWire
+from tests.io.test_pumps import SILENT_ROUTE
 from tests.io.upstreams_ground import data_plane
 
 CHECKPOINTS = 50
@@ -132,3 +139,29 @@ async def test_a_wire_that_is_closed_while_it_rests() -> None:
         await trio.sleep(0.01)
         assert len(plane.engine) == 0
         theirs.close()
+
+
+async def test_a_wire_has_one_turn_asked_for_at_a_time() -> None:
+    """A body that keeps coming reports itself again and again; each report must not be a turn more."""
+    async with data_plane() as plane:
+        (ours, theirs), (client, far) = socket.socketpair(), socket.socketpair()
+        ends = []
+        for sock in (ours, client):
+            sock.setblocking(False)
+            ends.append(SocketWire(sock, plane.engine, plane.alarms))
+        flow = BytesFlow(UNTIL_CLOSE, UNTIL_CLOSE, "upstream")
+        record = Record("1", "test", 0.0)
+        now = trio.current_time()
+        transfer = Transfer(flow, SILENT_ROUTE, record, Counters().route("r"), now)
+        pump = EpollPump(transfer, ends[0], ends[1], plane.engine, plane.alarms)
+        plane.nursery.start_soon(pump.run)
+        await trio.sleep(0.01)
+        for _ in range(5):
+            theirs.send(b"x" * 1000)
+            ends[0].ready(select.EPOLLIN)
+        assert plane.engine.turns_asked == 1
+        await trio.sleep(0.01)
+        assert plane.engine.turns_asked == 0
+        assert len(far.recv(10_000)) == 5000
+        for end in (*ends, theirs, far):
+            end.close()

@@ -19,7 +19,6 @@ Ends = tuple[socket.socket, socket.socket]
 def pipe() -> Iterator[Pipe]:
     before = descriptors()
     pipe = Pipe()
-    assert pipe.works
     yield pipe
     pipe.close()
     assert descriptors() == before
@@ -115,10 +114,65 @@ def test_a_target_that_is_gone_leaves_the_pipe_empty(pipe: Pipe, ends: tuple[End
     receiver.close()
 
 
-def test_a_closed_pipe_breaks_every_source(ends: tuple[Ends, Ends]) -> None:
+@pytest.mark.parametrize("ended", [False, True])
+def test_urgent_data_ends_nothing(pipe: Pipe, ended: bool) -> None:
+    """splice(2) stops in front of it for ever, as if there were nothing more; recv leaves it out and goes on."""
+    sender, source = _pair("tcp")
+    target, receiver = _pair("unix")
+    sender.send(b"one")
+    sender.send(b"!", socket.MSG_OOB)
+    sender.send(b"two")
+    if ended:
+        sender.close()
+    moved = []
+    for _ in range(5):
+        try:
+            moved.append(pipe.move(source, target, 100))
+        except BlockingIOError:
+            break
+    assert _empty(receiver) == b"onetwo"
+    assert (0, b"") not in moved[:2]
+    assert ((0, b"") in moved) == ended
+    for sock in (sender, source, target, receiver):
+        sock.close()
+
+
+def test_what_an_exception_leaves_in_the_pipe_goes_to_nobody(
+    pipe: Pipe, ends: tuple[Ends, Ends], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (sender, source), (target, _) = ends
+    _fill(target)
+    sender.send(b"somebody's secret")
+    with monkeypatch.context() as patch:
+        patch.setattr("relay.wires.splice.os.read", _out_of_memory)
+        with pytest.raises(MemoryError):
+            pipe.move(source, target, 100)
+    sender.send(b"next")
+    fresh, far = _pair("unix")
+    with fresh, far:
+        assert pipe.move(source, fresh, 100) == (4, b"")
+        assert _empty(far) == b"next"
+
+
+def _out_of_memory(*_: object) -> bytes:
+    raise MemoryError
+
+
+def test_without_a_pipe_bytes_are_copied(ends: tuple[Ends, Ends]) -> None:
+    (sender, source), (target, receiver) = ends
     pipe = Pipe()
     pipe.close()
-    sender.send(b"abc")
+    sender.send(b"abcdef")
+    assert pipe.move(source, target, 4) == (4, b"")
+    assert pipe.move(source, target, 4) == (2, b"")
+    assert _empty(receiver) == b"abcdef"
+    with pytest.raises(BlockingIOError):
+        pipe.move(source, target, 4)
+    _fill(target)
+    sender.send(b"rest")
+    assert pipe.move(source, target, 4) == (4, b"rest")
+    sender.close()
+    assert pipe.move(source, target, 4) == (0, b"")
+    source.close()
     with pytest.raises(OSError, match="descriptor"):
-        pipe.move(source, target, 100)
+        pipe.move(source, target, 4)

@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 
 from relay.config.values import Url
 from relay.upstreams.dial import DialError, dial, interleave, race
+from relay.wires.connecting import connected
+from relay.wires.engine import Engine
 from relay.wires.socket_wire import SocketWire
 from tests.io.upstreams_ground import (
     Blackhole,
@@ -173,6 +176,20 @@ async def test_a_race_that_is_cancelled_leaves_nothing(blackhole: Blackhole) -> 
         assert deadline.cancelled_caught
         assert len(plane.engine) == 0
     assert descriptors() == before
+
+
+async def test_a_connect_that_begins_when_all_is_over_is_cancelled() -> None:
+    """The engine may have ended earlier in the same turn: its epoll is closed."""
+    engine = Engine()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.run)
+            await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        scope.cancel()
+        with socket.socket() as sock:
+            await connected(sock, engine)
+    assert scope.cancelled_caught
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ def loads(text: str, environ: Mapping[str, str], *, path: str | None = None) -> 
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([Mistake("TOML", str(error))], path) from None
+    except RecursionError:
+        raise ConfigError([Mistake("TOML", "is nested too deeply")], path) from None
     base = Path(path).absolute().parent if path else Path.cwd()
     reader = Reader(Interpolation(environ, base))
     config = _read(reader, raw, base, path)

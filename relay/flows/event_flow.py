@@ -254,8 +254,12 @@ class TranslatedFlow(EventFlow):
         return out + self._last() if self.done else out
 
     def _encode(self, whole: bytes) -> bytes:
+        out: list[bytes] = []
         try:
-            events = self._translator.feed(self._parser.feed(whole))
+            for event in self._parser.feed(whole):
+                out += map(serialise, self._translator.feed([event]))
         except TranslationError as error:
-            raise Fault("upstream", 502, "translation_failed", str(error)) from error
-        return self._wrap(b"".join(map(serialise, events)))
+            fault = Fault("upstream", 502, "translation_failed", str(error))
+            fault.passed = self._wrap(b"".join(out))
+            raise fault from error
+        return self._wrap(b"".join(out))

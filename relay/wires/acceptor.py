@@ -5,12 +5,29 @@ Edge-triggered like every socket there: `_ready` stays true until accept had not
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import outcome
 import trio
 
 from relay.wires.engine import Engine
+
+# What accept(2) on Linux reports of a connection that is lost before it was ours; the next one is another's.
+_LOST = frozenset(
+    (
+        errno.ECONNABORTED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENONET,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPERM,  # a firewall's rule
+        errno.EPROTO,
+    )
+)
 
 
 class Acceptor:
@@ -53,7 +70,9 @@ class Acceptor:
             except BlockingIOError:
                 self._ready = False
                 return None
-            except ConnectionAbortedError:
+            except OSError as error:
+                if error.errno not in _LOST:
+                    raise
                 continue
             sock.setblocking(False)
             if sock.family == socket.AF_UNIX:

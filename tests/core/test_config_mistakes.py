@@ -369,6 +369,11 @@ def test_all_mistakes_at_once_in_the_order_of_the_file() -> None:
     assert caught.value.path == "/etc/relay.toml"
 
 
+def test_a_text_that_is_nested_without_end() -> None:
+    with pytest.raises(ConfigError):
+        loads("x = " + "[" * 100_000, {})
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nope.toml: cannot be read: No such file or directory$"):
         load(tmp_path / "nope.toml", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -15,6 +16,7 @@ from relay.flows.bytes_flow import BytesFlow
 from relay.http.framing import UNTIL_CLOSE
 from relay.observing.counters import Counters
 from relay.observing.record import Record
+from relay.wires.acceptor import Acceptor
 from relay.wires.socket_wire import SocketWire
 from tests.io.test_pumps import SILENT_ROUTE
 from tests.io.upstreams_ground import data_plane
@@ -165,3 +167,32 @@ async def test_a_wire_has_one_turn_asked_for_at_a_time() -> None:
         assert len(far.recv(10_000)) == 5000
         for end in (*ends, theirs, far):
             end.close()
+
+
+class Unlucky(socket.socket):
+    """A listener whose first connections are lost before they can be accepted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses = [errno.ECONNABORTED, errno.EPROTO, errno.EHOSTUNREACH]
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.losses:
+            code = self.losses.pop()
+            raise OSError(code, os.strerror(code))
+        return super().accept()
+
+
+async def test_connections_that_are_lost_before_they_are_accepted() -> None:
+    """accept(2): errors that are already pending on a new connection are reported there. They end nothing."""
+    async with data_plane() as plane:
+        with Unlucky() as sock:
+            sock.bind(("127.0.0.1", 0))
+            sock.listen()
+            acceptor = Acceptor(sock, plane.engine)
+            with socket.create_connection(sock.getsockname()) as client:
+                accepted, peer = await acceptor.accept()
+                assert peer == "127.0.0.1"
+                assert accepted.getpeername() == client.getsockname()
+                accepted.close()
+            acceptor.close()

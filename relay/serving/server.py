@@ -243,7 +243,8 @@ class Server:
             for door in self._doors:
                 closing.start_soon(self._close, door)
         farewells: dict[Transfer, float] = {}
-        while self._connections and trio.current_time() < started + seconds:
+        end = started + seconds
+        while self._connections:
             now = trio.current_time()
             for transfer in worker.registry:
                 if not isinstance(transfer.flow, EventFlow):
@@ -251,6 +252,8 @@ class Server:
                 at = farewells.setdefault(
                     transfer, uniform(now, max(now, started + seconds * _SPREAD))
                 )
-                if now >= at:
+                if now >= min(at, end):  # whatever held this up, nobody is cut without a word
                     transfer.ask(Cause.DRAINED)
-            await trio.sleep(min(_TICK, max(0.001, started + seconds - now)))
+            if now >= end:
+                return
+            await trio.sleep(min(_TICK, max(0.001, end - now)))

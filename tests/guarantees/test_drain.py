@@ -112,6 +112,16 @@ async def test_a_stream_that_answers_a_post_is_told() -> None:
         assert (await relay.line())["ending"] == "drained"
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_drain_that_is_over_before_it_looks_tells_all_the_same(method: str) -> None:
+    async with scene(more='[timeouts]\ndrain = "1ms"') as (relay, up):
+        client, _ = await event_stream(relay, up, method)
+        await relay.drained()
+        rest = await client.rest()
+        assert (b"retry: " if method == "GET" else b'"code":"drained"') in rest
+        assert (await relay.line())["ending"] == "drained"
+
+
 async def test_a_stream_that_ends_by_itself_may() -> None:
     async with scene(more=LONG) as (relay, up):
         client, peer = await event_stream(relay, up)

@@ -73,8 +73,8 @@ class EpollPump:
         self._task: trio.lowlevel.Task | None = None
         self.entry: Entry | None = None
         flow = transfer.flow
-        plain = type(upstream) is SocketWire and isinstance(flow, BytesFlow) and flow.plain
-        self._bulk = flow if plain and isinstance(flow, BytesFlow) else None
+        unseen = isinstance(flow, BytesFlow) and flow.plain and type(upstream) is SocketWire
+        self._bulk = flow if unseen else None
 
     async def run(self) -> None:
         """Pump until the transfer has its ending and is written out.
@@ -224,7 +224,8 @@ class EpollPump:
 
     def _next(self) -> None:
         self._asked_turn = False
-        self._read()
+        if self._task is not None:  # else the pump has ended, or was cancelled since it asked
+            self._read()
 
     def _out(self, out: bytes) -> None:
         """Write to the client, keep what it does not take, and finish once all is said."""

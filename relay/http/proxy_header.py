@@ -30,10 +30,10 @@ _PORT = rb"(0|[1-9][0-9]{0,4})"
 _V1 = re.compile(
     rb"PROXY TCP([46]) ([0-9A-Fa-f:.]{2,39}) ([0-9A-Fa-f:.]{2,39}) " + _PORT + rb" " + _PORT
 )
+_TLV_SSL: Final = 0x20  # PP2_TYPE_SSL
+_CLIENT_SSL: Final = 0x01  # PP2_CLIENT_SSL
 # Bytes of the addresses by family and transport (section 2.2); 0x00 UNSPEC says nothing about the
 # client.
-_TLV_SSL: Final = 0x20
-_CLIENT_SSL: Final = 0x01
 _V2_LENGTHS: Final = {0x11: 12, 0x12: 12, 0x21: 36, 0x22: 36, 0x31: 216, 0x32: 216}
 
 

@@ -15,9 +15,8 @@ from relay.sources.reply import Reply
 async def local(plan: Local, ask: Ask) -> Reply:
     """The status and the body that the route names, or a file of its directory."""
     if plan.directory is not None:
-        from relay.sources.files import (
-            file,
-        )  # tables of types and dates: most relays serve no files
+        # Tables of types and dates: most relays serve no files.
+        from relay.sources.files import file
 
         return await file(Path(plan.directory), ask)
     await trio.lowlevel.checkpoint()

@@ -4,8 +4,9 @@ VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 BASE ?= python3
 JOBS ?= 2
+NPM := tests/interop/npm
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench npm clean
 
 $(VENV)/ready: pyproject.toml
 	$(BASE) -m venv $(VENV)
@@ -16,7 +17,14 @@ $(VENV)/ready: pyproject.toml
 demo: $(VENV)/ready  ## origin, relay and the page on http://127.0.0.1:8000/
 	$(PYTHON) -m relay demo
 
-test: $(VENV)/ready  ## every test; those of real servers need Debian's packages (see .ci/run)
+npm: $(NPM)/node_modules/.package-lock.json  ## what the tests run in node and in a browser
+
+$(NPM)/node_modules/.package-lock.json: $(NPM)/package-lock.json
+	@if command -v npm >/dev/null; then \
+	  cd $(NPM) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules/.package-lock.json; \
+	else echo "npm is not installed: the tests of npm packages are skipped"; fi
+
+test: $(VENV)/ready npm  ## every test; those of real servers need Debian's packages (see .ci/run)
 	$(PYTHON) -m pytest --numprocesses $(JOBS) --dist loadfile || \
 	  { echo "A second look, one at a time, at what failed on busy cores:"; \
 	    $(PYTHON) -m pytest --last-failed --last-failed-no-failures none; }
@@ -32,4 +40,4 @@ bench: $(VENV)/ready  ## every measure of docs/technical-notes/performance.md
 	$(PYTHON) -m benchmarks
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(NPM)/node_modules build dist

@@ -73,8 +73,9 @@ class EpollPump:
         self._task: trio.lowlevel.Task | None = None
         self.entry: Entry | None = None
         flow = transfer.flow
-        unseen = isinstance(flow, BytesFlow) and flow.plain and type(upstream) is SocketWire
-        self._bulk = flow if unseen else None
+        self._bulk: BytesFlow | None = None  # a body that passes unseen
+        if isinstance(flow, BytesFlow) and flow.plain and type(upstream) is SocketWire:
+            self._bulk = flow
 
     async def run(self) -> None:
         """Pump until the transfer has its ending and is written out.

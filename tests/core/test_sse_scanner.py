@@ -23,6 +23,18 @@ TOKENS = [
 streams = st.lists(st.sampled_from(TOKENS) | st.binary(max_size=3), max_size=14).map(b"".join)
 
 
+# Many blocks in one read: most of them are counted together and not walked through.
+BLOCKS = [*TOKENS[-4:], b"\n", b"\r", b"\r\n", b"data\n", b"x\n\n", b"id\r\r"]
+floods = st.lists(st.sampled_from(BLOCKS), max_size=60)
+
+
+@st.composite
+def split_floods(draw: st.DrawFn) -> list[bytes]:
+    stream = b"".join(draw(floods))
+    cuts = sorted(draw(st.lists(st.integers(0, len(stream)), max_size=2)))
+    return [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+
+
 @st.composite
 def split_streams(draw: st.DrawFn) -> list[bytes]:
     stream = draw(streams)
@@ -68,6 +80,12 @@ def test_vectors_whole_bytewise_and_in_two(vector: Vector) -> None:
 def test_any_stream_in_any_split(pieces: list[bytes]) -> None:
     check_against_the_oracle(pieces)
     assert read(pieces) == interpret(b"".join(pieces))
+
+
+@settings(deadline=None, max_examples=500)
+@given(split_floods())
+def test_many_blocks_in_any_split(pieces: list[bytes]) -> None:
+    check_against_the_oracle(pieces)
 
 
 @settings(deadline=None, max_examples=500)
@@ -174,3 +192,41 @@ def test_a_flood_of_blank_lines_is_one_step() -> None:
     assert scanner.feed(b"\r\n" * 500_000) == 1_000_000
     assert scanner.between
     assert scanner.blocks == 0
+
+
+FLOODS = {
+    "comments": b":\n\n",
+    "blocks without data": b"x\n\n",
+    "blocks without data, CR": b"x\r\r",
+    "blocks without data, mixed": b"x\r\n\nx\r\r",
+    "events": b"data:\n\n",
+    "events with an id in front": b"id\ndata\n\n",
+    "LF": b"\n",
+    "CR": b"\r",
+    "lines of one event": b"a\n",
+    "lines of one event, mixed": b"a\r\nb\r",
+}
+
+
+@pytest.mark.parametrize("unit", FLOODS.values(), ids=FLOODS)
+def test_a_read_full_of_the_shortest_things_is_few_steps(unit: bytes) -> None:
+    """1. A stream has begun. 2. Its upstream sends 64 KiB of comments of three bytes. The scanner
+    called itself once per comment, and failed at the interpreter's limit.
+    """
+    scanner = BoundaryScanner()
+    scanner.feed(b"data: 1\n\n")
+    read = (unit * 65536)[:65536]
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        for _ in range(3):
+            scanner.feed(read)
+    finally:
+        sys.setprofile(None)
+    assert calls < 3 * 80
+    check_against_the_oracle([b"data: 1\n\n", read[:4000], read[:4000]])

@@ -17,6 +17,7 @@ ROOMS = [
     "asgi",
     "serving",
     "exchange",
+    "feeds",
     "sources",
     "upstreams",
     "wires",

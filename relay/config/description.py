@@ -105,11 +105,34 @@ def _rows(config: Config, route: Route) -> list[tuple[str, ...]]:
     if route.methods is not None:
         methods = ",".join(sorted(method.decode() for method in route.methods))
     first, *others = _source(route.source)
+    others += _auth(route)
     policies = ", ".join(_policies(config, route))
     return [
         (methods, route.pattern.text, first, policies),
         *(("", "", f"  {other}", "") for other in others),
+        *_stream_rows(route),
     ]
+
+
+def _auth(route: Route) -> list[str]:
+    auth = route.auth
+    return [f"if GET {auth.upstream.name} {_template(auth.path)} says so"] if auth else []
+
+
+def _stream_rows(route: Route) -> list[tuple[str, ...]]:
+    """How the route's streams are resumed: where, whose they are, what tells them apart."""
+    resume = route.resume
+    if resume is None:
+        return []
+    whose = "public" if resume.principal is None else _written(resume.principal.text)
+    key = "each its own" if resume.key is None else f"key {_written(resume.key.text)}"
+    policy = f"principal {whose}, {key}, unwatched {show_duration(resume.unwatched)}"
+    if route.cors is None:
+        policy += ", pages of this origin only (no cors)"
+    if resume.at is None:
+        return [("", "", "  resumed by Last-Event-ID", policy)]
+    methods = "DELETE,GET,HEAD" if resume.stop else "GET,HEAD"
+    return [(methods, resume.at.text, "  joined, resumed, stopped", policy)]
 
 
 def _source(source: Source) -> list[str]:
@@ -135,7 +158,10 @@ def _step(step: Step) -> str:
 
 def _template(template: Template) -> str:
     """As it was written: a secret may have been put into its query."""
-    text = template.text
+    return _written(template.text)
+
+
+def _written(text: str) -> str:
     return text.written if isinstance(text, Filled) else text
 
 

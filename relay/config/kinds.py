@@ -207,6 +207,7 @@ def plain_name(name: str) -> str:
 _DURATION = 'a duration such as "250ms", "15s", "2m", "1h"'
 _SIZE = 'a size such as "512B", "64KiB", "1MiB"'
 DURATION = Kind("duration", f'{_DURATION} or "off"', _some_time)
+DURATION_OR_NONE = Kind("duration, `0s` too", f'{_DURATION}, "0s" or "off"', units.parse_duration)
 TIME = Kind("duration, not `off`", _DURATION, _finite_time)
 SIZE = Kind("size", f'{_SIZE} or "off"', _some_size)
 HELD_SIZE = Kind("size, not `off`", _SIZE, _finite_size)

@@ -12,13 +12,14 @@ from relay.config.interpolation import Interpolation
 from relay.config.keys import LIMITS, SERVER, TIMEOUTS
 from relay.config.lines import Lines
 from relay.config.mistakes import ConfigError, KeyPath, Mistake, nearest, written
+from relay.config.resume_keys import STREAMS, check_store
 from relay.config.routes import Known, read_routes
 from relay.config.schema import INVALID, Reader, Table
 from relay.config.translations import read_translations
 from relay.config.upstreams import Upstreams
-from relay.config.values import Config, Limits, Timeouts
+from relay.config.values import Config, Limits, Server, Streams, Timeouts
 
-_TABLES = ("server", "limits", "timeouts", "upstreams", "routes", "translations")
+_TABLES = ("server", "limits", "timeouts", "streams", "upstreams", "routes", "translations")
 
 
 def load(path: str | Path, environ: Mapping[str, str]) -> Config:
@@ -61,12 +62,16 @@ def _read(reader: Reader, raw: dict[str, Any], base: Path, path: str | None) -> 
     server = _table(reader, SERVER, raw, "server")
     limits = _table(reader, LIMITS, raw, "limits", Limits())
     timeouts = _table(reader, TIMEOUTS, raw, "timeouts", Timeouts())
+    streams = _table(reader, STREAMS, raw, "streams", Streams())
     upstreams = Upstreams(reader, base)
     upstreams.read(raw.get("upstreams", {}))
     translations = read_translations(reader, raw.get("translations", {}))
     known = Known(upstreams, translations, limits, timeouts, base)
     routes = read_routes(reader, raw.get("routes", []), known)
-    return Config(server, limits, timeouts, upstreams.found, routes, path)
+    wrong = check_store(routes, server, streams) if isinstance(server, Server) else ""
+    if wrong:
+        reader.mistake(("streams",), wrong)
+    return Config(server, limits, timeouts, upstreams.found, routes, path, streams)
 
 
 def _table(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from relay.config import keys, route_keys, translations
+from relay.config import keys, resume_keys, route_keys, translations
 from relay.config.schema import REQUIRED, Key, ListOf, MapOf, Table
 
 _PREFACE: Final = """\
@@ -60,10 +60,13 @@ _SECTIONS: Final = (
     ("[timeouts]", keys.TIMEOUTS, ""),
     ("[upstreams.NAME]", keys.UPSTREAM, ""),
     ("[upstreams.NAME.health]", keys.HEALTH, ""),
+    ("[streams]", resume_keys.STREAMS, "For routes with `[routes.resume]`."),
     ("[[routes]]", route_keys.ROUTE, ""),
     ("routes.timeouts", keys.ROUTE_TIMEOUTS, "Defaults are those of `[timeouts]`."),
     ("routes.limits", keys.ROUTE_LIMITS, "Defaults are those of `[limits]`."),
     ("routes.cors", route_keys.CORS, ""),
+    ("[routes.auth]", resume_keys.AUTH, "On any route: an upstream says who may."),
+    ("[routes.resume]", resume_keys.RESUME, "The event streams of the route are resumable."),
     ("[routes.enqueue]", route_keys.ENQUEUE, 'For `source = "enqueue"`: a job is posted …'),
     ("[routes.follow]", route_keys.FOLLOW, "… and its stream is fetched …"),
     ("[routes.cancel]", route_keys.CANCEL, "… and it is cancelled when the client leaves."),

@@ -7,6 +7,7 @@ from typing import Any, Final
 from relay.config import kinds, units
 from relay.config.expressions import EXPRESSION
 from relay.config.keys import ROUTE_LIMITS, ROUTE_TIMEOUTS
+from relay.config.resume_keys import AUTH, RESUME
 from relay.config.schema import REQUIRED, Key, Kind, ListOf, Table
 from relay.config.translations import EXPRESSIONS
 from relay.config.values import Cors
@@ -305,6 +306,8 @@ _FIELDS: Final = (
     Key("request_headers", kinds.FIELD_EDITS, "{}", 'Set on the request; `""` removes.'),
     Key("response_headers", kinds.FIELD_EDITS, "{}", 'Set on the response; `""` removes.'),
     Key("cors", CORS, "", "Cross-origin access; not set: left to the upstream."),
+    Key("auth", AUTH, "", "An upstream is asked first who may; not set: everybody may."),
+    Key("resume", RESUME, "", "Event streams can be resumed, shared and stopped; not set: not."),
     Key("timeouts", ROUTE_TIMEOUTS, "{}", "Those of `[timeouts]` that differ here."),
     Key("limits", ROUTE_LIMITS, "{}", "Those of `[limits]` that differ here."),
 )

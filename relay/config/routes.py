@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from relay.config.mistakes import KeyPath, nearest, shown
+from relay.config.resume_keys import parts_of, read_resume, shared_addresses
 from relay.config.route_keys import ROUTE, SOURCE_KEYS
 from relay.config.schema import INVALID, Parts, Reader
 from relay.config.translations import find_translation
 from relay.config.upstreams import Upstreams
 from relay.config.values import (
     Answer,
+    Auth,
     Enqueue,
     Forward,
     Limits,
@@ -56,6 +58,7 @@ def read_routes(reader: Reader, raw: object, known: Known) -> tuple[Route, ...]:
     if not raw:
         reader.mistake(("routes",), "there is no route: nothing would be answered")
     routes: list[Route] = []
+    indexes: list[int] = []
     shapes: list[tuple[int, Pattern, frozenset[bytes] | None]] = []
     for index, each in enumerate(raw):
         path: KeyPath = ("routes", index)
@@ -67,6 +70,7 @@ def read_routes(reader: Reader, raw: object, known: Known) -> tuple[Route, ...]:
         route = _RouteBuilder(reader, known, path, values).route()
         if route is not None:
             routes.append(route)
+            indexes.append(index)
     for first, second in find_ties([(pattern, methods) for _, pattern, methods in shapes]):
         (other, pattern, _), tied = shapes[first], shapes[second][0]
         reader.mistake(
@@ -74,6 +78,8 @@ def read_routes(reader: Reader, raw: object, known: Known) -> tuple[Route, ...]:
             f"ties with routes[{other}] ({pattern}): both match the same paths, "
             "with a method in common",
         )
+    for index, message in shared_addresses(zip(indexes, routes, strict=True)):
+        reader.mistake(("routes", index, "resume", "at"), message)
     # Sorting is stable: what one shape shares by disjoint methods stays in the order of the file.
     return tuple(sorted(routes, key=lambda route: route.pattern.segments))
 
@@ -103,9 +109,31 @@ class _RouteBuilder:
             for key in sorted(given & _STREAM_KEYS):
                 self._mistake((key,), 'has no effect with stream = "bytes"')
         source: Source | None = getattr(self, f"_{kind}")()
-        if source is None or values.broken:
+        right = self._auth() and self._resume(kind)
+        if source is None or not right or values.broken:
             return None
         return self._finished(source)
+
+    def _auth(self) -> bool:
+        """Whether `auth` is right, now as an Auth, or not there."""
+        auth = parts_of(self._values, "auth")
+        if auth is None:
+            return True
+        upstream = self._upstream(auth, ("auth",))
+        right = self._check(auth.get("path"), ("auth", "path"), ("path", "query", "body"))
+        if upstream is None or not right or auth.broken:
+            return False
+        auth.pop("upstream")
+        self._values["auth"] = Auth(upstream, **auth)
+        return True
+
+    def _resume(self, source: str) -> bool:
+        """Whether `resume` is right, now as a Resume, or not there."""
+        resume = parts_of(self._values, "resume")
+        if resume is None:
+            return True
+        self._values["resume"] = read_resume(self._values, resume, source, self._mistake)
+        return self._values["resume"] is not None
 
     def _finished(self, source: Source) -> Route:
         values = {

@@ -14,6 +14,7 @@ from math import inf
 from typing import Literal
 
 from relay.routing.pattern import Pattern
+from relay.routing.subject import Subject
 from relay.routing.template import Template
 
 # `as`: these are the file's vocabulary too, so they may be imported from here.
@@ -233,6 +234,48 @@ RetryCause = Literal["refused", "timeout", "502", "503", "504", "429"]
 
 
 @dataclass(frozen=True, slots=True)
+class Auth:
+    """`[routes.auth]`: who may, asked of an upstream before anything else."""
+
+    upstream: Upstream
+    path: Template
+    timeout: float = 5.0
+    copy: tuple[bytes, ...] = ()  # fields of its answer that are set on the request to the upstream
+    max_body: int = 1024 * 1024  # of a request whose body `path` looks at
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """`[routes.resume]`: the route's event streams can be resumed, shared, joined and stopped."""
+
+    principal: Subject | None = None  # whose a stream is; None: "public", everybody's
+    key: Subject | None = None  # what tells one stream from another; None: every run is its own
+    at: Pattern | None = None  # where a stream is joined, resumed (GET) and stopped (DELETE)
+    unwatched: float = 30.0  # how long the upstream goes on when nobody watches; inf: to its end
+    unwatched_runs: int = 16  # at once, of one principal
+    log: int = 4 * 1024 * 1024  # bytes kept of a run
+    keep: float = 300.0  # how long a run can be read after its end
+    viewers: int = 1000  # at once, of one run and in one process
+    repeats: Literal["running", "kept"] = "running"
+    live_only: bool = False
+    stop: bool = True
+    handle: Literal["content-location", "location"] = "content-location"
+    reconnect: int = 0  # how often relay asks a broken upstream again
+    max_body: int = 8 * 1024 * 1024  # of a request whose body is looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """`[streams]`: where runs are kept; one store per process."""
+
+    store: str = "auto"
+    required: bool = True  # False: start also where the store cannot be reached
+    space: int = 256 * 1024 * 1024  # bytes of all logs of a process
+    unwatched: int = 1000  # runs without a viewer at once in a process
+    prefix: str = "relay:"  # of every key in Redis
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     name: str  # the label in logs and metrics; default: the path as written
     pattern: Pattern
@@ -257,6 +300,8 @@ class Route:
     request_headers: FieldEdits = FieldEdits()
     response_headers: FieldEdits = FieldEdits()
     cors: Cors | None = None
+    auth: Auth | None = None
+    resume: Resume | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,3 +312,4 @@ class Config:
     upstreams: Mapping[str, Upstream]
     routes: tuple[Route, ...]  # in matching order
     path: str | None = None  # the file, for reload
+    streams: Streams = Streams()

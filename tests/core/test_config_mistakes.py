@@ -31,8 +31,8 @@ ROWS = [
     ("", "routes: there is no route: nothing would be answered"),
     ("routes = 5\n", "routes (line 1): found 5, expected tables [[routes]]"),
     (ROUTE + "[sever]\n", 'sever (line 4): unknown key; did you mean "server"?'),
-    (ROUTE + "[zzz]\n", "zzz (line 4): unknown key; there is server, limits, timeouts, upstreams, "
-     "routes, translations"),
+    (ROUTE + "[zzz]\n", "zzz (line 4): unknown key; there is server, limits, timeouts, streams, "
+     "upstreams, routes, translations"),
     ("server = 1\n" + ROUTE, "server (line 1): found 1, expected a table"),
     ("upstreams = 1\n" + ROUTE, "upstreams (line 1): found 1, expected a table"),
     ("translations = []\n" + ROUTE, "translations (line 1): found an array, expected a table"),

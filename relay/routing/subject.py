@@ -1,0 +1,189 @@
+"""What tells one stream, or one person, from another: `{body.id}`, `{auth.x-user-id}`, `{header.x-tenant}/{id}`.
+
+Rules
+* `{x}` is a route parameter, decoded; `{query.x}` of the client's query; `{body.x.y}` a member of the client's JSON body;
+  `{body}` a hash of all of it; `{header.NAME}` and `{cookie.NAME}` what the client sent; `{auth.NAME}` a field of the
+  answer of `[routes.auth]`. The case of field names does not matter, that of cookies does.
+* A value that is missing, empty, or no string, number or boolean is missing: nothing becomes "somebody" by having no name.
+* The values stay apart (`parts`), so that `a` + `bc` and `ab` + `c` are two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from relay.routing.pattern import decode
+from relay.routing.template import query_value
+
+SOURCES: Final = ("path", "query", "body", "header", "cookie", "auth")
+_PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DOTTED: Final = re.compile(r"(path|query|body|header|cookie|auth)\.(.+)")
+_MEMBERS: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_IN_TEXT: Final = re.compile(r"[\x00-\x1f\x7f{}]")
+
+Fields = Sequence[tuple[bytes, bytes]]
+
+
+class _Part(NamedTuple):
+    source: str
+    name: str  # of a field in lower case; of `body` its members with dots, "" for all of it
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Where the placeholders find what they name.
+
+    Attributes:
+        params: the route's parameters, raw.
+        query: the client's query as it came, without the `?`.
+        payload: the request body, decoded of its codings; None where there is none or it is not to be looked at.
+        body: the JSON value in it; None where it is none.
+        fields, auth: of the request, and of the answer of `[routes.auth]`; names in lower case.
+    """
+
+    params: Mapping[str, bytes] = field(default_factory=dict)
+    query: bytes = b""
+    payload: bytes | None = None
+    body: object = None
+    fields: Fields = ()
+    auth: Fields = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A text with placeholders for what a request, and who sent it, says.
+
+    Attributes:
+        text: as written.
+        names: every placeholder in full (`path.id`, `auth.x-user-id`), for checking at load time.
+    """
+
+    text: str
+    names: frozenset[str]
+    _parts: tuple[str | _Part, ...] = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Subject:
+        """Raises: ValueError saying what is wrong, fit to be shown beside the text."""
+        parts: list[str | _Part] = []
+        end = 0
+        for match in _PLACEHOLDER.finditer(text):
+            parts += [_literal(text[end : match.start()]), _placeholder(match.group(1))]
+            end = match.end()
+        parts.append(_literal(text[end:]))
+        found = [part for part in parts if isinstance(part, _Part)]
+        if not found:
+            raise ValueError("it has no placeholder: everything would be the same one")
+        names = frozenset(".".join(part).rstrip(".") for part in found)
+        return cls(text, names, tuple(part for part in parts if part))
+
+    @property
+    def reads_body(self) -> bool:
+        """Whether the request body has to be there for it."""
+        return any(name.partition(".")[0] == "body" for name in self.names)
+
+    @property
+    def reads_json(self) -> bool:
+        """Whether it has to be looked into."""
+        return any(name.startswith("body.") for name in self.names)
+
+    def parts(self, values: Values) -> tuple[str, ...] | None:
+        """Literals and values in order; None where a value is missing."""
+        out: list[str] = []
+        for part in self._parts:
+            value = part if isinstance(part, str) else _value(part, values)
+            if not value:
+                return None
+            out.append(value)
+        return tuple(out)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _literal(text: str) -> str:
+    if found := _NOT_IN_TEXT.search(text):
+        raise ValueError(f"{found.group()!r} cannot stand in it")
+    return text
+
+
+def _placeholder(inner: str) -> _Part:
+    if inner == "body":
+        return _Part("body", "")
+    if _NAME.fullmatch(inner):
+        return _Part("path", inner)
+    match = _DOTTED.fullmatch(inner)
+    if match is not None:
+        source, name = match.groups()
+        if source in ("header", "auth") and _TOKEN.fullmatch(name):
+            return _Part(source, name.lower())
+        if source == "cookie" and _TOKEN.fullmatch(name):
+            return _Part(source, name)
+        if source == "body" and _MEMBERS.fullmatch(name):
+            return _Part(source, name)
+        if source in ("path", "query") and _MEMBERS.fullmatch(name) and "." not in name:
+            return _Part(source, name)
+    raise ValueError(
+        f"{{{inner}}} is no placeholder: a route parameter, query.x, body, body.x, header.NAME, cookie.NAME or auth.NAME"
+    )
+
+
+def _value(part: _Part, values: Values) -> str | None:
+    if part.source == "body":
+        if not part.name:
+            return hashlib.sha256(values.payload).hexdigest() if values.payload else None
+        return _member(values.body, part.name)
+    if part.source == "path":
+        raw = values.params.get(part.name)
+        return None if raw is None else _text(decode(raw))
+    if part.source == "query":
+        found = query_value(values.query, part.name)
+        return None if found is None else _text(found)
+    if part.source == "cookie":
+        return _cookie(values.fields, part.name.encode())
+    return _field(values.auth if part.source == "auth" else values.fields, part.name.encode())
+
+
+def _text(raw: bytes) -> str | None:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _field(fields: Fields, name: bytes) -> str | None:
+    """The field's value; missing where it stands twice, because nobody knows which of the two counts."""
+    found = [value for each, value in fields if each == name]
+    return found[0].strip(b" \t").decode("latin-1") if len(found) == 1 else None
+
+
+def _cookie(fields: Fields, name: bytes) -> str | None:
+    """The value of one cookie (RFC 6265 §4.2.1); missing where it stands twice: a sibling domain may have set the other."""
+    found = []
+    for field_name, value in fields:
+        if field_name == b"cookie":
+            pairs = (pair.strip(b" \t").partition(b"=") for pair in value.split(b";"))
+            found += [text for key, _, text in pairs if key == name]
+    return found[0].decode("latin-1") if len(found) == 1 else None
+
+
+def _member(body: object, name: str) -> str | None:
+    value = body
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a lone surrogate: JSON may carry one, UTF-8 may not
+        return None
+    return value

@@ -24,6 +24,7 @@ from relay.config.values import (
     Upstream,
 )
 from relay.routing.template import Template
+from relay.sse.dialects import WITH_FAILURE
 
 _DURATIONS: Final = frozenset(
     ("heartbeat", "first_event", "event_idle", "max_age", "retry_hint", "commit_after")
@@ -173,8 +174,10 @@ def _policies(config: Config, route: Route) -> list[str]:
     """What differs from the defaults, or from `[timeouts]` and `[limits]`."""
     shown = [] if route.name == route.pattern.text else [f"name {route.name}"]
     for name in _POLICIES:
-        value = getattr(route, name)
-        if value != _DEFAULTS[name] or _DEFAULTS[name] is MISSING:
+        value, default = getattr(route, name), _DEFAULTS[name]
+        if name == "after_error" and route.dialect in WITH_FAILURE:
+            default = "close"
+        if value != default or default is MISSING:
             shown.append(f"{name.removesuffix('_after')} {_text(name, value)}")
     for name in ("request_headers", "response_headers"):
         shown += _edits(f"{name} set", getattr(route, name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from relay.config import kinds, units
 from relay.config.expressions import EXPRESSION
@@ -10,7 +10,7 @@ from relay.config.keys import ROUTE_LIMITS, ROUTE_TIMEOUTS
 from relay.config.resume_keys import AUTH, RESUME
 from relay.config.schema import REQUIRED, Key, Kind, ListOf, Table
 from relay.config.translations import EXPRESSIONS
-from relay.config.values import Cors
+from relay.config.values import Cors, Dialect
 
 RETRY_CAUSES: Final = ("refused", "timeout", "502", "503", "504", "429")
 
@@ -26,12 +26,23 @@ def _read_commit(value: object) -> float:
 def _read_complete(value: object) -> bytes:
     if not isinstance(value, str):
         raise ValueError("")
-    if value in ("eof", "[DONE]"):
-        return value.encode()
-    name = value.removeprefix("event:")
-    if name == value or not name or name != name.strip() or not name.isprintable():
+    return b"|".join(_read_marker(marker.strip()) for marker in value.split("|"))
+
+
+def _read_marker(value: str) -> bytes:
+    name = value.removeprefix("event:").strip()
+    if value not in ("eof", "[DONE]") and (
+        not value.startswith("event:") or not name or not name.isprintable()
+    ):
         raise ValueError("")
     return value.encode()
+
+
+def _markers(values: list[bytes]) -> bytes:
+    markers = b"|".join(values).split(b"|")
+    if b"eof" in markers and len(markers) > 1:
+        raise ValueError('`complete_when` has "eof" and others: "eof" asks for no marker at all')
+    return b"|".join(markers)
 
 
 def _cors(values: dict[str, Any]) -> Cors:
@@ -47,6 +58,7 @@ _COMMIT: Final = Kind("`on-head` \\| `after 5s`", '"on-head" or "after 5s"', _re
 _COMPLETE: Final = Kind(
     "`eof` \\| `[DONE]` \\| `event:NAME`", '"eof", "[DONE]" or "event:NAME"', _read_complete
 )
+_COMPLETES: Final = ListOf(_COMPLETE, _markers, single=True, least=1)
 _TRANSLATE: Final = Key(
     "translate",
     kinds.STRING,
@@ -270,13 +282,14 @@ _STREAM: Final = (
     ),
     Key(
         "complete_when",
-        _COMPLETE,
+        _COMPLETES,
         '"eof"',
-        "What a whole stream ends with; a clean end without it is reported as truncated.",
+        "What a whole stream ends with, of several any one; a clean end without it is reported "
+        "as truncated.",
     ),
     Key(
         "dialect",
-        kinds.choice("plain", "named", "openai", "anthropic", "off"),
+        kinds.choice(*get_args(Dialect)),
         '"plain"',
         "How a terminal error event is written.",
     ),
@@ -284,8 +297,10 @@ _STREAM: Final = (
         "after_error",
         kinds.choice("abort", "close"),
         '"abort"',
-        "After the terminal event: `abort` without the last chunk, or a clean end.",
-        "`close` only where clients cannot bear an abort: it looks complete to the rest.",
+        "After the terminal event: `abort` without the last chunk, or a clean end. With a dialect "
+        "whose protocol has this event for a failure (`openai`, `anthropic`, `ai-sdk`) the "
+        "default is `close`.",
+        "`close` only where clients know the event: it looks complete to the rest.",
     ),
     Key(
         "unavailable",

@@ -33,6 +33,7 @@ from relay.config.values import (
 from relay.routing.pattern import Pattern
 from relay.routing.table import find_ties
 from relay.routing.template import Template
+from relay.sse.dialects import WITH_FAILURE
 
 _ALL_SOURCE_KEYS: Final = frozenset(key for keys in SOURCE_KEYS.values() for key in keys)
 _STREAM_KEYS: Final = frozenset(("heartbeat", "first_event", "event_idle", "complete_when"))
@@ -143,6 +144,8 @@ class _RouteBuilder:
         }
         if "commit" in values:
             values["commit_after"] = values.pop("commit")
+        if values.get("dialect") in WITH_FAILURE:
+            values.setdefault("after_error", "close")
         limits = replace(self._known.limits, **values.pop("limits", {}))
         timeouts = replace(self._known.timeouts, **values.pop("timeouts", {}))
         pattern = values.pop("path")

@@ -288,7 +288,7 @@ export function terminal(event) {
   const data = event.json();
   if (event.type !== "error" && data?.type !== "error" && !data?.error?.message) return undefined;
   const inner = typeof data?.error === "object" ? data.error : data; // openai and anthropic nest it
-  const { code, type, message, retryable } = inner ?? {};
+  const { code, type, message = inner?.errorText, retryable } = inner ?? {}; // errorText: ai-sdk
   return { code: code ?? (type === "error" ? "" : type), message: message ?? event.data, retryable };
 }
 

@@ -23,7 +23,7 @@ from relay.http.fault import Fault
 from relay.observing.counters import RouteCounters
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.record import Record
-from relay.sse.dialects import HEARTBEAT, farewell, terminal_event
+from relay.sse.dialects import HEARTBEAT, WITH_FAILURE, farewell, terminal_event
 
 _BODY = Phase.BODY
 COMPLETE = Ending(Side.UPSTREAM, _BODY, Cause.COMPLETE)
@@ -252,7 +252,8 @@ class Transfer:
         flow = self.flow
         if not isinstance(flow, EventFlow):
             return self._fail(Side.RELAY, cause, _LEAVING[cause])
-        if cause is Cause.STOPPED or self.record.method != "GET":
+        comes_back = self.record.method == "GET" and self.route.dialect not in WITH_FAILURE
+        if cause is Cause.STOPPED or not comes_back:
             return self._fail(Side.RELAY, cause, _LEAVING[cause])
         hint = round(self.route.retry_hint * uniform(500, 1500))
         out = flow.cut_off(farewell(hint, self.route.dialect))

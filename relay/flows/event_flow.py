@@ -8,7 +8,8 @@ Rules
   * `inject` happens between events only; while an event longer than `max_event` is passing unframed there is no
     such place, and it answers so.
   * The tail is dropped when the upstream broke (facts §1, fusion) and passed on at a clean end: an EventSource
-    discards it, a hand-written reader may want it.
+    discards it, a hand-written reader may want it. There a marker of completion counts in it too: some servers leave
+    the blank line behind `data: [DONE]` out.
   * A BOM behind bytes of ours would be text, so it is dropped (WHATWG HTML §9.2: one leading BOM).
 """
 
@@ -25,7 +26,7 @@ from relay.http.bodies import (
 from relay.http.fault import Fault
 from relay.http.framing import CHUNKED
 from relay.sse.completion import Completion
-from relay.sse.event import EventParser, serialise
+from relay.sse.event import EventParser, says_its_type, serialise
 from relay.sse.scanner import BoundaryScanner
 from relay.sse.translate import TranslationError, Translator
 
@@ -194,11 +195,14 @@ class EventFlow:
 
     def _last(self) -> bytes:
         """The proper end: the tail, and the last chunk. With the marker missing the end is not proper: see `cut_off`."""
+        tail = b"".join(self._tail) if self._tail is not None else b""
+        if self._completion is not None and tail:
+            self._completion.see_last(tail)
         if self.truncated:
             return b""
         out = b""
-        if self._tail is not None:
-            out = self._encode(b"".join(self._tail))
+        if tail:
+            out = self._encode(tail)
             self._tail = None
             self.held = 0
         return out + (last_chunk(self.reader.trailers) if self._chunked else b"")
@@ -252,6 +256,19 @@ class TranslatedFlow(EventFlow):
         self.events = self.scanner.events
         out = self._cut(payload, cut) if payload else b""
         return out + self._last() if self.done else out
+
+    def _last(self) -> bytes:
+        """The proper end. A `last` rule may match the last block although its blank line is missing."""
+        tail = b"".join(self._tail) if self._tail is not None else b""
+        if not self.truncated or not tail or not says_its_type(tail):
+            return super()._last()
+        try:
+            out = self._encode(tail + b"\n\n")
+        except Fault:
+            return b""  # what cannot be translated is no end
+        self._tail = None
+        self.held = 0
+        return b"" if self.truncated else out + super()._last()
 
     def _encode(self, whole: bytes) -> bytes:
         out: list[bytes] = []

@@ -13,6 +13,9 @@ Rules
     one are read as the specification says.
   * Only whole events count. One that was passed on unframed, because it was longer than
     `max_event`, is not to be shown here.
+  * At a clean end the last block counts without its blank line too: some servers leave that out
+    behind `data: [DONE]`, and nothing can follow that would change what the block says. Its type
+    counts only once its line has ended: `event: done` may have become another name.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from relay.sse.event import parse
+from relay.sse.event import parse, says_its_type
 
 _EVENT: Final = b"event:"
 _BLANK: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)+")
@@ -62,6 +65,11 @@ class Completion:
             if needle in whole_events:
                 self.seen = any(map(self._is_marker, _BLANK.split(whole_events)))
                 return
+
+    def see_last(self, block: bytes) -> None:
+        """Look at the unfinished block before a clean end."""
+        if says_its_type(block):
+            self.see(block)
 
     def _is_marker(self, block: bytes) -> bool:
         if not any(needle in block for needle in self._needles):

@@ -10,7 +10,10 @@ Rules
 The shapes of the openai and anthropic dialects are what their own Python packages take for an error
 (read in openai 3.52 and anthropic 2.11, `_streaming.py`): for openai any data with a true `error`
 member raises an APIError of that `message` and `code`; for anthropic an event of the type `error`
-raises an APIStatusError with the data as its body.
+raises an APIStatusError with the data as its body. That of ai-sdk is a chunk of the UI message stream
+of Vercel's AI SDK (read in ai 6.0, `ui-message-chunks.ts`): version 5 rejects a chunk with any other
+member, and `useChat` ends with an Error of that `errorText`. A stream that was stopped on purpose is
+no error there: the chunk `abort` ends it.
 """
 
 from __future__ import annotations
@@ -18,9 +21,14 @@ from __future__ import annotations
 import json
 from typing import Final, Literal
 
-Dialect = Literal["plain", "named", "openai", "anthropic", "off"]
+Dialect = Literal["plain", "named", "openai", "anthropic", "ai-sdk", "off"]
 
 HEARTBEAT: Final = b":\n\n"
+# The dialects of protocols that have a failure of their own. There the terminal event says all, and a
+# connection that breaks behind it would be a second failure, which hides the first one from
+# `streamText` of the AI SDK. Their readers do not reconnect by themselves either, so a clean end
+# without that event is a whole answer to them.
+WITH_FAILURE: Final[frozenset[Dialect]] = frozenset(("openai", "anthropic", "ai-sdk"))
 
 
 def terminal_event(dialect: Dialect, code: str, message: str, retryable: bool) -> bytes:
@@ -42,6 +50,9 @@ def terminal_event(dialect: Dialect, code: str, message: str, retryable: bool) -
     }
     if dialect == "openai":
         return _block({"error": {**plain, "type": "server_error", "param": None}})
+    if dialect == "ai-sdk":
+        stopped = code == "stopped"
+        return _block({"type": "abort"} if stopped else {"type": "error", "errorText": message})
     if dialect == "anthropic":
         return _block({"type": "error", "error": {**plain, "type": "api_error"}}, "event: error\n")
     return _block(plain, "event: error\n" if dialect == "named" else "")

@@ -60,6 +60,15 @@ def parse(block: bytes) -> Event:
     return _read(rest[: rest.index("")] if "" in rest else rest)
 
 
+def says_its_type(block: bytes) -> bool:
+    """Whether more bytes could only add to what this unfinished block says, not change its type.
+
+    Its last line may lack its line end, but then its field is named and is not `event`.
+    """
+    last = block[max(block.rfind(b"\n"), block.rfind(b"\r")) + 1 :]
+    return not last or (b":" in last and not last.startswith(b"event:"))
+
+
 def check(event: Event) -> None:
     """Raises: ValueError for a line end in `event` or `id`, a NUL in `id`, a negative `retry`."""
     if event.event and _BREAK.search(event.event):

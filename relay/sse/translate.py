@@ -129,10 +129,11 @@ class Translator:
                 data = _members(text) if data is None else data
                 if not _is_true(_evaluate(rule.when, data)):
                     continue
+            out = _cursor(event)
+            if not rule.drop:
+                out = [_apply(rule, event, _members(text) if data is None else data)]
             self.complete = rule.last
-            if rule.drop:
-                return _cursor(event)
-            return [_apply(rule, event, _members(text) if data is None else data)]
+            return out
         return [event] if self._translation.unmatched == "pass" else _cursor(event)
 
 

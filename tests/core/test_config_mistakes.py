@@ -186,6 +186,20 @@ ROWS = [
      'routes[0].complete_when (line 6): found "done", expected "eof", "[DONE]" or "event:NAME"'),
     (FORWARD + 'complete_when = "event:"\n',
      'routes[0].complete_when (line 6): found "event:", expected "eof", "[DONE]" or "event:NAME"'),
+    (FORWARD + 'complete_when = ["[DONE]", "done"]\n',
+     'routes[0].complete_when[1] (line 6): found "done", expected "eof", "[DONE]" or "event:NAME"'),
+    (FORWARD + 'complete_when = "[DONE]|"\n',
+     'routes[0].complete_when (line 6): found "[DONE]|", expected "eof", "[DONE]" or '
+     '"event:NAME"'),
+    (FORWARD + 'complete_when = ["[DONE]", "eof"]\n',
+     'routes[0].complete_when (line 6): `complete_when` has "eof" and others: "eof" asks for no '
+     'marker at all'),
+    (FORWARD + 'complete_when = []\n',
+     'routes[0].complete_when (line 6): an empty array, expected at least 1 `eof` \\| `[DONE]` '
+     '\\| `event:NAME`'),
+    (FORWARD + 'dialect = "ai_sdk"\n',
+     'routes[0].dialect (line 6): found "ai_sdk", expected one of "plain", "named", "openai", '
+     '"anthropic", "ai-sdk", "off"; did you mean "ai-sdk"?'),
     (FORWARD + 'retry_on = ["500"]\n',
      'routes[0].retry_on[0] (line 6): found "500", expected one of "refused", "timeout", "502", '
      '"503", "504", "429"'),

@@ -10,7 +10,7 @@ from relay.flows.event_flow import TranslatedFlow
 from relay.http.fault import Fault
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.sse.event import Event
-from relay.sse.translate import Translation, Translator
+from relay.sse.translate import Rule, Translation, Translator
 
 
 def _refuses_three(event: Event) -> Iterable[Event]:
@@ -35,3 +35,26 @@ def test_what_was_translated_before_a_failure_arrives(together: bool) -> None:
     assert b"data: <1>\n\n" in got
     assert b"data: <2>\n\n" in got
     assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("tail", "ended"),
+    [
+        (b"event: end\ndata: {}\n", True),
+        (b"event: end\ndata: {}", True),
+        (b"event: end", False),
+        (b"event: more\ndata: {}\n", False),
+        (b"event: broken\ndata: {}\n", False),
+    ],
+)
+def test_a_last_rule_matches_a_block_whose_blank_line_is_missing(tail: bytes, ended: bool) -> None:
+    """A server that leaves the last blank line out has said the end all the same."""
+    broken = {"n": lambda _: object()}  # no JSON: a translation that fails
+    rules = (Rule("end", last=True), Rule("more"), Rule("broken", fields=broken, last=True))
+    flow = TranslatedFlow(UNTIL_CLOSE, CHUNKED, 1000, Translator(Translation("t", rules)))
+    flow.feed(b"event: more\ndata: {}\n\n" + tail)
+    out = flow.eof()
+    assert flow.truncated is not ended
+    assert out is not None
+    assert out.endswith(b"\r\n0\r\n\r\n") is ended
+    assert (b"data: {}\n\n" in out) is ended

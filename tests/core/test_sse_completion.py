@@ -52,6 +52,29 @@ def test_marker(when: bytes, events: bytes, seen: bool) -> None:
     assert completion.seen is seen
 
 
+@pytest.mark.parametrize(
+    ("when", "tail", "seen"),
+    [
+        pytest.param(b"[DONE]", b"data: [DONE]", True, id="no line end"),
+        pytest.param(b"[DONE]", b"data: [DONE]\n", True, id="one line end"),
+        pytest.param(b"[DONE]", b"data: [DONE]\r\n", True, id="CRLF"),
+        pytest.param(b"[DONE]", b"id: 7\ndata: [DONE]\nretry: 5", True, id="amid"),
+        pytest.param(b"[DONE]", b"data: [DONE", False, id="cut"),
+        pytest.param(b"[DONE]", b"data: a\ndata: [DONE]\n", False, id="one line of two"),
+        pytest.param(b"[DONE]", b"data: [DONE]\nda", False, id="half a field"),
+        pytest.param(b"event:end", b"event: end\n", True, id="the type alone"),
+        pytest.param(b"event:end", b"event: end\ndata: {}", True, id="the type's line has ended"),
+        pytest.param(b"event:end", b"event: end", False, id="perhaps of a longer name"),
+        pytest.param(b"event:end", b"event: end\nevent: mo", False, id="another type, half"),
+        pytest.param(b"event:end", b"event: end\nev", False, id="perhaps another type"),
+    ],
+)
+def test_the_last_block_before_a_clean_end(when: bytes, tail: bytes, seen: bool) -> None:
+    completion = Completion(when)
+    completion.see_last(tail)
+    assert completion.seen is seen
+
+
 def test_once_seen_is_seen() -> None:
     completion = Completion(b"[DONE]")
     for events in (b"data: [DO\n\n", b"data: NE]\n\n"):

@@ -33,6 +33,7 @@ SPEAKING = [dialect for dialect in get_args(Dialect) if dialect != "off"]
             b'event: error\ndata: {"type":"error","error":{"type":"api_error","code":"c",'
             b'"message":"m","retryable":true}}\n\n',
         ),
+        ("ai-sdk", b'data: {"type":"error","errorText":"m"}\n\n'),
         ("off", b""),
     ],
 )
@@ -54,8 +55,16 @@ def test_any_message_is_one_event_of_one_line(
     assert data is not None
     assert data.splitlines() == [data]
     value = json.loads(data)
+    if dialect == "ai-sdk":  # version 5 of the SDK rejects a chunk with any other member
+        stopped = {"type": "abort"}
+        assert value == (stopped if code == "stopped" else {"type": "error", "errorText": message})
+        return
     error = value.get("error", value)
     assert (error["code"], error["message"], error["retryable"]) == (code, message, retryable)
+
+
+def test_a_stop_is_no_error_in_a_ui_message_stream() -> None:
+    assert terminal_event("ai-sdk", "stopped", "m", True) == b'data: {"type":"abort"}\n\n'
 
 
 def test_a_reader_by_hand_understands_the_plain_dialect() -> None:

@@ -112,6 +112,20 @@ async def test_a_stream_that_answers_a_post_is_told() -> None:
         assert (await relay.line())["ending"] == "drained"
 
 
+@pytest.mark.parametrize("dialect", ["openai", "anthropic", "ai-sdk"])
+async def test_a_reader_that_does_not_come_back_is_told(dialect: str) -> None:
+    """An SDK that reads a GET (a response that is fetched again by its id) does not reconnect: a
+    clean end alone would be a whole answer to it."""
+    async with scene(f'dialect = "{dialect}"', more=SHORT) as (relay, up):
+        client, _ = await event_stream(relay, up)
+        await relay.drained()
+        rest = await client.rest()
+        assert b"error" in rest
+        assert b"the relay is shutting down" in rest
+        assert rest.endswith(LAST)
+        assert (await relay.line())["ending"] == "drained"
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_drain_that_is_over_before_it_looks_tells_all_the_same(method: str) -> None:
     async with scene(more='[timeouts]\ndrain = "1ms"') as (relay, up):

@@ -64,14 +64,73 @@ async def test_the_marker_decides(framing: str, marker: str, with_marker: bool) 
             assert MARKERS[marker].strip() not in rest
 
 
-async def test_a_marker_in_an_event_that_is_cut() -> None:
-    """The blank line never came: nobody dispatches that event."""
+@pytest.mark.parametrize("framing", ["chunked", "length", "until the close"])
+@pytest.mark.parametrize("tail", [b"data: [DONE]\n", b"data: [DONE]", b"data: [DONE]\r\n"])
+async def test_the_last_block_needs_no_blank_line(framing: str, tail: bytes) -> None:
+    """A server that ends cleanly behind `data: [DONE]` without the blank line has said its end, and
+    the client gets it as it came."""
     async with scene('complete_when = "[DONE]"') as (relay, up):
         client = await relay.get()
         peer, _ = await up.request()
-        await peer.send(framed("chunked", DELTA + b"data: [DONE]\n"))
-        assert (await relay.line())["ending"] == "upstream_truncated"
-        assert b"[DONE]" not in await client.rest()
+        await peer.send(framed(framing, DELTA + tail))
+        peer.close()
+        assert (await relay.line())["ending"] == "complete"
+        client.half_close()
+        rest = (await client.rest()).partition(b"\r\n\r\n")[2]
+        assert rest.endswith(b"\r\n" + LAST)
+        assert dechunked(rest) == DELTA + tail
+
+
+async def test_a_marker_in_an_event_that_is_cut() -> None:
+    """A marker that was only begun, and a whole one before a cut, complete nothing."""
+    for body, last in ((b"data: [DON", LAST), (b"data: [DONE]\n", b"")):
+        async with scene('complete_when = "[DONE]"') as (relay, up):
+            client = await relay.get()
+            peer, _ = await up.request()
+            await peer.send(EVENT_HEAD + chunked(DELTA + body) + last)
+            peer.close()
+            line = await relay.line()
+            assert line["ending"] == ("upstream_truncated" if last else "upstream_broke")
+            assert b"[DON" not in await client.rest()
+
+
+LISTS = [
+    '["event:a", "event:b", "[DONE]"]',
+    '["[DONE]", "event:b", "event:a"]',
+    '"[DONE]|event:a | event:b"',
+    '"event:a|[DONE]|event:b"',
+]
+
+
+@pytest.mark.parametrize("markers", LISTS)
+@pytest.mark.parametrize("end", [b"data: [DONE]\n\n", b"event: a\n\n", b"event:b\ndata: 1\n\n"])
+async def test_any_of_several_markers_in_any_order(markers: str, end: bytes) -> None:
+    async with scene(f"complete_when = {markers}") as (relay, up):
+        for body, ending in ((DELTA + end, "complete"), (DELTA, "upstream_truncated")):
+            client = await relay.get()
+            peer, _ = await up.request()
+            await peer.send(framed("chunked", body))
+            peer.close()
+            assert (await relay.line())["ending"] == ending
+            client.close()
+
+
+@pytest.mark.parametrize("dialect", ["plain", "named", "openai", "anthropic", "ai-sdk"])
+@pytest.mark.parametrize("asked", ["", 'after_error = "abort"', 'after_error = "close"'])
+async def test_the_end_behind_the_terminal_event(dialect: str, asked: str) -> None:
+    """Where the error event is the protocol's own failure the stream closes behind it by default."""
+    by_default = dialect in ("openai", "anthropic", "ai-sdk")
+    closes = "close" in asked if asked else by_default
+    async with scene(f'complete_when = "[DONE]"\ndialect = "{dialect}"\n{asked}') as (relay, up):
+        client = await relay.get()
+        peer, _ = await up.request()
+        await peer.send(EVENT_HEAD + chunked(DELTA))
+        peer.close()
+        assert (await relay.line())["ending"] == "upstream_broke"
+        client.half_close()
+        rest = await client.rest()
+        assert b"the connection" in rest or b"upstream closed" in rest
+        assert rest.endswith(b"\r\n" + LAST) == closes
 
 
 async def test_after_error_close_ends_cleanly_and_still_says_so() -> None:

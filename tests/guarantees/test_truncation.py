@@ -155,7 +155,8 @@ async def test_the_connection_is_not_used_again() -> None:
 
 @pytest.mark.parametrize("marker", [b"", b"data: [DONE]\n\n"])
 async def test_a_clean_end_is_complete_only_with_the_routes_marker(marker: bytes) -> None:
-    async with scene('complete_when = "[DONE]"\ndialect = "openai"') as (relay, up):
+    route = 'complete_when = "[DONE]"\ndialect = "openai"\nafter_error = "abort"'
+    async with scene(route) as (relay, up):
         client = await exchange(relay, GET_11)
         peer, _ = await up.request()
         await peer.send(EVENT_HEAD + chunked(b"data: 1\n\n"))

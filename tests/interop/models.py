@@ -1,6 +1,7 @@
-"""A model server that speaks the streaming dialects of OpenAI and Anthropic, by script.
+"""A model server that speaks the streams of OpenAI, Anthropic and the AI SDK, by script.
 
-`hypercorn -k trio tests.interop.models:app`. The `model` of a request is the name of the script:
+`hypercorn -k trio tests.interop.models:app`. The `model` of a request is the name of the script (for the AI SDK
+the text of the last message):
 
   complete    every token, and the dialect's own end
   cut         half an event, and the connection breaks
@@ -137,3 +138,17 @@ async def messages(request: Request) -> Reply | Stream:
     fell = {"type": "error", "error": {"type": "overloaded_error", "message": "too many people"}}
     opening, end = list(message_opening()), list(message_end())
     return play(script, opening, message_text, end, data(fell, "error"))
+
+
+def chunk(kind: str, **more: Any) -> bytes:
+    """A chunk of the AI SDK's UI message stream."""
+    return data({"type": kind, **more})
+
+
+@app.route("POST", "/api/chat")
+async def ui_messages(request: Request) -> Stream:
+    script = request.json()["messages"][-1]["parts"][0]["text"]
+    opening = [chunk("start"), chunk("text-start", id="t")]
+    end = [chunk("text-end", id="t"), chunk("finish"), b"data: [DONE]\n\n"]
+    error = chunk("error", errorText="the model fell over")
+    return play(script, opening, lambda text: chunk("text-delta", id="t", delta=text), end, error)

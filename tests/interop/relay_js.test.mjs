@@ -227,6 +227,7 @@ describe("errors", () => {
     named: ['event: error\ndata: {"code":"c","message":"m","retryable":false}', "c", false],
     openai: ['data: {"error":{"message":"m","type":"server_error","code":null}}', "server_error", false],
     anthropic: ['event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"m"}}', "overloaded_error", false],
+    "ai-sdk": ['data: {"type":"error","errorText":"m"}', "", false],
   };
   for (const [dialect, [text, code, retryable]] of Object.entries(dialects)) {
     test(`terminal: ${dialect}`, async () => {

@@ -402,6 +402,7 @@ DIALECTS = {
     "named": b'event: error\ndata: {"type":"error","code":"upstream_broke"',
     "openai": b'data: {"error":{',
     "anthropic": b'event: error\ndata: {"type":"error","error":{',
+    "ai-sdk": b'data: {"type":"error","errorText":"',
     "off": b"",
 }
 

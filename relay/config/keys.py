@@ -110,7 +110,7 @@ SERVER: Final = Table(
         Key("via", kinds.TOKEN, '"relay"', "relay's name in the `Via` field."),
         Key(
             "request_id_header",
-            kinds.FIELD_NAME,
+            kinds.OWN_FIELD,
             '"X-Request-Id"',
             "The field that carries the request id, both ways.",
         ),

@@ -12,6 +12,7 @@ from typing import Any, Final
 from relay.config import addresses, units
 from relay.config.schema import Kind, ListOf, MapOf
 from relay.config.values import UNLIMITED, FieldEdits
+from relay.http.names import barred
 from relay.routing.pattern import Pattern
 from relay.routing.template import Template
 
@@ -23,11 +24,11 @@ _ORIGIN: Final = re.compile(
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 # Framing and hop-by-hop fields are relay's own affair (RFC 9110 §7.6.1): an edit would break
-# the message.
-_NOT_EDITED: Final = frozenset(
+# the message. Folded, as a server behind relay may compare them.
+_NOT_EDITED: Final = barred(
     (
-        "connection", "content-length", "expect", "keep-alive", "proxy-authenticate",
-        "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+        b"connection", b"content-length", b"expect", b"keep-alive", b"proxy-authenticate",
+        b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade",
     )
 )  # fmt: skip
 
@@ -180,7 +181,7 @@ def field_name(name: str) -> str:
         raise ValueError("is no field name")
     if lower == "host":
         raise ValueError("cannot be edited: see `host_header` of the upstream")
-    if lower in _NOT_EDITED:
+    if _NOT_EDITED.bars(lower.encode()):
         raise ValueError("cannot be edited: framing and hop-by-hop fields are relay's own affair")
     return lower
 
@@ -222,6 +223,7 @@ LINE = text("a text without line breaks", _filled, "string")
 NAME = text("a name", plain_name, "name")
 BODY = text("a text", str.encode, "string")
 TOKEN = text("a token (letters, digits, -)", _matching(_TOKEN), "token")
+OWN_FIELD = text("a field name", lambda value: field_name(value).encode(), "field name")
 FIELD_NAME = text(
     "a field name", lambda value: _matching(_TOKEN)(value).lower().encode(), "field name"
 )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from relay.config.values import FieldEdits
 from relay.exchange import cors
 from relay.http.bodies import Fields
-from relay.http.fields import response_fields
+from relay.http.fields import interim_fields, response_fields, response_late
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
+from relay.http.heads import ResponseHead
+from relay.http.names import LATE, Barred
 from relay.http.serialise import response_bytes
 from relay.sources.reply import Reply
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from relay.exchange.exchange import Exchange
 
 EVENT_STREAM: Fields = [(b"content-type", b"text/event-stream")]
+_NO_EDITS = FieldEdits()
 _CHUNKED_FIELD = (b"transfer-encoding", b"chunked")
 _CLOSE_FIELD = (b"connection", b"close")
 _KEEP_FIELD = (b"connection", b"keep-alive")
@@ -53,19 +57,48 @@ def head_bytes(exchange: Exchange, reply: Reply, framing: int | None) -> bytes:
     return response_bytes(reply.status, reason, fields)
 
 
+def interim_bytes(exchange: Exchange, head: ResponseHead) -> bytes:
+    """The serialised head of a 1xx response that is passed on."""
+    edits = _edits(exchange)
+    fields = interim_fields(
+        head,
+        request_id_header=exchange.worker.config.server.request_id_header,
+        set_fields=edits.set,
+        remove=edits.remove,
+    )
+    return response_bytes(head.status, head.reason, fields)
+
+
+def late_in_response(exchange: Exchange, reply: Reply) -> Barred:
+    """What does not pass among the trailers of the upstream's response."""
+    if reply.head is None:
+        return LATE
+    edits = _edits(exchange)
+    return response_late(
+        reply.head,
+        request_id_header=exchange.worker.config.server.request_id_header,
+        set_fields=edits.set,
+        remove=edits.remove,
+    )
+
+
+def _edits(exchange: Exchange) -> FieldEdits:
+    return exchange.state.route.response_headers if exchange.state is not None else _NO_EDITS
+
+
 def _fields(exchange: Exchange, reply: Reply) -> Fields:
     server = exchange.worker.config.server
-    state = exchange.state
-    edits = state.route.response_headers if state is not None else None
+    edits = _edits(exchange)
     fields = response_fields(
         reply.head if reply.head is not None else reply.fields,
         via=server.via.encode("ascii"),
         request_id=exchange.record.id.encode("ascii"),
         request_id_header=server.request_id_header,
-        set_fields=edits.set if edits is not None else (),
-        remove=edits.remove if edits is not None else frozenset(),
+        set_fields=edits.set,
+        remove=edits.remove,
         event_stream=reply.events,
     )
+    state = exchange.state
     if state is not None and state.route.cors is not None:
         cors.add_fields(state.route.cors, exchange.head, fields)
     return fields

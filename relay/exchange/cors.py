@@ -8,6 +8,7 @@ from __future__ import annotations
 from relay.config.values import Cors, Route
 from relay.http.bodies import Fields
 from relay.http.heads import RequestHead
+from relay.http.names import folded
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.sources.reply import Reply
 
@@ -39,8 +40,8 @@ def preflight(route: Route, head: RequestHead, method: bytes) -> Reply | None:
 
 
 def add_fields(policy: Cors, head: RequestHead, fields: Fields) -> None:
-    """Put the route's CORS fields in place of the upstream's."""
-    fields[:] = [f for f in fields if not f[0].startswith(b"access-control-")]
+    """Put the route's CORS fields in place of the upstream's, however it spells them."""
+    fields[:] = [f for f in fields if not folded(f[0]).startswith(b"access_control_")]
     origin = _field(head.fields, b"origin")
     fields.append((b"vary", b"Origin"))
     if origin is None:

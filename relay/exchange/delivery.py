@@ -16,7 +16,12 @@ import trio
 
 from relay.exchange.admission import too_many_streams
 from relay.exchange.channel_wire import ChannelWire
-from relay.exchange.client_head import EVENT_STREAM, event_framing, head_bytes
+from relay.exchange.client_head import (
+    EVENT_STREAM,
+    event_framing,
+    head_bytes,
+    late_in_response,
+)
 from relay.exchange.epoll_pump import EpollPump
 from relay.exchange.refusal import code_of
 from relay.exchange.transfer import COMPLETE, LEFT, STALLED, Transfer
@@ -219,15 +224,16 @@ class Delivery:
         state = exchange.state
         assert state is not None
         route = state.route
+        late = late_in_response(exchange, reply)
         flow: BytesFlow | EventFlow
         if not reply.events:
-            flow = BytesFlow(framing_in, framing_out, "upstream")
+            flow = BytesFlow(framing_in, framing_out, "upstream", late)
         elif reply.translate is not None:
             translator = Translator(reply.translate)
-            flow = TranslatedFlow(framing_in, framing_out, route.limits.max_event, translator)
+            flow = TranslatedFlow(framing_in, framing_out, route.limits.max_event, translator, late)
         else:
             completion = Completion(route.complete_when) if route.complete_when != b"eof" else None
-            flow = EventFlow(framing_in, framing_out, route.limits.max_event, completion)
+            flow = EventFlow(framing_in, framing_out, route.limits.max_event, completion, late)
         exchange.record.streaming = reply.events
         return Transfer(flow, route, exchange.record, state.counters, trio.current_time())
 

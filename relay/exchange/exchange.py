@@ -21,17 +21,18 @@ import trio
 from relay.config.values import Answer, Enqueue, Forward, Local, Route, Upstream
 from relay.exchange import cors, refusal
 from relay.exchange.admission import too_many_streams
+from relay.exchange.client_head import interim_bytes
 from relay.exchange.commitment import Commitment
 from relay.exchange.delivery import Delivery
 from relay.exchange.epoll_pump import EpollPump
 from relay.exchange.trio_pump import TrioPump
 from relay.exchange.upload import Upload
-from relay.exchange.upstream_head import clients_request, own_request
+from relay.exchange.upstream_head import clients_request, late_in_request, own_request
 from relay.exchange.worker import RouteState
 from relay.http.fault import Fault
-from relay.http.fields import ClientView, interim_fields
+from relay.http.fields import ClientView
 from relay.http.heads import RequestHead, ResponseHead
-from relay.http.serialise import response_bytes
+from relay.http.names import LATE
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.record import Record
 from relay.observing.tracing import Trace
@@ -216,8 +217,10 @@ class Exchange:
         if self.state is None:
             return RequestBody(framing, self.worker.config.limits.request_body)
         route = self.state.route
-        bare = isinstance(route.source, Enqueue | Answer)
-        return RequestBody(framing, route.limits.request_body, bare=bare)
+        source = route.source
+        bare = isinstance(source, Enqueue | Answer)
+        late = late_in_request(self, source.upstream) if isinstance(source, Forward) else LATE
+        return RequestBody(framing, route.limits.request_body, bare=bare, late=late)
 
     def _alone(self) -> bool:
         """Whether this task can do it all: nothing to read beside the response, and the engine watches."""
@@ -344,7 +347,7 @@ class Exchange:
         return own_request(self, upstream, method, target, content_type, payload)
 
     async def interim(self, head: ResponseHead) -> None:
-        await self.say(response_bytes(head.status, head.reason, interim_fields(head)))
+        await self.say(interim_bytes(self, head))
 
     async def say(self, interim: bytes) -> None:
         """Send an interim response to a client that knows them, unless the final one has begun."""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from relay.config.values import Upstream
 from relay.http.bodies import Fields
-from relay.http.fields import request_fields
+from relay.http.fields import request_fields, request_late
 from relay.http.heads import RequestHead
+from relay.http.names import Barred
 from relay.observing.tracing import TRACEPARENT, carried
 from relay.sources.reply import Outgoing
 from relay.upstreams.origin import Origin
@@ -25,6 +26,18 @@ def clients_request(exchange: Exchange, upstream: Upstream, target: bytes) -> Ou
     head = exchange.head
     safely = head.method in _IDEMPOTENT or any(f[0] == b"idempotency-key" for f in head.fields)
     return Outgoing(head.method, target, _fields_for(exchange, upstream, head), safely)
+
+
+def late_in_request(exchange: Exchange, upstream: Upstream) -> Barred:
+    """What does not pass among the trailers of the client's request."""
+    assert exchange.state is not None
+    edits = exchange.state.edits[upstream.name]
+    return request_late(
+        exchange.head,
+        request_id_header=exchange.worker.config.server.request_id_header,
+        set_fields=edits.set,
+        remove=edits.remove,
+    )
 
 
 def own_request(

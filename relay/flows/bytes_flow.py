@@ -17,6 +17,7 @@ from relay.http.bodies import (
 )
 from relay.http.fault import Fault
 from relay.http.framing import CHUNKED
+from relay.http.names import LATE, Barred
 
 
 class BytesFlow:
@@ -31,8 +32,8 @@ class BytesFlow:
     events = 0
     held = 0  # this flow never holds anything back
 
-    def __init__(self, framing_in: int, framing_out: int, side: Side) -> None:
-        self.reader: BodyReader = body_reader(framing_in, side)
+    def __init__(self, framing_in: int, framing_out: int, side: Side, late: Barred = LATE) -> None:
+        self.reader: BodyReader = body_reader(framing_in, side, late)
         self._chunked = framing_out == CHUNKED
         self.payload_bytes = 0
 

@@ -25,6 +25,7 @@ from relay.http.bodies import (
 )
 from relay.http.fault import Fault
 from relay.http.framing import CHUNKED
+from relay.http.names import LATE, Barred
 from relay.sse.completion import Completion
 from relay.sse.event import EventParser, says_its_type, serialise
 from relay.sse.scanner import BoundaryScanner
@@ -63,8 +64,9 @@ class EventFlow:
         framing_out: int,
         max_event: int,
         completion: Completion | None = None,
+        late: Barred = LATE,
     ) -> None:
-        self.reader: BodyReader = body_reader(framing_in, "upstream")
+        self.reader: BodyReader = body_reader(framing_in, "upstream", late)
         self.scanner = BoundaryScanner()
         self.payload_bytes = 0
         self.events = 0
@@ -235,9 +237,14 @@ class TranslatedFlow(EventFlow):
     __slots__ = ("_parser", "_translator")
 
     def __init__(
-        self, framing_in: int, framing_out: int, max_event: int, translator: Translator
+        self,
+        framing_in: int,
+        framing_out: int,
+        max_event: int,
+        translator: Translator,
+        late: Barred = LATE,
     ) -> None:
-        super().__init__(framing_in, framing_out, max_event)
+        super().__init__(framing_in, framing_out, max_event, late=late)
         self._parser = EventParser(silent=True)
         self._translator = translator
 

@@ -7,7 +7,10 @@ One reader per framing, all with the same face, each fed with whatever a read br
 `whole` tells that the last `data` was nothing but complete, plain chunks, so the same bytes object may be passed on
 as it is. Everything that a lenient reader could understand in two ways is refused, because relay and the next server
 would disagree about where the body ends (facts §3): chunk sizes with signs, spaces, underscores or a bare `;`, line
-ends other than CRLF, extensions that are not tokens, framing fields in trailers.
+ends other than CRLF, extensions that are not tokens, framing fields in a request's trailers.
+
+Trailers that may not stand there, or that the route bars (`late`), are dropped. A response's framing fields are among
+them: its body was whole before they came, and a cut would make it look broken.
 """
 
 from __future__ import annotations
@@ -17,8 +20,20 @@ from typing import Final, Protocol
 
 from relay.http.fault import Fault
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
+from relay.http.names import FRAMING, LATE, Barred, Fields, folded
 
-Fields = list[tuple[bytes, bytes]]
+__all__ = [
+    "BodyReader",
+    "ChunkReader",
+    "CloseReader",
+    "Fields",
+    "LengthReader",
+    "Side",
+    "body_reader",
+    "chunk",
+    "last_chunk",
+]
+
 Side = str
 
 MAX_CHUNK_LINE: Final = (
@@ -33,13 +48,6 @@ _SIZE_LINE = re.compile(
 _PLAIN_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _TRAILER = re.compile(
     rb"(" + _TOKEN + rb"):[ \t]*((?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?)[ \t]*"
-)
-# Fields that frame, route, authenticate or control must not come late (RFC 9110 §6.5.1).
-_FORBIDDEN_TRAILERS = frozenset(
-    b"content-length transfer-encoding host connection keep-alive upgrade te trailer"
-    b" content-encoding content-type content-range authorization proxy-authorization"
-    b" proxy-authenticate cookie set-cookie cache-control expect max-forwards"
-    b" proxy-connection".split()
 )
 
 # Sizes that were seen written plainly. Streams write the same few again and again; bounded, shared by all.
@@ -68,10 +76,10 @@ class BodyReader(Protocol):
         """The connection ended: whether that is the body's proper end."""
 
 
-def body_reader(framing: int, side: Side) -> BodyReader:
-    """The reader for a body framed as `framing` that `side` sends."""
+def body_reader(framing: int, side: Side, late: Barred = LATE) -> BodyReader:
+    """The reader for a body framed as `framing` that `side` sends. `late`: what is dropped of its trailers."""
     if framing == CHUNKED:
-        return ChunkReader(side)
+        return ChunkReader(side, late)
     if framing == UNTIL_CLOSE:
         return CloseReader()
     return LengthReader(framing)
@@ -146,10 +154,11 @@ class ChunkReader:
     Only where neither holds, the state machine runs.
     """
 
-    __slots__ = ("_held", "_left", "_side", "_state", "done", "rest", "trailers", "whole")
+    __slots__ = ("_held", "_late", "_left", "_side", "_state", "done", "rest", "trailers", "whole")
 
-    def __init__(self, side: Side) -> None:
+    def __init__(self, side: Side, late: Barred = LATE) -> None:
         self._side = side
+        self._late = late
         self._state = _STATE_SIZE
         self._held = b""  # an unfinished line or trailer section, bounded by the constants above
         self._left = 0  # payload bytes of this chunk still to come
@@ -295,9 +304,10 @@ class ChunkReader:
             if match is None:
                 raise self._fault("a trailer field is malformed")
             name = match[1].lower()
-            if name in _FORBIDDEN_TRAILERS or b"_" in name:
-                raise self._fault("a trailer carries a field that must not come late")
-            self.trailers.append((name, match[2]))
+            if self._side == "client" and folded(name) in FRAMING:
+                raise self._fault("a trailer carries a field that frames the body")
+            if not self._late.bars(name):
+                self.trailers.append((name, match[2]))
 
     def _fault(self, message: str) -> Fault:
         if self._side == "client":

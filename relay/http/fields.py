@@ -6,12 +6,15 @@ Rules of this module:
 * Hop-by-hop fields and everything that Connection names stay here, in both directions.
 * What relay writes itself (Host, framing, Via, forwarding fields, the request id, the operator's
   edits) is written after the stripping, so no Connection token can take it away.
+* A name that does not pass does not pass under another spelling either, nor as a trailer: see
+  `names`. `_Plan` holds both forms of the rule, so that heads and trailers cannot differ.
 * Nothing is invented: no User-Agent, no Content-Length or Transfer-Encoding the client did not
   send.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -19,8 +22,17 @@ from relay.http.bodies import Fields
 from relay.http.forwarded import ClientView, client_view
 from relay.http.framing import CHUNKED
 from relay.http.heads import RequestHead, ResponseHead
+from relay.http.names import Barred, barred, folded, plainly
 
-__all__ = ["ClientView", "client_view", "interim_fields", "request_fields", "response_fields"]
+__all__ = [
+    "ClientView",
+    "client_view",
+    "interim_fields",
+    "request_fields",
+    "request_late",
+    "response_fields",
+    "response_late",
+]
 
 HOP_BY_HOP: Final = frozenset(
     b"connection proxy-connection keep-alive te transfer-encoding upgrade http2-settings"
@@ -50,12 +62,15 @@ _OURS_IN_REQUEST = frozenset(
     b"host via forwarded x-forwarded-for x-forwarded-proto x-forwarded-host accept-encoding".split()
 )
 _OURS_IN_RESPONSE = frozenset((b"via", b"cache-control", b"x-accel-buffering"))
+_CLAIMS_FAMILY: Final = b"x-forwarded"
 
 
 class _Plan(NamedTuple):
-    """What an operator's edits and a direction decide for every head of a route."""
+    """What an operator's edits and a direction decide for every message of a route."""
 
-    drop: frozenset[bytes]
+    drop: frozenset[bytes]  # plainly written names
+    odd: Barred  # the same under other spellings, and what relay writes
+    late: Barred  # the same among trailers
     ours: frozenset[bytes]  # fields of relay's own that the operator replaces or removes
 
 
@@ -64,16 +79,40 @@ def _plan(
     set_fields: tuple[tuple[bytes, bytes], ...],
     remove: frozenset[bytes],
     request_id_header: bytes,
-    more: frozenset[bytes],
-    ours: frozenset[bytes],
+    direction: _Direction,
 ) -> _Plan:
-    edited = remove | {name for name, _ in set_fields}
-    return _Plan(
-        HOP_BY_HOP | more | edited | {request_id_header}, edited & (ours | {request_id_header})
-    )
+    edited = plainly(remove | {name for name, _ in set_fields})
+    own = plainly((request_id_header,))
+    drop = HOP_BY_HOP | direction.drop | edited | own
+    odd = barred(drop | direction.ours | direction.claims, direction.families)
+    replaced = frozenset(map(folded, edited))
+    ours = frozenset(name for name in direction.ours | own if folded(name) in replaced)
+    return _Plan(drop, odd, odd.late(), ours)
 
 
-_UNTRUSTED_REQUEST = _REWRITTEN | _CLAIMS
+def _passing(head: RequestHead | ResponseHead, odd: Barred) -> Fields:
+    """The fields of a head, without the odd spellings of what does not pass."""
+    if not head.odd:
+        return head.fields
+    return (odd.and_named(head.connection) if head.connection else odd).without_odd(head.fields)
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # a key of the cache: by identity
+class _Direction:
+    """What is dropped whatever the route says, and what relay writes."""
+
+    drop: frozenset[bytes]
+    ours: frozenset[bytes]
+    claims: frozenset[bytes] = _NOTHING  # dropped under odd spellings, from trusted peers too
+    families: tuple[bytes, ...] = ()
+
+
+_FRAMING = frozenset((b"content-length", b"trailer"))
+_STREAM_DROPS = frozenset((b"cache-control", b"x-accel-buffering"))
+_CLAIMED: Final = (folded(_CLAIMS_FAMILY),)
+_TRUSTED: Final = _Direction(_REWRITTEN, _OURS_IN_REQUEST, _CLAIMS, _CLAIMED)
+_UNTRUSTED: Final = _Direction(_REWRITTEN | _CLAIMS, _OURS_IN_REQUEST, _CLAIMS, _CLAIMED)
+_RESPONSE: Final = _Direction(_FRAMING, _OURS_IN_RESPONSE)
 
 
 def request_fields(
@@ -99,19 +138,13 @@ def request_fields(
             upstream is asked not to compress (Accept-Encoding: identity).
     """
     trusted = client.trusted
-    plan = _plan(
-        set_fields,
-        remove,
-        request_id_header,
-        _REWRITTEN if trusted else _UNTRUSTED_REQUEST,
-        _OURS_IN_REQUEST,
-    )
+    plan = _plan(set_fields, remove, request_id_header, _TRUSTED if trusted else _UNTRUSTED)
     drop = plan.drop | head.connection if head.connection else plan.drop
     plain = event_stream and head.wants_events
     kept: Fields = [(b"host", authority)]
     late: Fields = []
     trailers = False
-    for field in head.fields:
+    for field in _passing(head, plan.odd):
         name = field[0]
         if name in drop:
             if name == b"te":
@@ -119,7 +152,7 @@ def request_fields(
             elif name in _BY_FRAMING and _stays(name, head):
                 late.append(field)
             continue
-        if not trusted and name[:11] == b"x-forwarded":
+        if not trusted and name[:11] == _CLAIMS_FAMILY:
             continue
         if plain and name == b"accept-encoding":
             continue
@@ -163,6 +196,18 @@ def _stays(name: bytes, head: RequestHead) -> bool:
     return head.version == b"1.1"  # RFC 9110 §10.1.1: an expectation in HTTP/1.0 is ignored
 
 
+def request_late(
+    head: RequestHead,
+    *,
+    request_id_header: bytes,
+    set_fields: tuple[tuple[bytes, bytes], ...] = (),
+    remove: frozenset[bytes] = _NOTHING,
+) -> Barred:
+    """What does not pass among the trailers of this request, whoever sent it."""
+    late = _plan(set_fields, remove, request_id_header, _UNTRUSTED).late
+    return late.and_named(head.connection) if head.connection else late
+
+
 def response_fields(
     head: ResponseHead | Fields,
     *,
@@ -183,11 +228,11 @@ def response_fields(
         head: the upstream's; or the fields of a response of relay's own, which get no Via.
         event_stream: the body goes out as an event stream.
     """
-    plan = _plan(set_fields, remove, request_id_header, _FRAMING, _OURS_IN_RESPONSE)
+    plan = _plan(set_fields, remove, request_id_header, _RESPONSE)
     drop = plan.drop
     kept: Fields
     if isinstance(head, ResponseHead):
-        fields = head.fields
+        fields = _passing(head, plan.odd)
         if head.connection:
             drop |= head.connection
         if event_stream:
@@ -212,16 +257,32 @@ def response_fields(
     return kept
 
 
-_FRAMING = frozenset((b"content-length", b"trailer"))
-_STREAM_DROPS = frozenset((b"cache-control", b"x-accel-buffering"))
+def response_late(
+    head: ResponseHead,
+    *,
+    request_id_header: bytes,
+    set_fields: tuple[tuple[bytes, bytes], ...] = (),
+    remove: frozenset[bytes] = _NOTHING,
+) -> Barred:
+    """What does not pass among the trailers of this response."""
+    late = _plan(set_fields, remove, request_id_header, _RESPONSE).late
+    return late.and_named(head.connection) if head.connection else late
 
 
-def interim_fields(head: ResponseHead) -> Fields:
+def interim_fields(
+    head: ResponseHead,
+    *,
+    request_id_header: bytes,
+    set_fields: tuple[tuple[bytes, bytes], ...] = (),
+    remove: frozenset[bytes] = _NOTHING,
+) -> Fields:
     """The fields of a 1xx response that is passed on (RFC 9110 §15.2): a 101 keeps its Upgrade,
-    nothing is added.
+    nothing is added. What the route sets or removes in the final response is dropped here.
     """
-    drop = HOP_BY_HOP | _FRAMING | head.connection
-    kept = [field for field in head.fields if field[0] not in drop]
+    plan = _plan(set_fields, remove, request_id_header, _RESPONSE)
+    drop = plan.drop | head.connection
+    fields = _passing(head, plan.odd)
+    kept = [field for field in fields if field[0] not in drop]
     if head.status == 101 and head.upgrade is not None:
         kept += [(b"connection", b"upgrade"), (b"upgrade", head.upgrade)]
     return kept

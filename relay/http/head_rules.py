@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import product
 from typing import Final
 
 from relay.http.bodies import Fields
 from relay.http.fault import Fault, bad_request
 from relay.http.framing import CHUNKED
+from relay.http.names import FRAMING, ODD_LINE, folded, is_odd
 
 MAX_BLANK_LINES: Final = 8  # CRLFs before a request line (RFC 9112 §2.2: at least one; arbitrary)
 MAX_LENGTH: Final = 2**63 - 1  # of Content-Length: what every server's signed integer holds
@@ -30,18 +30,6 @@ _LENGTH = re.compile(rb"0|[1-9][0-9]{0,18}")
 _CODINGS = re.compile(_TOKEN + rb"(?:[ \t]*,[ \t]*" + _TOKEN + rb")*")
 _PROTOCOLS = re.compile(
     _TOKEN + rb"(?:/" + _TOKEN + rb")?(?:[ \t]*,[ \t]*" + _TOKEN + rb"(?:/" + _TOKEN + rb")?)*"
-)
-
-# Names that frame, route or identify. Written with `_` they are the same variable to every
-# CGI-style server (RFC 3875 §4.1.18), so such a name can only be meant to slip past somebody.
-IMITATIONS: Final = frozenset(
-    b"".join(letters)
-    for name in (
-        b"content-length transfer-encoding x-real-ip x-forwarded-for x-forwarded-proto"
-        b" x-forwarded-host x-forwarded-port x-forwarded-prefix"
-    ).split()
-    for letters in product(*[(b"-", b"_") if c == 45 else (bytes((c,)),) for c in name])
-    if b"_" in letters
 )
 
 
@@ -101,6 +89,18 @@ def lower_fields(raw_items: list[tuple[bytes, bytes]], count: int, fault: MakeFa
     return fields
 
 
+def has_odd_names(raw: bytes, fields: Fields, fault: MakeFault) -> bool:
+    """Whether a head has names that only their folded form tells apart from others. One that frames
+    is refused: a server that folds would find the body's end elsewhere (RFC 3875 §4.1.18).
+    """
+    if ODD_LINE.search(raw) is None:
+        return False
+    odd = [name for name, _ in fields if is_odd(name)]
+    if any(folded(name) in FRAMING for name in odd):
+        raise fault("a field name imitates one that frames the body")
+    return bool(odd)
+
+
 @lru_cache(maxsize=256)
 def connection_tokens(value: bytes) -> frozenset[bytes]:
     """The members of a Connection field, lower-case."""
@@ -141,10 +141,6 @@ def framing_of(raw: bytes, version: bytes, fault: MakeFault) -> int:
 
 def too_many_fields() -> Fault:
     return bad_request("the head has too many fields", status=431, code="too_many_fields")
-
-
-def imitation(fault: MakeFault) -> Fault:
-    return fault("a field name imitates another one with an underscore")
 
 
 def version_not_supported(message: str) -> Fault:

@@ -25,14 +25,13 @@ from relay.http.bodies import Fields
 from relay.http.fault import bad_request, bad_response
 from relay.http.framing import UNTIL_CLOSE
 from relay.http.head_rules import (
-    IMITATIONS,
     after_blank_lines,
     check_bytes,
     check_request_bytes,
     check_unfinished_request,
     connection_tokens,
     framing_of,
-    imitation,
+    has_odd_names,
     lower_fields,
     request_fault,
     response_message,
@@ -49,11 +48,9 @@ _NONE: Final[frozenset[bytes]] = frozenset()
 _OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade"))
 _FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))
 _NOTED_REQUEST = (
-    frozenset((b"host", b"connection", b"expect", b"upgrade", b"accept", b"traceparent"))
-    | _FRAMING
-    | IMITATIONS
+    frozenset((b"host", b"connection", b"expect", b"upgrade", b"accept", b"traceparent")) | _FRAMING
 )
-_NOTED_RESPONSE = frozenset((b"connection", b"upgrade", b"content-type")) | _FRAMING | IMITATIONS
+_NOTED_RESPONSE = frozenset((b"connection", b"upgrade", b"content-type")) | _FRAMING
 
 
 # h11 takes an interim response only as an answer, and a 101 only to an offer.
@@ -84,6 +81,7 @@ class RequestHead:
     connection: frozenset[bytes] = _NONE  # Connection tokens beyond close, keep-alive, upgrade
     wants_events: bool = False  # Accept names text/event-stream
     traceparent: bytes = b""  # as it came; several lines are joined, which makes them invalid
+    odd: bool = False  # a name has more than letters, digits and hyphens: see names
 
 
 @dataclass(slots=True)
@@ -100,6 +98,7 @@ class ResponseHead:
     connection: frozenset[bytes] = _NONE
     bodiless: bool = False  # HEAD, 1xx, 204, 304: framing fields describe no body of this response
     content_type: bytes = b""
+    odd: bool = False  # as in RequestHead
 
     @property
     def media_type(self) -> bytes:
@@ -212,10 +211,9 @@ def _read_request(raw: bytes, count: int) -> RequestHead:
                 traceparent = traceparent + b", " + value if traceparent else value
             elif name == b"expect":
                 continues = continues or value.lower() == b"100-continue"
-            elif name in _FRAMING:
-                framed = True
             else:
-                raise imitation(bad_request)
+                framed = True
+    odd = has_odd_names(raw, fields, bad_request)
     if hosted and HOST.fullmatch(host) is None:
         raise bad_request("the Host field is not a host")
     target, path, query, authority = split_target(method, event.target)
@@ -238,6 +236,7 @@ def _read_request(raw: bytes, count: int) -> RequestHead:
         named - _OPTIONS if named else _NONE,
         events,
         traceparent,
+        odd,
     )
 
 
@@ -268,10 +267,9 @@ def _read_response(raw: bytes, to_head: bool, count: int) -> ResponseHead:
                 named |= connection_tokens(value)
             elif name == b"upgrade":
                 upgrade = value if upgrade is None else upgrade + b", " + value
-            elif name in _FRAMING:
-                framed = True
             else:
-                raise imitation(bad_response)
+                framed = True
+    odd = has_odd_names(raw, fields, bad_response)
     framing = framing_of(raw, version, bad_response) if framed else None
     keep_alive = b"close" not in named and (version == b"1.1" or b"keep-alive" in named)
     bodiless = to_head or status < 200 or status in (204, 304)
@@ -293,4 +291,5 @@ def _read_response(raw: bytes, to_head: bool, count: int) -> ResponseHead:
         named - _OPTIONS if named else _NONE,
         bodiless,
         content_type,
+        odd,
     )

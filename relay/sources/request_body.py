@@ -9,6 +9,7 @@ from __future__ import annotations
 from relay.flows.bytes_flow import BytesFlow
 from relay.http.fault import Fault
 from relay.http.framing import UNTIL_CLOSE
+from relay.http.names import LATE, Barred
 
 KEPT = 64 * 1024  # bytes; what Go, Pingora and HAProxy keep for a second attempt
 
@@ -18,8 +19,10 @@ class RequestBody:
 
     __slots__ = ("_flow", "_limit", "_sent", "kept", "received")
 
-    def __init__(self, framing: int, limit: int, *, bare: bool = False) -> None:
-        self._flow = BytesFlow(framing, UNTIL_CLOSE if bare else framing, "client")
+    def __init__(
+        self, framing: int, limit: int, *, bare: bool = False, late: Barred = LATE
+    ) -> None:
+        self._flow = BytesFlow(framing, UNTIL_CLOSE if bare else framing, "client", late)
         self._limit = limit
         self._sent = False  # the opening is out
         self.kept: bytearray | None = (

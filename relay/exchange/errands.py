@@ -30,12 +30,16 @@ class Errands:
 
     async def run(self) -> None:
         """Keep the nursery open, for ever."""
-        async with trio.open_nursery() as self._nursery:
-            await trio.sleep_forever()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
 
     def start(self, job: Callable[[], Awaitable[None]], within: float) -> None:
-        """Run `job`, for at most `within` seconds."""
-        assert self._nursery is not None, "the worker runs"
+        """Run `job`, for at most `within` seconds; not at all where the worker has ended with all its errands."""
+        if self._nursery is None:
+            return
         self._running += 1
         self._nursery.start_soon(self._run, job, within)
 

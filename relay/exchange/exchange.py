@@ -38,6 +38,7 @@ from relay.observing.record import Record
 from relay.observing.tracing import Trace
 from relay.routing.table import Found, MethodNotAllowed
 from relay.sources.answer import answer
+from relay.sources.ask import Threads
 from relay.sources.enqueue import enqueue
 from relay.sources.forward import forward
 from relay.sources.local import local
@@ -324,6 +325,10 @@ class Exchange:
 
     def group(self, upstream: Upstream) -> Group:
         return self.worker.group(upstream)
+
+    @property
+    def threads(self) -> Threads:
+        return self.worker.threads
 
     @property
     def turns(self) -> Turns:

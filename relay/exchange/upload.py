@@ -96,12 +96,11 @@ class Upload:
         reader = BodyReading(exchange)
         while not body.done:
             body.take(await reader.next())
-            if len(body.opening()) > limit:
+            if body.size > limit:
                 break
-        payload = body.opening()
-        if len(payload) > limit:
+        if body.size > limit:
             raise Fault("client", 413, "body_too_large", "the request body is over the limit")
-        return payload
+        return body.given()
 
 
 class BodyReading:

@@ -18,6 +18,7 @@ from relay.observing.counters import Counters, RouteCounters
 from relay.observing.log import LineLog
 from relay.observing.tracing import Tracing
 from relay.routing.table import RouteTable
+from relay.sources.ask import Threads
 from relay.sources.turns import Turns
 from relay.upstreams import health
 from relay.upstreams.group import Group, Groups
@@ -51,6 +52,7 @@ class Worker:
         self.counters = Counters()
         self.registry = Registry()
         self.errands = Errands()
+        self.threads = Threads()
         self._turns: dict[str, Turns] = {}
         self.log = (
             LineLog(log_fd, self.alarms.arm, trio.current_time) if log_fd is not None else None

@@ -38,7 +38,9 @@ logger = logging.getLogger("relay")
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _RETRY_ACCEPT = 0.1  # seconds
 _TICK = 0.05  # seconds between looks at what drains
-_ERRANDS = 1.0  # seconds a drain waits for errands behind the last exchange
+# Seconds a drain waits for errands behind the last exchange: a job that is being posted, and its cancel. With _SPANS it
+# must stay below the supervisor's grace, and both with the default drain below systemd's TimeoutStopSec.
+_ERRANDS = 6.0
 _SPANS = 2.0  # seconds a drain waits for a collector to take the last spans
 _SPREAD = 0.8  # of the drain time: farewells are spread over it, the rest is for the last to end
 

@@ -44,7 +44,7 @@ from relay.serving.worker_process import LEAVING, READY, Seat, admin_main, worke
 logger = logging.getLogger("relay")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-_GRACE = 5.0  # seconds a worker may take longer than its drain before it is killed
+_GRACE = 9.0  # seconds a worker may take longer than its drain (errands, spans) before it is killed
 _QUIT = 3.0  # seconds it has after a second signal
 _TELL_AGAIN = 1.0  # seconds between two words of the drain to the same slot
 _BEAT = 5.0  # seconds between two looks at whether the workers live

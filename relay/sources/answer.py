@@ -16,6 +16,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import trio
 
@@ -24,9 +25,10 @@ from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.routing.template import TemplateError
 from relay.sources.ask import Ask
 from relay.sources.call import CallResult, call
-from relay.sources.json_body import json_object, json_of
+from relay.sources.json_body import members_of, read_json, without_mark
 from relay.sources.reply import Failure, Reply, SendEvents
 from relay.sse.chunking import cut
+from relay.sse.json_bounds import TooMuch
 from relay.sse.json_line import NotJSON, write
 
 FIRST_PAUSE = 0.1  # seconds before the second attempt at the same upstream
@@ -38,7 +40,7 @@ _EVENT_STREAM = (b"content-type", b"text/event-stream")
 
 async def answer(plan: Answer, ask: Ask) -> Reply:
     """An event stream of relay's own. Raises: Fault (a body over `max_body`)."""
-    raw = await ask.payload(plan.max_body)
+    raw = without_mark(await ask.payload(plan.max_body))
     telling = _Telling(plan, ask, raw)
     return Reply(200, [_EVENT_STREAM], produce=telling.run, events=True)
 
@@ -56,7 +58,7 @@ class _Telling:
     async def run(self, send: SendEvents) -> Ending | None:
         """Write the events. Returns: the Ending of a stream that is not simply complete."""
         try:
-            target = self._target()
+            target = await self._target()
             await send(_event(type="start"))
             text, metadata = await self._answer(target)
         except Failure as failure:
@@ -82,13 +84,17 @@ class _Telling:
 
     # -- the client's request ----------------------------------------------------------------------
 
-    def _target(self) -> bytes:
+    async def _target(self) -> bytes:
         """Where to ask; the client's request is checked then. Raises: Failure (BAD_REQUEST)."""
-        plan, ask = self._plan, self._ask
         try:
-            body = json_object(self._raw)
-        except NotJSON:
-            raise _bad_request("the request body must be a JSON object") from None
+            return await read_json(self._raw, self._checked, self._ask.threads.json)
+        except NotJSON as error:
+            why = f": {error}" if isinstance(error, TooMuch) else ""
+            raise _bad_request(f"the request body must be a JSON object{why}") from None
+
+    def _checked(self, value: object) -> bytes:
+        plan, ask = self._plan, self._ask
+        body = members_of(value)
         for name in plan.require:
             value = body.get(name)
             if value is None or (isinstance(value, str) and not value.strip()):
@@ -142,7 +148,11 @@ class _Telling:
             # Not its own words: they name the upstream, which is the operator's affair.
             raise _unavailable("the backend cannot be reached", failure.cause) from None
         _check_status(result)
-        return _read_answer(plan, result.body)
+        try:
+            return await read_json(result.body, partial(_taken, plan), self._ask.threads.json)
+        except NotJSON as error:
+            why = f": {error}" if isinstance(error, TooMuch) else ""
+            raise _bad_answer(f"the backend's answer is not JSON that can be read{why}") from None
 
 
 def _in_order(plan: Answer) -> tuple[Upstream, ...]:
@@ -164,11 +174,8 @@ def _check_status(result: CallResult) -> None:
     raise _unavailable(message, Cause.FAILED, retryable=status >= 500 or status in _BUSY)
 
 
-def _read_answer(plan: Answer, body: bytes) -> tuple[str, bytes]:
-    try:
-        value = json_of(body)
-    except NotJSON:
-        raise _bad_answer("the backend's answer is not JSON") from None
+def _taken(plan: Answer, value: object) -> tuple[str, bytes]:
+    """What is told of an answer: the text, and the metadata as an event. Raises: Failure."""
     text = plan.text(value)
     if not isinstance(text, str):
         raise _bad_answer("the backend's answer has no text")

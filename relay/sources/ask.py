@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import trio
+
 from relay.config.values import Route, Upstream
 from relay.http.heads import RequestHead, ResponseHead
 from relay.observing.ending import Phase
@@ -15,6 +17,18 @@ from relay.upstreams.group import Group
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
 from relay.wires.socket_wire import SocketWire
+
+
+class Threads:
+    """How many threads of one worker do work of a kind. One kind that hangs, or is slow, holds up no other."""
+
+    __slots__ = ("files", "json")
+
+    def __init__(self) -> None:
+        self.json = trio.CapacityLimiter(
+            1
+        )  # JSON of bounded size is read: 30 MiB of objects at once
+        self.files = trio.CapacityLimiter(8)  # disks are waited for; arbitrary
 
 
 class Ask(Protocol):
@@ -30,6 +44,10 @@ class Ask(Protocol):
     @property
     def route(self) -> Route:
         """The route that was found, as configured when the exchange began."""
+
+    @property
+    def threads(self) -> Threads:
+        """What work may be done in threads, and how much at once; shared by all exchanges of this worker."""
 
     @property
     def turns(self) -> Turns:
@@ -73,3 +91,70 @@ class Ask(Protocol):
 
     def beside(self, job: Callable[[], Awaitable[None]], within: float) -> None:
         """Run `job` beside all exchanges for at most `within` seconds; it outlives this one."""
+
+
+class Aside:
+    """An exchange as a request beside it sees it: what becomes of that request shows in no record, and reaches no client.
+
+    Implements Ask, but for what belongs to the client's own request.
+    """
+
+    __slots__ = ("_ask", "alarms", "body", "engine", "head", "params", "phase")
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self.head = ask.head
+        self.params = ask.params
+        self.body: RequestBody | None = None
+        self.phase = Phase.ROUTE
+        self.engine = ask.engine
+        self.alarms = ask.alarms
+
+    @property
+    def route(self) -> Route:
+        return self._ask.route
+
+    @property
+    def threads(self) -> Threads:
+        return self._ask.threads
+
+    @property
+    def turns(self) -> Turns:
+        return self._ask.turns
+
+    def group(self, upstream: Upstream) -> Group:
+        return self._ask.group(upstream)
+
+    def outgoing(self, upstream: Upstream, target: bytes) -> Outgoing:
+        raise AssertionError("the client's request is not sent beside it")
+
+    def own_request(
+        self,
+        upstream: Upstream,
+        method: bytes,
+        target: bytes,
+        content_type: bytes = b"",
+        payload: bytes = b"",
+    ) -> Outgoing:
+        return self._ask.own_request(upstream, method, target, content_type, payload)
+
+    def reached(self, name: str) -> None:
+        """Not for the record."""
+
+    async def interim(self, head: ResponseHead) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def upload(self, wire: SocketWire, within: float) -> None:
+        raise AssertionError("there is no body of the client")
+
+    async def stop_upload(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def payload(self, limit: int) -> bytes:
+        raise AssertionError("there is no body of the client")
+
+    async def commit(self) -> None:
+        raise AssertionError("the client hears nothing of it")
+
+    def beside(self, job: Callable[[], Awaitable[None]], within: float) -> None:
+        self._ask.beside(job, within)

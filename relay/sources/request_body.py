@@ -69,6 +69,17 @@ class RequestBody:
         """What goes out together with the head: all that is there already."""
         return bytes(self.kept or b"")
 
+    @property
+    def size(self) -> int:
+        """Bytes of the payload so far."""
+        return self._flow.payload_bytes
+
+    def given(self) -> bytes:
+        """The whole payload, for a source that reads it itself; it is not kept here any longer."""
+        payload = self.opening()
+        self.kept = None
+        return payload
+
     def sent(self) -> None:
         """The opening is out: from now on what is too large to be sent twice is forgotten."""
         self._sent = True

@@ -5,7 +5,7 @@ Rules
     `splitlines`, and readers built on it, would break an event at U+0085, U+2028 or U+2029, which
     JSON does not escape by itself.
   * What is written is JSON: no NaN, no Infinity, no half of a surrogate pair as a character.
-  * What is read is JSON in the same sense; anything else is text.
+  * What is read is JSON in the same sense; anything else is text. A byte order mark in front is ignored (RFC 8259 §8.1).
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def read(text: str) -> object:
     nesting beyond the stack.
     """
     try:
-        value: object = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        value: object = json.loads(
+            text.removeprefix("\ufeff"), parse_constant=_refuse, parse_float=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise NotJSON(str(error)) from None
     return value

@@ -210,8 +210,10 @@ def test_leaving_in_mid_stream_stops_and_cancels_the_job(relay: Server, broker: 
 def test_leaving_between_the_two_steps_leaves_nothing_running(
     relay: Server, broker: Server
 ) -> None:
-    """The client leaves while the broker thinks about accepting the message."""
-    posts, streams = len(calls(broker, "/message")), len(calls(broker, "/api/v1/stream"))
+    """The client leaves while the broker thinks about accepting the message: once it has, the job is cancelled."""
+    posts = [call for call in calls(broker, "/message") if call["path"] == "/api/v1/message"]
+    streams = len(calls(broker, "/api/v1/stream"))
+    cancels = len(calls(broker, "/cancel"))
     client = httpx.Client(timeout=httpx.Timeout(20, read=0.2))
     with client, pytest.raises(httpx.ReadTimeout):
         client.post(relay.url + PATH, json={"user_id": "hasty", "message": "slow"})
@@ -219,10 +221,15 @@ def test_leaving_between_the_two_steps_leaves_nothing_running(
         lambda record: record.get("ending") == "client_left" and record["phase"] == "request"
     )
     assert record["route"] == "chat-stream"
-    wait_until(
-        "the post is given up",
-        lambda: [call["state"] for call in calls(broker, "/message")[posts:]] == ["stopped"],
-    )
+
+    def cancelled() -> list[bool]:
+        messages = httpx.get(f"{broker.url}/api/v1/messages").json()
+        return [m["cancelled"] for m in messages if m["user_id"] == "hasty"]
+
+    wait_until("the job is cancelled", lambda: cancelled() == [True])
+    after = [call for call in calls(broker, "/message") if call["path"] == "/api/v1/message"]
+    assert [call["state"] for call in after[len(posts) :]] == ["finished"]
+    assert len(calls(broker, "/cancel")) == cancels + 1
     assert len(calls(broker, "/api/v1/stream")) == streams
 
 

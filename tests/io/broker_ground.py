@@ -11,13 +11,19 @@ JOB = {"user_id": "ann", "message": "hello"}
 
 
 def broker(
-    url: str, *, route: str = "", enqueue: str = "", follow: str = "", cancel: bool = False
+    url: str,
+    *,
+    route: str = "",
+    enqueue: str = "",
+    follow: str = "",
+    cancel: bool = False,
+    cancel_path: str = "/cancel?id={reply.message_id}",
 ) -> str:
     """TOML of the message broker of design §6.4, with further lines for each table."""
-    told = """
+    told = f"""
 [routes.cancel]
 upstream = "broker"
-path = "/cancel?id={reply.message_id}"
+path = "{cancel_path}"
 timeout = "50ms"
 """
     return f"""

@@ -61,3 +61,13 @@ async def test_a_fault_is_logged_and_costs_nothing_else(
 
 async def test_nothing_to_wait_for(errands: Errands) -> None:
     await errands.done()
+
+
+async def test_none_begins_when_the_worker_has_ended(nursery: trio.Nursery) -> None:
+    """A second signal ends the worker with its errands; exchanges that end in the same moment may still ask for one."""
+    errands = Errands()
+    with trio.CancelScope() as running:
+        running.cancel()
+        await errands.run()
+    errands.start(trio.sleep_forever, 5)
+    assert len(errands) == 0

@@ -13,6 +13,7 @@ from relay.wires.stream_wire import StreamWire
 from tests.harness import RawPeer, descriptors, running, settle
 from tests.io.broker_ground import JOB, ORDER, broker, nothing_left, turns_of
 from tests.io.sources_ground import STREAM_HEAD, Backend, event, opened, response
+from tests.io.upstreams_ground import Blackhole
 
 
 @pytest.fixture
@@ -30,7 +31,8 @@ def leave(client: RawPeer, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_gone_before_the_job_is_accepted(backend: Backend, how: str) -> None:
-    async with running(broker(backend.url, enqueue=ORDER, cancel=True)) as relay:
+    """There is no way to cancel a job, so there is no reason to wait for its id."""
+    async with running(broker(backend.url, enqueue=ORDER)) as relay:
         client = await backend.post(relay, "/chat", JOB)
         await response(client)
         job = await backend.asked()
@@ -39,7 +41,162 @@ async def test_gone_before_the_job_is_accepted(backend: Backend, how: str) -> No
         line = await relay.line()
         assert (line["ending"], line["phase"]) == ("client_left", "request")
         await nothing_left(relay)
-        assert backend.nobody_waits(), "there is no id to cancel by"
+        assert backend.nobody_waits()
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("order", ["", ORDER])
+async def test_gone_while_the_post_is_under_way(backend: Backend, how: str, order: str) -> None:
+    """1. The job is posted, and the broker takes its time. 2. The client leaves. 3. The broker accepts the job: now
+    its id is known, it is cancelled, once, and nobody follows its stream."""
+    async with running(broker(backend.url, enqueue=order, cancel=True)) as relay:
+        client = await backend.post(relay, "/chat", JOB)
+        await response(client)
+        job = await backend.asked()
+        leave(client, how)
+        line = await relay.line()
+        assert (line["ending"], line["phase"]) == ("client_left", "request")
+        await job.answer(202, {"message_id": "m1"})
+        told = await backend.asked()
+        assert told.line == b"POST /cancel?id=m1"
+        await told.answer(204)
+        await nothing_left(relay)
+        assert backend.nobody_waits()
+
+
+async def test_gone_while_the_post_is_under_way_and_it_is_refused(backend: Backend) -> None:
+    async with running(broker(backend.url, cancel=True)) as relay:
+        client = await backend.post(relay, "/chat", JOB)
+        await response(client)
+        job = await backend.asked()
+        client.close()
+        await relay.line()
+        await job.answer(503, {"message_id": "m1"})
+        await nothing_left(relay)
+        assert backend.nobody_waits(), "there is no job"
+
+
+async def test_the_turn_is_kept_until_the_post_that_was_left_has_ended(backend: Backend) -> None:
+    async with running(broker(backend.url, enqueue=ORDER, cancel=True)) as relay:
+        client = await backend.post(relay, "/chat", JOB)
+        await response(client)
+        job = await backend.asked()
+        client.close()
+        await relay.line()
+        await backend.post(relay, "/chat", {**JOB, "message": "next"})
+        await settle(lambda: turns_of(relay)() == 1)
+        assert backend.nobody_waits(), "the next message would overtake the one that was left"
+        await job.answer(202, {"message_id": "m1"})
+        lines = set()
+        for _ in range(2):
+            asked = await backend.asked()
+            lines.add(asked.line)
+            await asked.answer(202, {"message_id": "m2"})
+        assert lines == {b"POST /cancel?id=m1", b"POST /message"}
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.1 202 X\r\nContent-Length: 9\r\n\r\n{", b"nonsense\r\n\r\n"]
+)
+@pytest.mark.parametrize("left", [False, True], ids=["waiting", "left"])
+async def test_a_job_of_which_nobody_knows_is_cancelled_where_it_can_be_named(
+    backend: Backend, answer: bytes, left: bool
+) -> None:
+    """1. The job is posted. 2. The broker breaks off before it has said whether it takes it. 3. The client has named
+    the job itself, so it is cancelled all the same."""
+    text = broker(backend.url, cancel=True, cancel_path="/cancel?id={body.message}")
+    async with running(text) as relay:
+        client = await backend.post(relay, "/chat", JOB)
+        await response(client)
+        job = await backend.asked()
+        if left:
+            client.close()
+            await relay.line()
+        if answer:
+            await job.peer.send(answer)
+        job.peer.close()
+        told = await backend.asked()
+        assert told.line == b"POST /cancel?id=hello"
+        await told.answer(204)
+        client.close()
+        await nothing_left(relay)
+        assert backend.nobody_waits()
+
+
+async def test_a_post_that_is_left_and_never_answered_ends_in_time(backend: Backend) -> None:
+    text = broker(
+        backend.url,
+        enqueue='timeout = "100ms"',
+        cancel=True,
+        cancel_path="/cancel?id={body.message}",
+    )
+    async with running(text) as relay:
+        client = await backend.post(relay, "/chat", JOB)
+        await response(client)
+        job = await backend.asked()
+        client.close()
+        await job.peer.ended()
+        told = await backend.asked()
+        assert told.line == b"POST /cancel?id=hello"
+        await told.answer(204)
+        await nothing_left(relay)
+
+
+async def test_gone_before_anything_was_sent_sends_nothing(backend: Backend) -> None:
+    """1. One message of a user is being posted, the next one waits for its turn. 2. Its client leaves."""
+    async with running(broker(backend.url, enqueue=ORDER, cancel=True)) as relay:
+        first = await backend.post(relay, "/chat", JOB)
+        await response(first)
+        job = await backend.asked()
+        second = await backend.post(relay, "/chat", JOB)
+        await response(second)
+        await settle(lambda: turns_of(relay)() == 1)
+        second.close()
+        line = await relay.line()
+        assert (line["ending"], line["phase"]) == ("client_left", "queued")
+        await job.answer(202, {"message_id": "m1"})
+        stream = await backend.asked()
+        assert stream.line.startswith(b"GET /stream")
+        await stream.peer.send(STREAM_HEAD + event("done", {}))
+        assert (await relay.line())["ending"] == "complete"
+        first.close()
+        await nothing_left(relay)
+        assert backend.nobody_waits()
+
+
+async def test_gone_while_the_broker_is_dialled_sends_nothing(backend: Backend) -> None:
+    """The dial is stuck: the listen queue of the broker is full."""
+    hole = Blackhole()
+    try:
+        async with running(broker(f"http://127.0.0.1:{hole.port}", cancel=True)) as relay:
+            client = await backend.post(relay, "/chat", JOB)
+            await response(client)
+            await settle(
+                lambda: any(
+                    origin.streams for group in relay.worker.groups for origin in group.origins
+                )
+            )
+            client.close()
+            line = await relay.line()
+            assert (line["ending"], line["phase"]) == ("client_left", "dial")
+            await nothing_left(relay)
+    finally:
+        hole.close()
+
+
+async def test_a_drain_waits_for_the_post_and_the_cancel(backend: Backend) -> None:
+    async with running("[timeouts]\ndrain = '1ms'\n" + broker(backend.url, cancel=True)) as relay:
+        client = await backend.post(relay, "/chat", JOB)
+        await response(client)
+        job = await backend.asked()
+        relay.server.stop()
+        assert (await relay.line())["ending"] == "drained"
+        await job.answer(202, {"message_id": "m1"})
+        told = await backend.asked()
+        assert told.line == b"POST /cancel?id=m1"
+        assert not relay.stopped.is_set()
+        await told.answer(204)
+        await relay.drained()
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -152,17 +309,22 @@ async def test_a_drain_waits_for_the_cancel(backend: Backend) -> None:
         assert (await relay.line())["ending"] == "drained"
 
 
-async def test_no_descriptor_is_left(backend: Backend) -> None:
-    async with running(broker(backend.url, enqueue=ORDER, cancel=True)) as relay:
+@pytest.mark.parametrize("cancel", [False, True])
+async def test_no_descriptor_is_left(backend: Backend, cancel: bool) -> None:
+    async with running(broker(backend.url, enqueue=ORDER, cancel=cancel)) as relay:
         before = descriptors()
         for _ in range(20):
             client = await backend.post(relay, "/chat", JOB)
             await response(client)
             job = await backend.asked()
             client.close()
-            await job.peer.ended()
-            job.peer.close()
-        await relay.lines(20)
+            await relay.line()
+            if cancel:
+                await job.answer(202, {"message_id": "m"})
+                await (await backend.asked()).answer(204)
+            else:
+                await job.peer.ended()
+                job.peer.close()
         await nothing_left(relay)
         assert descriptors() == before
 

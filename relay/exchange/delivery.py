@@ -23,6 +23,7 @@ from relay.exchange.client_head import (
     late_in_response,
 )
 from relay.exchange.epoll_pump import EpollPump
+from relay.exchange.file_body import send_file
 from relay.exchange.refusal import code_of
 from relay.exchange.transfer import COMPLETE, LEFT, STALLED, Transfer
 from relay.exchange.trio_pump import TrioPump
@@ -32,12 +33,12 @@ from relay.flows.event_flow import EventFlow, TranslatedFlow
 from relay.http.bodies import LengthReader, chunk, last_chunk
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.observing.ending import Cause, Ending, Phase, Side
-from relay.sources.reply import Failure, Reply, SendEvents, UpstreamBody
+from relay.sources.reply import Failure, OpenFile, Reply, SendEvents, UpstreamBody
 from relay.sse.completion import Completion
 from relay.sse.dialects import terminal_event
 from relay.sse.translate import Translator
 from relay.wires.socket_wire import SocketWire
-from relay.wires.wire import Expired, Gone, Wire
+from relay.wires.wire import READ_SIZE, Expired, Gone, Wire
 
 if TYPE_CHECKING:
     from relay.exchange.exchange import Exchange
@@ -93,6 +94,8 @@ class Delivery:
                 await self._whole(self._reply.body)
             elif reply.produce is not None and exchange.head.method != b"HEAD":
                 await self._produce()
+            elif reply.file is not None and exchange.head.method != b"HEAD":
+                await self._file(reply.file)
             elif self._body is None:
                 await self._whole(reply.body)
             elif self._is_whole(self._body):
@@ -112,6 +115,8 @@ class Delivery:
         if body is not None:
             self._body = None
             self._settle(body)
+        if self._reply.file is not None:
+            self._reply.file.close()
         unfinished, self._reply.on_unfinished = self._reply.on_unfinished, None
         if unfinished is not None and (exchange.ending is None or not exchange.ending.clean):
             unfinished()
@@ -130,8 +135,13 @@ class Delivery:
         out = head_bytes(exchange, reply, None if bodyless else len(payload))
         exchange.record.first_byte = trio.current_time()
         if not bodyless:
-            out += payload
             exchange.record.bytes_out = len(payload)
+            if (
+                len(payload) > READ_SIZE
+            ):  # every client of a route's own body waits with the same bytes
+                await self._send(out)
+                out = b""
+            out += payload
         await self._send(out)
         self._end(reply.ending or COMPLETE)
 
@@ -156,6 +166,18 @@ class Delivery:
         """Run the producer; the Ending it returns is the reply's, and there before the stream ends."""
         assert self._reply.produce is not None
         self._reply.ending = await self._reply.produce(send)
+
+    async def _file(self, file: OpenFile) -> None:
+        """Head now, then the file, piece by piece."""
+        exchange = self._exchange
+        exchange.phase = Phase.BODY
+        exchange.record.first_byte = trio.current_time()
+        await self._send(head_bytes(exchange, self._reply, file.size))
+        cut = await send_file(exchange, file)
+        if cut is not None:
+            exchange.connection.reusable = False
+            exchange.wire.close()
+        self._end(cut or COMPLETE)
 
     async def _switch(self) -> None:
         """101: bytes both ways until both have ended."""

@@ -4,7 +4,9 @@ Rules
   * What is served is below the directory, whatever the path and the links in it say: segments are
     decoded one by one, nothing that begins with a dot is served (so no `..` and no `.git`), and a
     link that leads out is not followed.
-  * Only regular files, of at most MAX_FILE bytes: one is held whole while it goes out.
+  * Only regular files, of at most MAX_FILE bytes. One of more than AT_ONCE is not read here: it goes out piece by piece
+    from its descriptor, so a client that does not read holds nothing of it.
+  * Whatever waits for the disk is in a thread; who leaves meanwhile leaves nothing open.
   * What is not served does not exist: one 404 for a missing, a hidden and an unreadable file.
   * Types by the file's name and never guessed by the browser (`nosniff`); nothing is used without
     asking again (`no-cache`), which the ETag makes cheap.
@@ -12,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from email.utils import formatdate, mktime_tz, parsedate_tz
 from json import dumps
 from mimetypes import MimeTypes
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 import trio
@@ -27,11 +31,12 @@ from relay.http.bodies import Fields
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.routing.pattern import decode
 from relay.sources.ask import Ask
-from relay.sources.reply import Reply
+from relay.sources.reply import Failure, OpenFile, Reply
 
 MAX_FILE: Final = (
     16 * 1024 * 1024
 )  # bytes; arbitrary: pages, scripts and pictures. Downloads belong elsewhere
+AT_ONCE: Final = 64 * 1024  # bytes of a file that is read when it is opened, and sent with its head
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 _TYPES: Final = MimeTypes()  # the table of Python alone: the same on every machine
 for _type, _suffix in (
@@ -49,9 +54,10 @@ _TEXT: Final = ("text/", "application/json", "application/xml", "image/svg+xml")
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A file that may be served, as it was when it was opened."""
+    """A file that may be served, as it was when it was opened: its content, or where that is to be read."""
 
     content: bytes
+    file: OpenFile | None
     content_type: bytes
     etag: bytes
     modified: int  # seconds since 1970
@@ -79,9 +85,10 @@ async def file(directory: Path, ask: Ask) -> Reply:
         reply.fields.append((b"allow", b"GET, HEAD"))
         return reply
     try:
-        found = await trio.to_thread.run_sync(_find, directory, _path_below(ask))
+        found = await _Opening(directory, _path_below(ask)).found(ask)
     except _Folder:
-        return Reply(308, [(b"location", head.path + b"/")])
+        query = b"?" + head.query if head.query else b""
+        return Reply(308, [(b"location", head.path + b"/" + query)])
     except _Refused as refused:
         return _refusal(refused.status, refused.code, refused.message)
     fields: Fields = [
@@ -90,10 +97,58 @@ async def file(directory: Path, ask: Ask) -> Reply:
         (b"cache-control", b"no-cache"),
     ]
     if _unchanged(head.fields, found):
+        if found.file is not None:
+            found.file.close()
         return Reply(304, fields)
-    return Reply(
-        200, [(b"content-type", found.content_type), _NOSNIFF, *fields], body=found.content
-    )
+    fields = [(b"content-type", found.content_type), _NOSNIFF, *fields]
+    return Reply(200, fields, body=found.content, file=found.file)
+
+
+class _Opening:
+    """A file that is looked for in a thread. Whoever gives up waiting leaves nothing open."""
+
+    __slots__ = ("_directory", "_file", "_given_up", "_lock", "_path")
+
+    def __init__(self, directory: Path, path: bytes) -> None:
+        self._directory = directory
+        self._path = path
+        self._file: OpenFile | None = None
+        self._given_up = False
+        self._lock = Lock()
+
+    async def found(self, ask: Ask) -> _Found:
+        """Raises: _Refused, _Folder; Failure past the deadline of a response's head."""
+        within = ask.route.timeouts.response_head
+        waited_for = True
+        try:
+            with trio.move_on_after(within):
+                return await trio.to_thread.run_sync(
+                    self._find, limiter=ask.threads.files, abandon_on_cancel=True
+                )
+            waited_for = False
+        except trio.Cancelled:
+            waited_for = False
+            raise
+        finally:
+            if not waited_for:
+                self._give_up()
+        raise Failure(504, Cause.SILENT, f"no file within {within:g} s", side=Side.RELAY)
+
+    def _find(self) -> _Found:
+        """In the thread."""
+        found = _find(self._directory, self._path)
+        with self._lock:
+            self._file = found.file
+        if self._given_up:
+            self._give_up()
+        return found
+
+    def _give_up(self) -> None:
+        with self._lock:
+            self._given_up = True
+            file = self._file
+        if file is not None:
+            file.close()
 
 
 def _path_below(ask: Ask) -> bytes:
@@ -103,7 +158,7 @@ def _path_below(ask: Ask) -> bytes:
 
 
 def _find(directory: Path, path: bytes) -> _Found:
-    """Read the file that `path` names below `directory`; runs in a thread.
+    """The file that `path` names below `directory`, open or read; runs in a thread.
 
     Raises: _Refused, _Folder.
     """
@@ -119,29 +174,28 @@ def _find(directory: Path, path: bytes) -> _Found:
             raise _not_found()
         # Never a pipe that blocks, and no link that was put there since it was resolved.
         fd = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except (OSError, ValueError, RuntimeError):  # not there; outside, or a NUL; links in a circle
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise _Refused(503, "overloaded", "no file can be opened just now") from None
+        # Not there; outside, or a NUL; links in a circle.
         raise _not_found() from None
+    kept = False
     try:
         status = os.fstat(fd)
         if stat.S_ISDIR(status.st_mode):
             raise _Folder
         if not stat.S_ISREG(status.st_mode):
             raise _not_found()
-        content = _content(fd, status.st_size)
+        if status.st_size > MAX_FILE:
+            raise _Refused(403, "file_too_large", f"files over {MAX_FILE} bytes are not served")
+        content = os.pread(fd, AT_ONCE, 0) if status.st_size <= AT_ONCE else b""
+        kept = status.st_size > AT_ONCE
     finally:
-        os.close(fd)
+        if not kept:
+            os.close(fd)
     etag = b'"%x-%x"' % (status.st_mtime_ns, status.st_size)
-    return _Found(content, _type_of(wanted.name), etag, int(status.st_mtime))
-
-
-def _content(fd: int, size: int) -> bytes:
-    """The bytes of a regular file. Raises: _Refused for one too large, or grown so since."""
-    if size <= MAX_FILE:
-        with open(fd, "rb", closefd=False) as file:
-            content = file.read(MAX_FILE + 1)
-        if len(content) <= MAX_FILE:
-            return content
-    raise _Refused(403, "file_too_large", f"files over {MAX_FILE} bytes are not served")
+    file = OpenFile(fd, status.st_size) if kept else None
+    return _Found(content, file, _type_of(wanted.name), etag, int(status.st_mtime))
 
 
 def _served(segment: bytes) -> bool:

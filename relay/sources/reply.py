@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from math import inf
+from threading import Lock
 
 from relay.http.bodies import Fields
 from relay.http.heads import ResponseHead
@@ -31,11 +33,47 @@ class UpstreamBody:
     keep_alive: bool  # the connection may serve again once the body is whole
 
 
+class OpenFile:
+    """A regular file that is a response's body.
+
+    Resource handling: owns the descriptor. `close` may be called again, and while a thread reads: it closes then.
+    """
+
+    __slots__ = ("_closed", "_lock", "_reading", "fd", "size")
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.fd = fd
+        self.size = size  # bytes, as it was when it was opened: what the head promises
+        self._lock = Lock()
+        self._reading = False
+        self._closed = False
+
+    def read(self, at: int, limit: int) -> bytes:
+        """Up to `limit` bytes from `at` on; in a thread, one at a time. Raises: OSError."""
+        with self._lock:
+            if self._closed:
+                return b""
+            self._reading = True
+        try:
+            return os.pread(self.fd, limit, at)
+        finally:
+            with self._lock:
+                self._reading = False
+                if self._closed:
+                    os.close(self.fd)
+
+    def close(self) -> None:
+        with self._lock:
+            if not self._closed and not self._reading:
+                os.close(self.fd)
+            self._closed = True
+
+
 @dataclass(slots=True)
 class Reply:
     """A response on its way to the client.
 
-    Exactly one of the three bodies is meant: `upstream` (with its `head`), `produce`, else the bytes of `body`.
+    Exactly one of the four bodies is meant: `upstream` (with its `head`), `produce`, `file`, else the bytes of `body`.
     """
 
     status: int
@@ -44,6 +82,7 @@ class Reply:
     head: ResponseHead | None = None
     upstream: UpstreamBody | None = None
     produce: Produce | None = None  # writes events of our own
+    file: OpenFile | None = None
     events: bool = False  # the body is an event stream and treated as one
     translate: Translation | None = None
     ending: Ending | None = None  # of an answer that is not simply complete

@@ -13,6 +13,8 @@ kernel tells it apart from data (EPOLLRDHUP).
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 import socket
 import sys
@@ -37,6 +39,9 @@ _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _HALF = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _FULL = select.EPOLLHUP | select.EPOLLERR
 _OUT = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+
+# What sendfile says of the file and not of the socket: it cannot be sent like this, or its disk is broken.
+_OF_THE_FILE = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO, errno.EBADF))
 
 # Every recv of the process lands here first: a 100-byte event is copied instead of READ_SIZE being allocated for it.
 BUFFER = bytearray(READ_SIZE)
@@ -192,6 +197,25 @@ class SocketWire:
         while rest:
             await self._wait_writable()
             rest = rest[self.send_nowait(rest) :]
+
+    async def send_file(self, fd: int, at: int, limit: int) -> int:
+        """Up to `limit` bytes of a regular file, from the kernel to the kernel. The disk is waited for here and now.
+
+        Returns: how many went out; 0 at the end of the file.
+        Raises: Gone, Expired; OSError where the file cannot be read like this.
+        """
+        await trio.lowlevel.checkpoint()
+        while True:
+            if self.closed:
+                raise Gone
+            try:
+                return os.sendfile(self.fd, fd, at, limit)
+            except BlockingIOError:
+                await self._wait_writable()
+            except OSError as error:
+                if error.errno in _OF_THE_FILE:
+                    raise
+                raise Gone from None
 
     async def _wait_writable(self) -> None:
         if self.write_within != inf:

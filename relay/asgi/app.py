@@ -31,7 +31,9 @@ from relay.asgi.stream import RequestStream
 from relay.config import load
 from relay.config.values import Config
 from relay.exchange.connection import Connection
+from relay.exchange.own_answers import cors_of
 from relay.exchange.worker import Worker
+from relay.http.clock import date
 from relay.http.serialise import error_response
 from relay.serving.activation import Passed
 from relay.serving.control import LocalControl
@@ -153,7 +155,8 @@ class App:
         connection.reusable = False  # one request is all that comes
         answering = Answering(stream, request.method, scope, send, worker.config.timeouts)
         try:
-            await answering.run(None if server.serve(connection) else _overloaded(request.method))
+            refusal = None if server.serve(connection) else _overloaded(request, worker)
+            await answering.run(refusal)
         finally:
             stream.leave()
 
@@ -180,12 +183,13 @@ async def _drain_within(server: Server, termination: Wait, seconds: float) -> No
     server.stop()
 
 
-def _overloaded(method: bytes) -> bytes:
+def _overloaded(request: Request, worker: Worker) -> bytes:
     return error_response(
         503,
         "overloaded",
         "too many requests at once, or shutting down",
-        head_only=method == b"HEAD",
+        head_only=request.method == b"HEAD",
+        fields=[(b"date", date()), *cors_of(request.path, request.fields, worker.table)],
     )
 
 

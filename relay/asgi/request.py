@@ -33,11 +33,11 @@ _MOSTLY_BODILESS = frozenset(("GET", "HEAD", "OPTIONS", "DELETE"))
 class Request:
     """One request. `head` first, then `body` for every message."""
 
-    __slots__ = ("_fields", "_left", "_scope", "framing")
+    __slots__ = ("_left", "_scope", "fields", "framing")
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._fields: Fields = [(name.lower(), value) for name, value in scope["headers"]]
+        self.fields: Fields = [(name.lower(), value) for name, value in scope["headers"]]
         self.framing: int | None = self._framing()  # None: the first message will tell
         self._left = 0  # bytes of the body still to come, where a length was said
 
@@ -45,14 +45,18 @@ class Request:
     def method(self) -> bytes:
         return bytes(self._scope["method"].encode("ascii", "replace"))
 
+    @property
+    def path(self) -> bytes:
+        return self._target().partition(b"?")[0]
+
     def _framing(self) -> int | None:
-        said = {value for name, value in self._fields if name == b"content-length"}
+        said = {value for name, value in self.fields if name == b"content-length"}
         if said:
             length = said.pop()
             # What is no length, or two of them, is relay's to refuse when it reads the head.
             return int(length) if length.isdigit() and len(length) <= 18 and not said else 0
         if self._scope["http_version"].startswith("1"):
-            chunked = any(name == b"transfer-encoding" for name, _ in self._fields)
+            chunked = any(name == b"transfer-encoding" for name, _ in self.fields)
             return CHUNKED if chunked else 0
         # HTTP/2 needs no length. Waiting for the first message costs nothing where a body is
         # unusual, since the end comes with the head; elsewhere it could hold the head back.
@@ -63,7 +67,7 @@ class Request:
 
         Raises: Fault (a line end in what must not have one).
         """
-        fields = self._host() + [f for f in self._fields if f[0] not in _ENDS_HERE]
+        fields = self._host() + [f for f in self.fields if f[0] not in _ENDS_HERE]
         if self.framing is None:
             assert first is not None
             size = len(first.get("body", b""))
@@ -80,7 +84,7 @@ class Request:
 
     def _host(self) -> Fields:
         """HTTP/1.0 may come without a Host: then it is the address that was asked."""
-        if self._scope["http_version"] != "1.0" or any(name == b"host" for name, _ in self._fields):
+        if self._scope["http_version"] != "1.0" or any(name == b"host" for name, _ in self.fields):
             return []
         server = self._scope.get("server")
         host, port = server if server else ("localhost", None)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from relay.config.values import FieldEdits
 from relay.exchange import cors
 from relay.http.bodies import Fields
+from relay.http.clock import date
 from relay.http.fields import interim_fields, response_fields, response_late
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.http.heads import ResponseHead
@@ -97,10 +98,13 @@ def _fields(exchange: Exchange, reply: Reply) -> Fields:
         set_fields=edits.set,
         remove=edits.remove,
         event_stream=reply.events,
+        date=date(),
     )
     state = exchange.state
     if state is not None and state.route.cors is not None:
-        cors.add_fields(state.route.cors, exchange.head, fields)
+        if reply.head is not None:
+            fields = cors.without_upstreams(fields)
+        fields += cors.fields_for(state.route.cors, exchange.head.fields)
     return fields
 
 

@@ -20,11 +20,12 @@ import trio
 from relay.exchange import arrival, refusal
 from relay.exchange.exchange import Exchange
 from relay.exchange.worker import Worker
-from relay.http.fault import Fault
+from relay.http.fault import Fault, MethodRefused
 from relay.http.fields import client_view
 from relay.http.heads import RequestHead, parse_request
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.record import Record
+from relay.routing.table import STANDARD_METHODS
 from relay.sources.reply import Reply
 from relay.wires.socket_wire import SocketWire
 from relay.wires.stream_wire import StreamWire
@@ -190,7 +191,11 @@ class Connection:
 
     async def _refuse_head(self, fault: Fault) -> None:
         """Answer bytes that never became a request."""
-        await self.refuse(refusal.of_fault(fault))
+        reply = refusal.of_fault(fault)
+        if isinstance(fault, MethodRefused):
+            methods = self.worker.table.allowed(fault.path) or STANDARD_METHODS
+            reply.fields.append((b"allow", b", ".join(methods)))
+        await self.refuse(reply)
         await self.linger()
 
     async def refuse(self, reply: Reply) -> None:

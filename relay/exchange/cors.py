@@ -19,43 +19,52 @@ def asked_method(head: RequestHead) -> bytes | None:
 
 
 def preflight(route: Route, head: RequestHead, method: bytes) -> Reply | None:
-    """The answer to a preflight for `method`; None where the route leaves it to the upstream."""
+    """The answer to a preflight for `method`, without the fields of every answer (`fields_for`); None where the route
+    leaves it to the upstream."""
     policy = route.cors
     if policy is None:
         return None
-    fields: Fields = []
     ending = Ending(Side.RELAY, Phase.ROUTE, Cause.COMPLETE, "preflight")
-    reply = Reply(204, fields, ending=ending)
-    add_fields(policy, head, fields)
-    if not any(name == b"access-control-allow-origin" for name, _ in fields):
+    reply = Reply(204, [], ending=ending)
+    if _allowed(policy, head.fields) is None:
         return reply
     methods = policy.methods or tuple(sorted(route.methods or (method,)))
-    fields.append((b"access-control-allow-methods", b", ".join(methods)))
+    reply.fields.append((b"access-control-allow-methods", b", ".join(methods)))
     wanted = _field(head.fields, b"access-control-request-headers")
     headers = b", ".join(policy.headers) if policy.headers else wanted
     if headers:
-        fields.append((b"access-control-allow-headers", headers))
-    fields.append((b"access-control-max-age", b"%d" % int(policy.max_age)))
+        reply.fields.append((b"access-control-allow-headers", headers))
+    reply.fields.append((b"access-control-max-age", b"%d" % int(policy.max_age)))
     return reply
 
 
-def add_fields(policy: Cors, head: RequestHead, fields: Fields) -> None:
-    """Put the route's CORS fields in place of the upstream's, however it spells them."""
-    fields[:] = [f for f in fields if not folded(f[0]).startswith(b"access_control_")]
-    origin = _field(head.fields, b"origin")
-    fields.append((b"vary", b"Origin"))
-    if origin is None:
-        return
-    anyone = policy.origins == (b"*",)
-    if not anyone and origin not in policy.origins:
-        return
-    fields.append(
-        (b"access-control-allow-origin", b"*" if anyone and not policy.credentials else origin)
-    )
+def fields_for(policy: Cors, request: Fields) -> Fields:
+    """What every answer to a request with these fields says."""
+    fields: Fields = [(b"vary", b"Origin")]
+    allowed = _allowed(policy, request)
+    if allowed is None:
+        return fields
+    fields.append((b"access-control-allow-origin", allowed))
     if policy.credentials:
         fields.append((b"access-control-allow-credentials", b"true"))
     if policy.expose:
         fields.append((b"access-control-expose-headers", b", ".join(policy.expose)))
+    return fields
+
+
+def without_upstreams(fields: Fields) -> Fields:
+    """The fields of an upstream's response without those that the route's own replace, however it spells them."""
+    return [field for field in fields if not folded(field[0]).startswith(b"access_control_")]
+
+
+def _allowed(policy: Cors, request: Fields) -> bytes | None:
+    """The origin that may read the answer; None: none that the request names."""
+    origin = _field(request, b"origin")
+    if origin is None:
+        return None
+    if policy.origins == (b"*",):
+        return origin if policy.credentials else b"*"
+    return origin if origin in policy.origins else None
 
 
 def _field(fields: Fields, wanted: bytes) -> bytes | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from relay.config.values import Answer, Enqueue, Forward, Local, Route, Upstream
-from relay.exchange import cors, refusal
+from relay.exchange import own_answers, refusal
 from relay.exchange.admission import too_many_streams
 from relay.exchange.client_head import interim_bytes
 from relay.exchange.commitment import Commitment
@@ -36,7 +36,6 @@ from relay.http.names import LATE
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.record import Record
 from relay.observing.tracing import Trace
-from relay.routing.table import Found, MethodNotAllowed
 from relay.sources.answer import answer
 from relay.sources.ask import Threads
 from relay.sources.enqueue import enqueue
@@ -121,7 +120,7 @@ class Exchange:
         Afterwards `delivery` is set where a body is still to be pumped: by the caller, who then calls its `finish`.
         """
         try:
-            reply = self._shed() or self._route()
+            reply = self._route()
             self.body = self._request_body()
             if self.body is not None:
                 self.body.take(self.connection.take_pending())
@@ -173,43 +172,14 @@ class Exchange:
 
     def _route(self) -> Reply | None:
         """Find the route; a Reply where relay answers without a source."""
-        head = self.head
-        if head.method == b"OPTIONS":
-            preflight = self._preflight()
-            if preflight is not None:
-                return preflight
-        found = self.worker.table.find(head.method, head.path)
-        if isinstance(found, Found):
-            self.state = found.value
-            self.params = found.params
-            self.record.route = found.value.route.name
-            limit = found.value.route.limits.request_body
-            if head.framing > limit:
+        asked = own_answers.look(self.head, self.worker.table, self._shed)
+        self.head, self.params, state = asked.head, asked.params, asked.state
+        if state is not None:
+            self.state = state
+            self.record.route = state.route.name
+            if asked.reply is None and self.head.framing > state.route.limits.request_body:
                 raise Fault("client", 413, "body_too_large", "the request body is over the limit")
-            return None
-        any_method = self.worker.table.find_path(head.path)
-        if isinstance(any_method, Found):
-            self.record.route = any_method.value.route.name
-        if isinstance(found, MethodNotAllowed):
-            return refusal.method_not_allowed(found.allow)
-        return refusal.not_found()
-
-    def _preflight(self) -> Reply | None:
-        """The answer to a preflight, by the route that the request behind it would take: a route that takes OPTIONS as
-        well, or a catch-all beneath it, must not send it to an upstream."""
-        asked = cors.asked_method(self.head)
-        if asked is None:
-            return None
-        table = self.worker.table
-        found = table.find(asked, self.head.path)
-        if not isinstance(found, Found):
-            found = table.find_path(self.head.path)
-        if not isinstance(found, Found):
-            return None
-        reply = cors.preflight(found.value.route, self.head, asked)
-        if reply is not None:
-            self.record.route = found.value.route.name
-        return reply
+        return asked.reply
 
     def _request_body(self) -> RequestBody | None:
         framing = self.head.framing

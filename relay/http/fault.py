@@ -33,6 +33,21 @@ class Fault(Exception):
         self.passed = b""
 
 
+class MethodRefused(Fault):
+    """A method that relay takes nowhere. The 405 names what the path takes (RFC 9110 §15.5.6).
+
+    Attributes:
+        path: of the request's target; b"" where that is no path.
+    """
+
+    __slots__ = ("path",)
+
+    def __init__(self, method: bytes, path: bytes) -> None:
+        message = f"{method.decode('ascii')} is not supported"
+        super().__init__("client", 405, "method_not_allowed", message)
+        self.path = path
+
+
 def bad_request(message: str, *, status: int = 400, code: str = "bad_request") -> Fault:
     """The client broke the rules; the connection cannot be used any more."""
     return Fault("client", status, code, message)

@@ -9,7 +9,9 @@ Rules of this module:
 * A name that does not pass does not pass under another spelling either, nor as a trailer: see
   `names`. `_Plan` holds both forms of the rule, so that heads and trailers cannot differ.
 * Nothing is invented: no User-Agent, no Content-Length or Transfer-Encoding the client did not
-  send.
+  send. A response without a Date gets one (RFC 9110 §6.6.1).
+* The Cache-Control of an event stream is what its source says and what relay needs, and never less
+  than either.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from relay.http.bodies import Fields
+from relay.http.cache_control import of_stream
 from relay.http.forwarded import ClientView, client_view
 from relay.http.framing import CHUNKED
 from relay.http.heads import RequestHead, ResponseHead
@@ -54,14 +57,11 @@ _CLAIMS = frozenset(
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 _CHUNKED_FIELD: Final = (b"transfer-encoding", b"chunked")
 _IDENTITY: Final = (b"accept-encoding", b"identity")
-_EVENT_STREAM: Final = [
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),  # nginx obeys and consumes it; nobody else reads it
-]
+_UNBUFFERED: Final = (b"x-accel-buffering", b"no")  # nginx obeys and consumes it, nobody else
 _OURS_IN_REQUEST = frozenset(
     b"host via forwarded x-forwarded-for x-forwarded-proto x-forwarded-host accept-encoding".split()
 )
-_OURS_IN_RESPONSE = frozenset((b"via", b"cache-control", b"x-accel-buffering"))
+_OURS_IN_RESPONSE = frozenset((b"via", b"cache-control", b"x-accel-buffering", b"date"))
 _CLAIMS_FAMILY: Final = b"x-forwarded"
 
 
@@ -217,6 +217,7 @@ def response_fields(
     set_fields: tuple[tuple[bytes, bytes], ...] = (),
     remove: frozenset[bytes] = _NOTHING,
     event_stream: bool = False,
+    date: bytes = b"",
 ) -> Fields:
     """The fields of the response that goes to the client, without framing: the caller knows how it
     frames.
@@ -227,12 +228,15 @@ def response_fields(
     Args:
         head: the upstream's; or the fields of a response of relay's own, which get no Via.
         event_stream: the body goes out as an event stream.
+        date: of now; the Date of a response that has none.
     """
     plan = _plan(set_fields, remove, request_id_header, _RESPONSE)
     drop = plan.drop
     kept: Fields
+    dated = False
     if isinstance(head, ResponseHead):
         fields = _passing(head, plan.odd)
+        dated = head.dated
         if head.connection:
             drop |= head.connection
         if event_stream:
@@ -244,12 +248,16 @@ def response_fields(
             kept += [field for field in fields if field[0] == b"trailer"]
         kept.append((b"via", head.version + b" " + via))
     else:
+        fields = head
         if event_stream:
             drop |= _STREAM_DROPS
-        kept = [field for field in head if field[0] not in drop]
+        kept = [field for field in fields if field[0] not in drop]
     kept.append((request_id_header, request_id))
+    if date and not dated:
+        kept.append((b"date", date))
     if event_stream:
-        kept += _EVENT_STREAM
+        said = [value for name, value in fields if name == b"cache-control"]
+        kept += [(b"cache-control", of_stream(tuple(said))), _UNBUFFERED]
     if plan.ours:
         kept = [field for field in kept if field[0] not in plan.ours]
     if set_fields:

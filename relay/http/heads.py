@@ -50,7 +50,7 @@ _FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))
 _NOTED_REQUEST = (
     frozenset((b"host", b"connection", b"expect", b"upgrade", b"accept", b"traceparent")) | _FRAMING
 )
-_NOTED_RESPONSE = frozenset((b"connection", b"upgrade", b"content-type")) | _FRAMING
+_NOTED_RESPONSE = frozenset((b"connection", b"upgrade", b"content-type", b"date")) | _FRAMING
 
 
 # h11 takes an interim response only as an answer, and a 101 only to an offer.
@@ -99,6 +99,7 @@ class ResponseHead:
     bodiless: bool = False  # HEAD, 1xx, 204, 304: framing fields describe no body of this response
     content_type: bytes = b""
     odd: bool = False  # as in RequestHead
+    dated: bool = False  # it has a Date
 
     @property
     def media_type(self) -> bytes:
@@ -258,13 +259,15 @@ def _read_response(raw: bytes, to_head: bool, count: int) -> ResponseHead:
     named = _NONE
     upgrade: bytes | None = None
     content_type = b""
-    framed = False
+    framed = dated = False
     for name, value in fields:
         if name in _NOTED_RESPONSE:
             if name == b"content-type":
                 content_type = value
             elif name == b"connection":
                 named |= connection_tokens(value)
+            elif name == b"date":
+                dated = True
             elif name == b"upgrade":
                 upgrade = value if upgrade is None else upgrade + b", " + value
             else:
@@ -292,4 +295,5 @@ def _read_response(raw: bytes, to_head: bool, count: int) -> ResponseHead:
         bodiless,
         content_type,
         odd,
+        dated and b"date" not in named,
     )

@@ -7,6 +7,7 @@ value ends a head (response splitting).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from json import dumps
 
@@ -55,6 +56,7 @@ def error_response(
     close: bool = True,
     head_only: bool = False,
     allow: tuple[bytes, ...] = (),
+    fields: Sequence[tuple[bytes, bytes]] = (),
 ) -> bytes:
     """A whole response of relay's own: `{"error": {"code": …, "message": …}}` (design §9).
 
@@ -62,18 +64,20 @@ def error_response(
         close: the connection ends after it.
         head_only: it answers a HEAD: no body, but its length.
         allow: methods for the Allow field of a 405.
+        fields: further ones.
     """
     body = dumps({"error": {"code": code, "message": message}}).encode("ascii")
-    fields: Fields = [
+    out: Fields = [
         (b"content-type", b"application/json"),
         (b"cache-control", b"no-store"),
         (b"content-length", b"%d" % len(body)),
+        *fields,
     ]
     if request_id:
-        fields.append((request_id_header, request_id))
+        out.append((request_id_header, request_id))
     if allow:
-        fields.append((b"allow", b", ".join(allow)))
+        out.append((b"allow", b", ".join(allow)))
     if close:
-        fields.append((b"connection", b"close"))
-    head = response_bytes(status, b"", fields)
+        out.append((b"connection", b"close"))
+    head = response_bytes(status, b"", out)
     return head if head_only else head + body

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from relay.http.fault import bad_request
+from relay.http.fault import MethodRefused, bad_request
 
 # reg-name without sub-delims and percent-encoding: no real host needs them, and `,` or `@` in a
 # Host is how virtual hosts and caches are confused. Underscores are common in container networks.
@@ -44,9 +44,8 @@ def split_target(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes, byt
     """
     authority = None
     if method in _REFUSED_METHODS:
-        raise bad_request(
-            f"{method.decode('ascii')} is not supported", status=405, code="method_not_allowed"
-        )
+        path = target if target[:1] == b"/" else b""
+        raise MethodRefused(method, path.partition(b"?")[0])
     if target[:1] != b"/":
         if target == b"*":
             if method != b"OPTIONS":

@@ -44,6 +44,8 @@ class MethodNotAllowed(NamedTuple):
 
 
 NOT_FOUND: Final = NotFound()
+# What a route without `methods` takes, as far as it has a name here; any other method goes on too.
+STANDARD_METHODS: Final = (b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PUT")
 _DOTS: Final = (b".", b"..")
 
 
@@ -106,7 +108,7 @@ class RouteTable(Generic[T]):
     Raises: ValueError when two rows tie (`find_ties` tells which).
     """
 
-    __slots__ = ("_literals", "_root")
+    __slots__ = ("_literals", "_methods", "_root")
 
     def __init__(self, rows: Iterable[Row[T]]) -> None:
         rows = list(rows)
@@ -126,6 +128,8 @@ class RouteTable(Generic[T]):
                 self._literals[pattern.text.encode()] = leaf
         for leaf in leaves:
             leaf.imply_head()
+        takes_all = any(leaf.every is not None for leaf in leaves)
+        self._methods = _methods_of(leaves, takes_all=takes_all)
 
     def find(self, method: bytes, path: bytes) -> Found[T] | NotFound | MethodNotAllowed:
         """The route for a request. `path` is the raw path of its target, without the query."""
@@ -144,8 +148,7 @@ class RouteTable(Generic[T]):
             return entry.found(segments)
         if not passed:
             return NOT_FOUND
-        allow = {method for leaf in passed for method in leaf.by_method}
-        return MethodNotAllowed(tuple(sorted(allow)))
+        return MethodNotAllowed(_methods_of(passed, takes_all=False))
 
     def find_path(self, path: bytes) -> Found[T] | NotFound:
         """The most specific route for a path whatever its methods: for a preflight."""
@@ -153,6 +156,20 @@ class RouteTable(Generic[T]):
         keys = _keys(path, segments)
         entry = None if keys is None else _walk(self._root, keys, None, [])
         return NOT_FOUND if entry is None else entry.found(segments)
+
+    def allowed(self, path: bytes) -> tuple[bytes, ...]:
+        """The methods that some route of this path takes, sorted; () where it has no route."""
+        segments = path[1:].split(b"/")
+        keys = _keys(path, segments)
+        if keys is None:
+            return ()
+        passed: list[_Leaf[T]] = []
+        takes_all = _walk(self._root, keys, b"", passed) is not None  # b"" is no method's name
+        return _methods_of(passed, takes_all=takes_all)
+
+    def methods(self) -> tuple[bytes, ...]:
+        """The methods that some route takes, sorted."""
+        return self._methods
 
     def _leaf(self, pattern: Pattern) -> _Leaf[T]:
         node = self._root
@@ -167,6 +184,13 @@ class RouteTable(Generic[T]):
                 node = node.literals.setdefault(segment.text, _Node())
         node.end = node.end or _Leaf()
         return node.end
+
+
+def _methods_of(leaves: Iterable[_Leaf[T]], *, takes_all: bool) -> tuple[bytes, ...]:
+    methods = {method for leaf in leaves for method in leaf.by_method}
+    if takes_all:
+        methods.update(STANDARD_METHODS)
+    return tuple(sorted(methods))
 
 
 def find_ties(rows: Sequence[tuple[Pattern, frozenset[bytes] | None]]) -> list[tuple[int, int]]:

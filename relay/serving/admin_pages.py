@@ -18,6 +18,7 @@ import trio
 
 from relay import __version__
 from relay.http.bodies import Fields
+from relay.http.clock import date
 from relay.http.fault import Fault
 from relay.http.heads import RequestHead
 from relay.observing.exposition import Snapshot, Totals, down, stream_of
@@ -53,6 +54,7 @@ class Answer:
         return [
             (b"content-type", self.content_type.encode("latin-1")),
             (b"content-length", b"%d" % len(self.body)),
+            (b"date", date()),
             (b"cache-control", b"no-store"),
             (b"content-security-policy", _POLICY),
             (b"cross-origin-resource-policy", b"same-origin"),

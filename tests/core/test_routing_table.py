@@ -158,6 +158,7 @@ def matches(pattern: Pattern, path: bytes) -> bool:
     )
 
 
+STANDARD = "DELETE,GET,HEAD,OPTIONS,PATCH,POST,PUT"
 METHODS = st.sampled_from(["", "GET", "POST", "GET,POST"])
 
 
@@ -181,6 +182,9 @@ def test_the_walk_finds_what_trying_every_route_in_order_finds(
         key=lambda row: row[0].segments,
     )
     taking = [pattern for pattern, methods in fitting if not methods or "POST" in methods]
+    methods = {method for _, names in fitting for method in (names or STANDARD).split(",")}
+    methods |= {"HEAD"} if "GET" in methods else set()
+    assert table(routes).allowed(path) == tuple(sorted(method.encode() for method in methods))
     if taking:
         assert isinstance(found, Found)
         assert found.value == taking[0].text

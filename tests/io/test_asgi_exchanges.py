@@ -350,13 +350,17 @@ async def test_early_hints_where_the_server_knows_them() -> None:
 
 
 async def test_more_requests_than_there_is_room_for() -> None:
-    async with serving(more="[limits]\nconnections = 1") as server:
+    cors = 'cors = { origins = ["https://app.example"] }'
+    async with serving(cors, more="[limits]\nconnections = 1") as server:
         first = server.get()
         upstream, _ = await server.upstream.request()
         await upstream.send(EVENT_HEAD)
         await first.start()
-        second = server.call("POST")
-        assert (await second.start())[0] == 503
+        second = server.call("POST", fields=[(b"origin", b"https://app.example")])
+        status, fields = await second.start()
+        assert status == 503
+        assert fields[b"access-control-allow-origin"] == b"https://app.example"
+        assert b"date" in fields
         second.upload(b"x", more=False)
         body, whole = await second.body()
         assert whole

@@ -7,6 +7,7 @@ from math import inf
 
 import trio
 
+from relay.observing.ending import Side
 from relay.wires.wire import Expired, Gone
 
 Send = Callable[[bytes], Awaitable[None]]
@@ -15,10 +16,11 @@ Send = Callable[[bytes], Awaitable[None]]
 class ChannelWire:
     """The reading end of a producer. Its end of the stream is the producer's return."""
 
-    __slots__ = ("_receive", "closed", "on_gone", "read_by", "write_within")
+    __slots__ = ("_receive", "closed", "on_gone", "read_by", "side", "write_within")
 
     def __init__(self, receive: trio.MemoryReceiveChannel[bytes]) -> None:
         self._receive = receive
+        self.side = Side.RELAY
         self.closed = False
         self.on_gone: Callable[[], None] | None = None
         self.read_by = inf
@@ -50,7 +52,7 @@ class ChannelWire:
             except trio.ClosedResourceError:
                 raise Gone from None
         assert scope.cancelled_caught
-        raise Expired
+        raise Expired(self.side)
 
     async def send(self, data: bytes) -> None:
         raise AssertionError("a produced body has no other direction")

@@ -16,6 +16,7 @@ from relay.config.values import Enqueue
 from relay.exchange.client_head import event_framing, send_event_head
 from relay.http.bodies import chunk
 from relay.http.framing import CHUNKED
+from relay.observing.ending import Cause
 from relay.sse.dialects import HEARTBEAT
 from relay.wires.wire import Expired, Gone
 
@@ -85,8 +86,10 @@ class Commitment:
             heartbeat = chunk(HEARTBEAT) if chunked else HEARTBEAT
             while not await self._settled_within(exchange.route.heartbeat):
                 await exchange.wire.send(heartbeat)
-        except (Gone, Expired):
+        except Gone:
             exchange.client_left()
+        except Expired:
+            exchange.client_left(Cause.STALLED)
         finally:
             self._finished.set()
 

@@ -138,8 +138,8 @@ class Connection:
             try:
                 await exchange.run()
                 parked = exchange.delivery is not None
-            except (Gone, Expired):
-                exchange.client_left()
+            except (Gone, Expired) as error:
+                exchange.client_left(Cause.STALLED if isinstance(error, Expired) else Cause.LEFT)
                 exchange.left_at = 0.0  # found out by writing: nobody knows since when
             except Exception:
                 exchange.ending = Ending(Side.RELAY, exchange.phase, Cause.FAULT)

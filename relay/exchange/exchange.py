@@ -283,10 +283,10 @@ class Exchange:
 
     # -- called from outside ---------------------------------------------------------------------------------
 
-    def client_left(self) -> None:
+    def client_left(self, cause: Cause = Cause.LEFT) -> None:
         """The client hung up: record it, and end whatever is awaited."""
         if self.ending is None:
-            self.ending = Ending(Side.CLIENT, self.phase, Cause.LEFT)
+            self.ending = Ending(Side.CLIENT, self.phase, cause)
             reported = isinstance(self.wire, SocketWire)
             self.left_at = self.engine.now if reported else trio.current_time()
         self.connection.scope.cancel()
@@ -331,6 +331,7 @@ class Exchange:
         if self._commitment is not None:
             await self._commitment.interim(interim)
         else:
+            self.wire.write_within = self.route.timeouts.write
             await self.wire.send(interim)
 
     def upload(self, wire: SocketWire, within: float) -> None:

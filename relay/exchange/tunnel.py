@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from relay.exchange.exchange import Exchange
 
 
+_LOST = {Side.CLIENT: Cause.LEFT, Side.UPSTREAM: Cause.BROKE}
+_STOPPED = {Side.CLIENT: Cause.STALLED, Side.UPSTREAM: Cause.SILENT}
+
+
 class _Tunnel:
     __slots__ = ("ending", "idle", "last", "nursery")
 
@@ -43,10 +47,10 @@ class _Tunnel:
                 if not await self._pass(data, sink, side, record):
                     return
         except Gone:
-            self._end(side, "reset")
+            self._end(side, _LOST[side], "reset")
             return
         if data is None:
-            self._end(Side.UPSTREAM, "idle")
+            self._end(Side.UPSTREAM, Cause.SILENT, "idle")
         else:
             half_close(sink)
 
@@ -58,9 +62,11 @@ class _Tunnel:
             record.bytes_out += len(data)
         try:
             await sink.send(data)
-        except (Gone, Expired):
-            other = Side.CLIENT if side is Side.UPSTREAM else Side.UPSTREAM
-            self._end(other, "took no more bytes")
+        except Gone:
+            self._end(sink.side, _LOST[sink.side], "took no more bytes")
+            return False
+        except Expired:
+            self._end(sink.side, _STOPPED[sink.side], "took no more bytes in time")
             return False
         return True
 
@@ -77,10 +83,7 @@ class _Tunnel:
             self.last = trio.current_time()
             return data
 
-    def _end(self, side: Side, detail: str) -> None:
-        cause = Cause.LEFT if side is Side.CLIENT else Cause.BROKE
-        if detail == "idle":
-            cause = Cause.SILENT
+    def _end(self, side: Side, cause: Cause, detail: str) -> None:
         if self.ending is None:
             self.ending = Ending(side, Phase.TUNNEL, cause, detail)
         self.nursery.cancel_scope.cancel()

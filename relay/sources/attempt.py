@@ -119,7 +119,9 @@ async def _converse(
             raise Stale from None
         origin.failed("broke")
         raise _broke("the upstream closed before it answered") from None
-    except Expired:
+    except Expired as expired:
+        if expired.side is not wire.side:
+            raise  # the client took nothing of an interim response
         origin.failed("timeout")
         raise Failure(504, Cause.SILENT, f"no response head within {within:g} s") from None
     except Fault as fault:
@@ -152,7 +154,10 @@ async def _response_head(ask: Ask, wire: SocketWire, method: bytes) -> tuple[Res
             interim += 1
             if interim > MAX_INTERIM:
                 raise Fault("upstream", 502, "bad_response", "too many interim responses")
+            due, began = wire.read_by, trio.current_time()
             await ask.interim(head)
+            if wire.read_by == due:  # the time a client takes to read is not the upstream's
+                wire.read_by = due + trio.current_time() - began
             continue
         try:
             more = await wire.receive()

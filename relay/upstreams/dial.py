@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Literal
 
 import trio
 
+from relay.observing.ending import Side
 from relay.wires.alarms import Alarms
 from relay.wires.connecting import connected
 from relay.wires.engine import Engine
@@ -77,7 +78,7 @@ async def dial(url: Url, upstream: Upstream, engine: Engine, alarms: Alarms) -> 
     Resource handling: the caller owns the wire. Cancellation: leaves nothing open.
     """
     if url.scheme != "https":
-        return SocketWire(await _connect(url, engine), engine, alarms)
+        return SocketWire(await _connect(url, engine), engine, alarms, Side.UPSTREAM)
     context, name = _tls_terms(url, upstream)
     wire = TlsWire(_wrapped(url, await _connect(url, engine), context, name), engine, alarms)
     try:

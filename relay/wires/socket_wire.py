@@ -26,6 +26,7 @@ from termios import TIOCOUTQ
 import outcome
 import trio
 
+from relay.observing.ending import Side
 from relay.wires.alarms import Alarms, Entry
 from relay.wires.engine import Engine
 from relay.wires.splice import TAKE
@@ -73,13 +74,17 @@ class SocketWire:
         "owner",
         "read_by",
         "readable",
+        "side",
         "sock",
         "wants_write",
         "write_within",
     )
 
-    def __init__(self, sock: socket.socket, engine: Engine, alarms: Alarms) -> None:
+    def __init__(
+        self, sock: socket.socket, engine: Engine, alarms: Alarms, side: Side = Side.CLIENT
+    ) -> None:
         self.sock = sock
+        self.side = side
         self.fd = sock.fileno()
         self._engine = engine
         self._alarms = alarms
@@ -279,14 +284,14 @@ class SocketWire:
 
     def ring(self, now: float) -> float:
         if now >= self.read_by and self._reader is not None:
-            self._wake_reader(outcome.Error(Expired()))
+            self._wake_reader(outcome.Error(Expired(self.side)))
         if now >= self._write_by and self._writer is not None:
             left = self.unacknowledged()
             if left < self._unacknowledged:
                 self._unacknowledged = left
                 self._write_by = now + self.write_within
             else:
-                self._wake_writer(outcome.Error(Expired()))
+                self._wake_writer(outcome.Error(Expired(self.side)))
         due = inf
         if self._reader is not None:
             due = self.read_by

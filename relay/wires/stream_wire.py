@@ -11,6 +11,7 @@ from math import inf
 
 import trio
 
+from relay.observing.ending import Side
 from relay.wires.wire import READ_SIZE, Expired, Gone
 
 READ_AHEAD = 64 * 1024  # bytes of a body, or of pipelined requests, that nobody has asked for yet
@@ -28,12 +29,14 @@ class StreamWire:
         "closed",
         "on_gone",
         "read_by",
+        "side",
         "stream",
         "write_within",
     )
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, side: Side = Side.CLIENT) -> None:
         self.stream = stream
+        self.side = side
         self.closed = False
         self.on_gone: Callable[[], None] | None = None
         self.read_by = inf
@@ -52,7 +55,7 @@ class StreamWire:
             if not self._ahead and self._ended is None:
                 return await self._receive()
         if scope.cancelled_caught:
-            raise Expired
+            raise Expired(self.side)
         if self._ahead:
             data = bytes(self._ahead[:READ_SIZE])
             del self._ahead[:READ_SIZE]
@@ -78,7 +81,7 @@ class StreamWire:
                 raise Gone from None
             return
         assert scope.cancelled_caught
-        raise Expired
+        raise Expired(self.side)
 
     def watch(self, nursery: trio.Nursery) -> None:
         """Read ahead in `nursery` until the other end hangs up, then call `on_gone`. Nobody is reading when this is

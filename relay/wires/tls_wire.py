@@ -21,6 +21,7 @@ import ssl
 
 import trio
 
+from relay.observing.ending import Side
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
 from relay.wires.socket_wire import SocketWire
@@ -45,7 +46,7 @@ class TlsWire(SocketWire):
     __slots__ = ("_asked_write", "_kernel", "_read_needs_write", "_write_needs_read", "tls")
 
     def __init__(self, sock: ssl.SSLSocket, engine: Engine, alarms: Alarms) -> None:
-        super().__init__(sock, engine, alarms)
+        super().__init__(sock, engine, alarms, Side.UPSTREAM)
         self.tls = sock  # the same object as `sock`, by its own type
         self._kernel = select.poll()  # this socket alone, never waited on
         self._kernel.register(self.fd, select.POLLIN)

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
+from relay.observing.ending import Side
+
 READ_SIZE = 64 * 1024  # bytes asked of one recv: a loopback segment; the step's fairness bound
 
 
@@ -22,7 +24,17 @@ class Gone(Exception):
 
 
 class Expired(Exception):
-    """The deadline its caller set on this wire has passed."""
+    """The deadline its caller set on this wire has passed.
+
+    Attributes:
+        side: whose wire it is. A task waits for both sides in turn, and who is blamed is decided far from the wait.
+    """
+
+    __slots__ = ("side",)
+
+    def __init__(self, side: Side) -> None:
+        super().__init__(side)
+        self.side = side
 
 
 class Wire(Protocol):
@@ -32,6 +44,7 @@ class Wire(Protocol):
         float  # absolute time (trio.current_time) by which a read must have got something; inf: off
     )
     write_within: float  # seconds a write may stay without progress; inf: off
+    side: Side  # who is at the other end
     on_gone: Callable[[], None] | None  # called once when the other end hangs up while nobody reads
 
     async def receive(self) -> bytes:

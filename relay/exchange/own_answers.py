@@ -1,7 +1,7 @@
 """What relay answers by itself before a source is asked: refusals, preflights, and OPTIONS that ends here.
 
-    head ─► route of the path ─► preflight: 204 ─► too much asked: 429 ─► no such path: 404 ─► no such method: 405, ambiguous path: 400
-         ─► OPTIONS that goes no further: 204 ─► the route's source
+    head ─► route of the path ─► preflight: 204 ─► too much asked: 429 ─► no such path: 404 ─► no such method: 405
+         ─► a path of two routes: 400 ─► OPTIONS that goes no further: 204 ─► the route's source
 
 Rules
   * The route of the path is found first, whatever the answer: its `cors` and `response_headers` belong to every answer

@@ -17,7 +17,7 @@ from select import EPOLLIN
 import outcome
 import trio
 
-from relay.exchange.transfer import Transfer
+from relay.exchange.transfer import Transfer, nobody
 from relay.flows.bytes_flow import BytesFlow
 from relay.wires.alarms import Alarms, Entry
 from relay.wires.engine import Engine
@@ -110,6 +110,7 @@ class EpollPump:
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _unhook(self) -> None:
+        self._transfer.wake = nobody
         self._alarms.forget(self)
         if not self._upstream.closed:
             self._engine.hand_over(self._upstream.fd, self._upstream)

@@ -37,7 +37,6 @@ from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.record import Record
 from relay.observing.tracing import Trace
 from relay.sources.answer import answer
-from relay.sources.ask import Threads
 from relay.sources.enqueue import enqueue
 from relay.sources.forward import forward
 from relay.sources.local import local
@@ -46,6 +45,7 @@ from relay.sources.request_body import RequestBody
 from relay.sources.turns import Turns
 from relay.upstreams.group import Group
 from relay.wires.socket_wire import SocketWire
+from relay.wires.threads import Threads
 from relay.wires.wire import Expired, Gone
 
 if TYPE_CHECKING:
@@ -142,9 +142,11 @@ class Exchange:
         return self.delivery.pump
 
     def finish(self) -> None:
-        """Close the books of a parked exchange. Idempotent."""
-        if self.delivery is not None:
-            self.delivery.finish()
+        """Close the books, and let go of what refers back to this: nothing waits for the garbage collector. Idempotent."""
+        delivery, self.delivery = self.delivery, None
+        if delivery is not None:
+            delivery.finish()
+        self._upload = self._commitment = None
 
     def _forget(self) -> None:
         """Let go of what only the way to the response needed: a stream may be parked for hours."""
@@ -225,7 +227,7 @@ class Exchange:
             try:
                 await self._respond()
             except (Fault, Gone, Expired) as caught:
-                early = caught
+                early = caught.with_traceback(None)
             self.nursery.cancel_scope.cancel()
         self.nursery = None
         if early is None and self._upload is not None and self.ending is None:
@@ -242,7 +244,8 @@ class Exchange:
         try:
             reply = await self._source()
         except Failure as caught:
-            failure = caught
+            # Without the traceback, which refers to this frame: nothing here waits for the garbage collector.
+            failure = caught.with_traceback(None)
             reply = refusal.of_failure(caught, self.phase)
         await self.answer(reply, failure, park=park)
 

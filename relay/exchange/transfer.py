@@ -75,7 +75,7 @@ class Transfer:
         self.unsent = 0  # of these, bytes the client's socket did not take yet
         self.last_in = self.last_event = self.last_out = now
         self.paused = False  # the client is slower than the upstream just now
-        self.wake = _nobody  # set by the pump: come and look, something was asked
+        self.wake = nobody  # set by the pump: come and look, something was asked
         self._seen = flow.events
         self._asked: Cause | None = None
         self._too_early = False  # what was asked waits for the end of an event
@@ -271,5 +271,5 @@ _LEAVING = {
 }
 
 
-def _nobody() -> None:
+def nobody() -> None:
     """Nobody is pumping yet, or any more."""

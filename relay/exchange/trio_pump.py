@@ -10,7 +10,7 @@ from math import inf
 
 import trio
 
-from relay.exchange.transfer import Transfer
+from relay.exchange.transfer import Transfer, nobody
 from relay.wires.wire import Expired, Gone, Wire
 
 
@@ -32,8 +32,11 @@ class TrioPump:
         """
         transfer = self._transfer
         transfer.wake = self._asked
-        while transfer.ending is None:
-            await self._out(await self._next())
+        try:
+            while transfer.ending is None:
+                await self._out(await self._next())
+        finally:
+            transfer.wake = nobody
 
     async def _next(self) -> bytes:
         """Wait for the upstream, a clock, or somebody's wish."""

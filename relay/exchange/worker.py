@@ -18,13 +18,14 @@ from relay.observing.counters import Counters, RouteCounters
 from relay.observing.log import LineLog
 from relay.observing.tracing import Tracing
 from relay.routing.table import RouteTable
-from relay.sources.ask import Threads
+from relay.sources.loading import load_for
 from relay.sources.turns import Turns
 from relay.upstreams import health
 from relay.upstreams.group import Group, Groups
 from relay.upstreams.origin import Origin
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
+from relay.wires.threads import Threads
 
 logger = logging.getLogger("relay")
 
@@ -61,6 +62,7 @@ class Worker:
         self.admission = Admission(config.limits)
         self.tracing = Tracing(config.server.trace)
         self.groups = Groups(config, self.engine, self.alarms)
+        self.engine.on_lack = self.groups.close_idle
         self._take(config)
 
     def configure(self, config: Config) -> None:
@@ -73,10 +75,10 @@ class Worker:
         self.admission.configure(config.limits)
         if config.server.trace != self.tracing.mode:
             self.tracing = Tracing(config.server.trace)
+        load_for(config.routes)
         states = [self._state(route) for route in config.routes]
         self.table: RouteTable[RouteState] = RouteTable(
-            [(state.route.pattern, state.route.methods, state) for state in states],
-            strict=config.server.ambiguous_paths == "refuse",
+            [(state.route.pattern, state.route.methods, state) for state in states]
         )
 
     def _state(self, route: Route) -> RouteState:

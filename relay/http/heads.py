@@ -187,6 +187,9 @@ def _read_request(raw: bytes, count: int) -> RequestHead:
     try:
         event = connection.next_event()
     except h11.RemoteProtocolError as error:
+        error.with_traceback(
+            None
+        )  # h11's frame in it refers to the error: a circle for the collector
         raise request_fault(raw, str(error), error.error_status_hint) from None
     if not isinstance(event, h11.Request):
         raise bad_request("the request head is malformed")
@@ -249,6 +252,7 @@ def _read_response(raw: bytes, to_head: bool, count: int) -> ResponseHead:
     try:
         event = connection.next_event()
     except h11.RemoteProtocolError as error:
+        error.with_traceback(None)
         raise bad_response(response_message(str(error))) from None
     if not isinstance(event, (h11.Response, h11.InformationalResponse)):
         raise bad_response("the response head is malformed")

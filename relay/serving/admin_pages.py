@@ -24,6 +24,7 @@ from relay.http.heads import RequestHead
 from relay.observing.exposition import Snapshot, Totals, down, stream_of
 from relay.serving.admin_guard import Guard, Openness
 from relay.serving.control import Control
+from relay.wires.threads import Threads
 
 _JSON: Final = "application/json"
 _STREAM: Final = re.compile(rb"/streams/([0-9A-Za-z._-]{1,64})")
@@ -86,6 +87,7 @@ class Pages:
         self._control = control
         self._guard = guard
         self._totals = Totals()
+        self._threads = Threads()
         folder = resources.files("relay.serving") / "page"
         self._files = {
             path: Answer(200, media_type, (folder / name).read_bytes())
@@ -139,15 +141,20 @@ class Pages:
         return [f"every url of upstream {name} is down" for name in down(totals["upstreams"])]
 
     async def _metrics(self, head: RequestHead, full: bool) -> Answer:
+        figures = await self._figures()
+        if not figures["cancel_delay"]:
+            raise Fault("client", 503, "no_figures", "no worker has answered yet")
         # prometheus-client is imported in a thread too: 50 ms that no stream should wait for.
         accept = dict(head.fields).get(b"accept", b"").decode("latin-1")
-        text, content_type = await trio.to_thread.run_sync(_expose, await self._figures(), accept)
+        text, content_type = await trio.to_thread.run_sync(
+            _expose, figures, accept, limiter=self._threads.pages
+        )
         return Answer(200, content_type, text)
 
     async def _streams(self, head: RequestHead, full: bool) -> Answer:
         """The live list."""
         workers = await self._control.streams()
-        return await trio.to_thread.run_sync(_list, workers)
+        return await trio.to_thread.run_sync(_list, workers, limiter=self._threads.pages)
 
     async def _stop(self, head: RequestHead, full: bool) -> Answer:
         """End one stream: its terminal event, then its end."""

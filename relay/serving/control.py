@@ -10,6 +10,10 @@ Rules
   * A worker that dies shows as an end without an answer; its successor finds the requests that it
     did not take. No answer can be taken for another's.
   * A worker that does not answer within PATIENCE is left out, never waited for.
+  * A message says how many descriptors are in it. The kernel drops what the receiver has no room for (recvmsg(2),
+    MSG_CTRUNC), so a message that lacks one is refused whole, and its asker sees an end without an answer.
+  * Whoever asks for figures while the same figures are under way gets those: a flood of scrapes costs the workers, and
+    this process in descriptors, no more than one.
   * Values are what JSON can carry, in both forms, so that one worker and many look alike.
 
 For the admin listener (`relay.serving.admin`): `run` starts `serve_admin(sock, config, control)`
@@ -33,6 +37,7 @@ logger = logging.getLogger("relay")
 
 PATIENCE = 2.0  # seconds a worker has for an answer
 MAX_ANSWER = 64 * 1024 * 1024  # bytes; 10,000 streams of a worker are about 3 MB
+_STOPS = 4  # at a time: each takes two descriptors for every worker
 _MAX_REQUEST = 64 * 1024  # bytes; what is longer travels as a descriptor
 _MAX_FDS = 250  # the kernel's SCM_MAX_FD is 253
 
@@ -109,25 +114,45 @@ class LocalControl:
 class RemoteControl:
     """The workers behind the slots, asked all at once."""
 
-    __slots__ = ("_slots",)
+    __slots__ = ("_questions", "_slots", "_stops")
 
     def __init__(self, slots: Sequence[socket.socket]) -> None:
         self._slots = slots
+        self._questions: dict[str, _Question] = {}
+        self._stops = trio.CapacityLimiter(_STOPS)
 
     async def snapshot(self) -> dict[int, Snapshot]:
-        return await self._ask_all({"do": "snapshot"})
+        return await self._shared("snapshot")
 
     async def streams(self) -> dict[int, list[Row]]:
-        return await self._ask_all({"do": "streams"})
+        return await self._shared("streams")
 
     async def stop(self, exchange_id: str) -> bool:
-        answers = await self._ask_all({"do": "stop", "id": exchange_id})
+        async with self._stops:
+            answers = await self._ask_all({"do": "stop", "id": exchange_id})
         return any(answers.values())
 
     async def states(self) -> list[WorkerState]:
-        answers = await self._ask_all({"do": "state"})
+        answers = await self._shared("state")
         absent = (0, "absent", 0.0)
         return [WorkerState(n, *answers.get(n, absent)) for n in range(len(self._slots))]
+
+    async def _shared(self, do: str) -> dict[int, Any]:
+        """What every worker answers, by its number. The value is shared with whoever asks meanwhile: not to be changed.
+
+        Cancellation: who waited for this one's answer asks anew.
+        """
+        while (asked := self._questions.get(do)) is not None:
+            await asked.over.wait()
+            if asked.answers is not None:
+                return asked.answers
+        question = self._questions[do] = _Question()
+        try:
+            question.answers = await self._ask_all({"do": do})
+            return question.answers
+        finally:
+            del self._questions[do]
+            question.over.set()
 
     async def _ask_all(self, request: Mapping[str, Any]) -> dict[int, Any]:
         answers: dict[int, Any] = {}
@@ -142,6 +167,18 @@ class RemoteControl:
         return dict(sorted(answers.items()))
 
 
+class _Question:
+    """What is being asked just now."""
+
+    __slots__ = ("answers", "over")
+
+    def __init__(self) -> None:
+        self.answers: dict[int, Any] | None = (
+            None  # None when it is over: whoever asked was cancelled
+        )
+        self.over = trio.Event()
+
+
 def open_slot() -> tuple[socket.socket, socket.socket]:
     """The asker's and the worker's end of a slot. Messages arrive whole or not at all."""
     asker, worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -152,7 +189,7 @@ def open_slot() -> tuple[socket.socket, socket.socket]:
 
 def tell(slot: socket.socket, request: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
     """Send one request without awaiting an answer. Raises: OSError (a slot that nobody empties)."""
-    socket.send_fds(slot, [json.dumps(request).encode()], fds)
+    socket.send_fds(slot, [json.dumps({**request, "fds": len(fds)}).encode()], fds)
 
 
 async def _ask(slot: socket.socket, request: Mapping[str, Any]) -> Any:
@@ -179,16 +216,27 @@ async def answer(slot: socket.socket, handlers: Mapping[str, Handler]) -> None:
     A handler gets the request and its descriptors, its own to keep or close; what it returns is the
     answer, if one was asked for. It is called for one request after the other and must not wait.
     """
+    lacking: set[str] = set()  # what was refused since a message came whole: each is said once
     async with trio.open_nursery() as nursery:
         while True:
             await trio.lowlevel.wait_readable(slot)
             try:
-                message, fds, _, _ = socket.recv_fds(slot, _MAX_REQUEST, _MAX_FDS)
+                message, fds, _, _ = socket.recv_fds(
+                    slot, _MAX_REQUEST, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
+                )
             except BlockingIOError:
                 continue
             if not message:  # every asker is gone
                 await trio.sleep_forever()
             request = json.loads(message)
+            if len(fds) < request["fds"]:
+                for fd in fds:
+                    os.close(fd)
+                if request["do"] not in lacking:
+                    logger.error("out of descriptors: %r is refused", request["do"])
+                    lacking.add(request["do"])
+                continue
+            lacking.clear()
             channel = socket.socket(fileno=fds.pop(0)) if request["do"] in _ANSWERED else None
             try:
                 result = json.dumps(handlers[request["do"]](request, fds)).encode()

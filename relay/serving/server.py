@@ -6,12 +6,13 @@
 
 Rules
   * A slot is taken before accept: what cannot be served waits in the kernel.
+  * There are no more slots than descriptors for a client and its upstream each, so that no dial fails for those who are
+    connected. The last descriptors are not for clients at all (see `wires.descriptors`).
   * A door that shuts takes everyone who stands in it: see `handover`.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Sequence
 from random import uniform
@@ -19,7 +20,7 @@ from socket import socket
 
 import trio
 
-from relay.config.values import Config
+from relay.config.values import UNLIMITED, Config
 from relay.exchange.connection import Connection
 from relay.exchange.transfer import Transfer
 from relay.exchange.worker import Worker
@@ -31,11 +32,11 @@ from relay.serving.control import Row, Snapshot
 from relay.serving.listeners import Listener
 from relay.serving.slots import Slots
 from relay.wires.acceptor import Acceptor
+from relay.wires.descriptors import in_reserve, is_lack, room_for_clients
 from relay.wires.socket_wire import SocketWire
 
 logger = logging.getLogger("relay")
 
-_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _RETRY_ACCEPT = 0.1  # seconds
 _TICK = 0.05  # seconds between looks at what drains
 # Seconds a drain waits for errands behind the last exchange: a job that is being posted, and its cancel. With _SPANS it
@@ -62,7 +63,9 @@ class Server:
     def __init__(self, worker: Worker, listeners: Sequence[Listener | socket]) -> None:
         """`listeners`: served from the start; a bare socket stays its opener's."""
         self.worker = worker
-        self._slots = Slots(worker.config.limits.connections)
+        # A host that accepts for us (the ASGI form) has bounds of its own.
+        self._room = room_for_clients() if listeners else UNLIMITED
+        self._slots = Slots(self._places(worker.config))
         self._connections: set[Connection] = set()
         self._stopping = trio.Event()
         self._out_of_descriptors = False
@@ -89,11 +92,24 @@ class Server:
                 if self.worker.tracing.mode == "otel":
                     with trio.move_on_after(_SPANS):
                         flush = self.worker.tracing.flush
-                        await trio.to_thread.run_sync(flush, _SPANS, abandon_on_cancel=True)
+                        await trio.to_thread.run_sync(
+                            flush, _SPANS, abandon_on_cancel=True, limiter=self.worker.threads.spans
+                        )
             finally:
                 if self.worker.log is not None:
                     self.worker.log.flush()
             plane.cancel_scope.cancel()
+
+    def _places(self, config: Config) -> int:
+        """How many clients may be connected at a time."""
+        wanted = config.limits.connections
+        if wanted > self._room:
+            logger.info(
+                "room for %d connections and their upstreams (ulimit -n), not for the %d of limits.connections",
+                self._room,
+                wanted,
+            )
+        return min(wanted, self._room)
 
     def stop(self) -> None:
         """Begin to drain."""
@@ -131,7 +147,7 @@ class Server:
         """Take `config` and the access log's descriptor for what starts from now on."""
         worker = self.worker
         worker.configure(config)
-        self._slots.resize(config.limits.connections)
+        self._slots.resize(self._places(config))
         if worker.log is not None and log_fd is not None:
             worker.log.move(log_fd)
         elif log_fd is not None:
@@ -164,20 +180,27 @@ class Server:
                     sock, peer = await door.acceptor.accept()
                 except OSError as error:
                     self._slots.release()
-                    if error.errno not in _OUT_OF_DESCRIPTORS:
+                    if not is_lack(error):
                         raise
-                    if not self._out_of_descriptors:
-                        self._out_of_descriptors = True
-                        logger.error(
-                            "out of descriptors or memory: accepting again as soon as it can"
-                        )
-                    await trio.sleep(_RETRY_ACCEPT)
+                    await self._wait_for_descriptors()
                     continue
                 except trio.Cancelled:
                     self._slots.release()
                     raise
-                self._out_of_descriptors = False
+                last = in_reserve(sock.fileno())
                 self._begin(sock, peer)
+                if last:
+                    await self._wait_for_descriptors()
+                else:
+                    self._out_of_descriptors = False
+
+    async def _wait_for_descriptors(self) -> None:
+        """Accept nobody for a moment; what is only kept for later is given up."""
+        if not self._out_of_descriptors:
+            self._out_of_descriptors = True
+            logger.error("out of descriptors or memory: accepting again as soon as it can")
+        self.worker.engine.on_lack()
+        await trio.sleep(_RETRY_ACCEPT)
 
     def _begin(self, sock: socket, peer: str | None) -> None:
         """Serve an accepted connection, for which a slot was taken."""

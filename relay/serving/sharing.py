@@ -71,6 +71,11 @@ class Sharing:
 
         Raises: OSError: it does not empty its slot.
         """
+        try:
+            text = os.memfd_create("relay.toml")
+        except OSError as error:
+            logger.error("worker %d keeps its configuration: %s", slot.number, error.strerror)
+            return
         gone = {str(address) for address in change.closed}
         for listener in [each for each in slot.listeners if str(each.address) in gone]:
             slot.listeners.remove(listener)
@@ -85,7 +90,7 @@ class Sharing:
                 continue
             slot.listeners.append(mine)
             opened.append(mine)
-        with open(os.memfd_create("relay.toml"), "w+b") as file:
+        with open(text, "w+b") as file:
             file.write(change.text.encode())
             file.seek(0)
             request = {

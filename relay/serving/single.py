@@ -90,7 +90,12 @@ class Single:
         bound = [each.address for each in server.listeners if each.address is not None]
         try:
             change = await trio.to_thread.run_sync(
-                reload.plan, self._config, bound, self._passed, os.environ
+                reload.plan,
+                self._config,
+                bound,
+                self._passed,
+                os.environ,
+                limiter=server.worker.threads.configuration,
             )
         except Refused as refused:
             tell_refused(refused)

@@ -159,7 +159,8 @@ class _Member:
         server, ours = self._server, self._seat.ours
         try:
             config = await trio.to_thread.run_sync(
-                lambda: loads(text, os.environ, path=request["path"])
+                lambda: loads(text, os.environ, path=request["path"]),
+                limiter=server.worker.threads.configuration,
             )
             log_fd = open_log(config)
         except (ConfigError, Refused) as error:

@@ -17,18 +17,7 @@ from relay.upstreams.group import Group
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
 from relay.wires.socket_wire import SocketWire
-
-
-class Threads:
-    """How many threads of one worker do work of a kind. One kind that hangs, or is slow, holds up no other."""
-
-    __slots__ = ("files", "json")
-
-    def __init__(self) -> None:
-        self.json = trio.CapacityLimiter(
-            1
-        )  # JSON of bounded size is read: 30 MiB of objects at once
-        self.files = trio.CapacityLimiter(8)  # disks are waited for; arbitrary
+from relay.wires.threads import Threads
 
 
 class Ask(Protocol):

@@ -15,7 +15,7 @@ import trio
 from relay.http.fault import Fault
 from relay.http.heads import ResponseHead, parse_response
 from relay.http.serialise import request_bytes
-from relay.observing.ending import Cause, Phase
+from relay.observing.ending import Cause, Phase, Side
 from relay.sources.ask import Ask
 from relay.sources.reply import Failure, Outgoing, UpstreamBody
 from relay.sources.request_body import RequestBody
@@ -72,6 +72,8 @@ async def _dial(ask: Ask, origin: Origin) -> SocketWire:
             return await dial(origin.url, origin.upstream, ask.engine, ask.alarms)
         except DialError as error:
             origin.failed(error.cause)
+            if error.cause == "exhausted":
+                raise _exhausted(error) from None
             raise Failure(
                 502,
                 Cause.UNREACHABLE,
@@ -80,6 +82,18 @@ async def _dial(ask: Ask, origin: Origin) -> SocketWire:
             ) from None
     origin.failed("timeout")
     raise Failure(504, Cause.UNREACHABLE, f"no connection to the upstream within {seconds:g} s")
+
+
+def _exhausted(error: DialError) -> Failure:
+    """Our own lack, not the upstream's: the client may come back."""
+    return Failure(
+        503,
+        Cause.UNREACHABLE,
+        "no connection to the upstream (exhausted)",
+        side=Side.RELAY,
+        code="overloaded",
+        detail=str(error),
+    )
 
 
 async def _converse(

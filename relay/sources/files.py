@@ -14,7 +14,6 @@ Rules
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.routing.pattern import decode
 from relay.sources.ask import Ask
 from relay.sources.reply import Failure, OpenFile, Reply
+from relay.wires.descriptors import in_reserve, is_lack
 
 MAX_FILE: Final = (
     16 * 1024 * 1024
@@ -175,12 +175,14 @@ def _find(directory: Path, path: bytes) -> _Found:
         # Never a pipe that blocks, and no link that was put there since it was resolved.
         fd = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            raise _Refused(503, "overloaded", "no file can be opened just now") from None
+        if isinstance(error, OSError) and is_lack(error):
+            raise _overloaded() from None
         # Not there; outside, or a NUL; links in a circle.
         raise _not_found() from None
     kept = False
     try:
+        if in_reserve(fd):
+            raise _overloaded()
         status = os.fstat(fd)
         if stat.S_ISDIR(status.st_mode):
             raise _Folder
@@ -229,6 +231,10 @@ def _unchanged(fields: Fields, found: _Found) -> bool:
 
 def _not_found() -> _Refused:
     return _Refused(404, "not_found", "there is no such file")
+
+
+def _overloaded() -> _Refused:
+    return _Refused(503, "overloaded", "no file can be opened just now")
 
 
 def _refusal(status: int, code: str, message: str) -> Reply:

@@ -94,9 +94,14 @@ def _whole_clusters(text: str, spaces: int, end: int) -> tuple[int, int]:
     return spaces, end
 
 
+def prepare() -> None:
+    """Load what a text beyond ASCII needs, before there is one."""
+    _cluster()
+
+
 @functools.cache
 def _cluster() -> _Cluster:
-    """Made at the first text that needs it: importing `regex` costs a megabyte and 20 ms."""
+    """Made where it is needed: importing `regex` costs a megabyte and 20 ms."""
     import regex
 
     pattern = regex.compile(r"\X")

@@ -27,8 +27,10 @@ from typing import TYPE_CHECKING, Literal
 import trio
 
 from relay.observing.ending import Side
+from relay.upstreams.names import look_up
 from relay.wires.alarms import Alarms
 from relay.wires.connecting import connected
+from relay.wires.descriptors import is_lack, none_left, refuse_reserve
 from relay.wires.engine import Engine
 from relay.wires.socket_wire import SocketWire
 from relay.wires.tls_wire import TlsWire
@@ -45,13 +47,6 @@ DialCause = Literal["refused", "dns", "tls", "exhausted", "unreachable"]
 Address = tuple[socket.AddressFamily, str | tuple[object, ...]]  # as `connect` takes it
 
 _NOT_LISTENING = {errno.ECONNREFUSED, errno.ENOENT}  # ENOENT: the unix socket is not there (yet)
-_EXHAUSTED = {
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOBUFS,
-    errno.ENOMEM,
-    errno.EADDRNOTAVAIL,  # no local port left
-}
 
 
 class DialError(Exception):
@@ -155,11 +150,15 @@ async def _addresses(url: Url) -> list[Address]:
     literal = _literal(url.host, url.port)
     if literal is not None:
         return [literal]  # no thread, and no checkpoint: connecting has one
-    try:
-        found = await trio.socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a host name"
-        raise DialError("dns", f"{url}: name not resolved: {reason}") from None
+    found = await look_up(url.host, url.port)
+    if isinstance(found, OSError):
+        # The resolver opens files and sockets, and calls it "no such name" when it cannot.
+        cause: DialCause = "exhausted" if is_lack(found) or none_left() else "dns"
+        raise DialError(cause, f"{url}: name not resolved: {found.strerror}")
+    if isinstance(found, UnicodeError):
+        raise DialError("dns", f"{url}: name not resolved: not a host name")
+    if isinstance(found, Exception):
+        raise found
     return interleave([(family, address) for family, _, _, _, address in found])
 
 
@@ -242,7 +241,13 @@ async def race(
 async def _attempt(address: Address, engine: Engine) -> socket.socket:
     """Connect to one address. Raises: OSError. Cancellation: leaves nothing open."""
     family, where = address
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock = _open(family)
+    except OSError as error:
+        if not is_lack(error):
+            raise
+        engine.on_lack()
+        sock = _open(family)
     try:
         # A unix listener whose backlog is full gives EAGAIN, and no event to wait for.
         while (code := sock.connect_ex(where)) == errno.EAGAIN:  # noqa: ASYNC110
@@ -266,13 +271,24 @@ async def _attempt(address: Address, engine: Engine) -> socket.socket:
     return sock
 
 
+def _open(family: socket.AddressFamily) -> socket.socket:
+    """A socket. Raises: OSError; the last descriptors are not for dialling."""
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        refuse_reserve(sock.fileno())
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 def _dial_error(url: Url, errors: list[OSError]) -> DialError:
     """What a failed dial is called: refused only when every address refused."""
     codes = {error.errno for error in errors}
     cause: DialCause
     if codes <= _NOT_LISTENING:
         cause = "refused"
-    elif codes <= _EXHAUSTED:
+    elif all(is_lack(error) or error.errno == errno.EADDRNOTAVAIL for error in errors):
         cause = "exhausted"
     else:
         cause = "unreachable"

@@ -59,6 +59,7 @@ class Engine(trio.abc.Instrument):
         "_resting",
         "_task",
         "now",
+        "on_lack",
         "pipe",
     )
 
@@ -78,6 +79,8 @@ class Engine(trio.abc.Instrument):
         self._others_before = False  # and so it was between the two turns before
         self.now = 0.0  # trio.current_time() of this round
         self.pipe = Pipe()
+        # Called where a descriptor is lacking, before a second try: closes what is only kept for later.
+        self.on_lack: Callable[[], None] = _nothing
 
     def __len__(self) -> int:
         """How many sockets are registered."""
@@ -206,3 +209,7 @@ class Engine(trio.abc.Instrument):
                 step()
             except Exception as error:
                 wire.crash(error)
+
+
+def _nothing() -> None:
+    """Nothing is kept."""

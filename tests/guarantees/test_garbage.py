@@ -1,0 +1,144 @@
+"""The promise: whatever way an exchange ends, nothing of it waits for the garbage collector. A full
+collection looks at every object of the process, and with thousands of connections all streams stand
+still meanwhile; so relay has it run very rarely (`relay.serving.run`)."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, scene, settle
+
+GET = b"GET / HTTP/1.1\r\nHost: relay.test\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: relay.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+EVENT = chunked(b"data: 1\n\n")
+
+Way = Callable[[RawPeer, Upstream], Awaitable[None]]
+
+
+async def says_nothing(client: RawPeer, up: Upstream) -> None:
+    client.close()
+
+
+async def speaks_nonsense(client: RawPeer, up: Upstream) -> None:
+    await client.send(b"BAD\r\n\r\n")
+    await client.rest()
+
+
+async def is_answered(client: RawPeer, up: Upstream) -> None:
+    await client.send(GET)
+    peer, _ = await up.request()
+    await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    await client.until(b"ok")
+
+
+async def leaves_before_the_head(client: RawPeer, up: Upstream) -> None:
+    await client.send(GET)
+    peer, _ = await up.request()
+    client.close()
+    await peer.ended()
+
+
+async def leaves_an_upload(client: RawPeer, up: Upstream) -> None:
+    await client.send(POST + chunked(b"half"))
+    peer, _ = await up.request()
+    await peer.until(b"half")
+    client.close()
+    await peer.rest()
+
+
+async def is_refused_in_an_upload(client: RawPeer, up: Upstream) -> None:
+    await client.send(POST + b"nonsense\r\n")
+    await client.rest()
+
+
+async def leaves_a_stream(client: RawPeer, up: Upstream) -> None:
+    await client.send(GET)
+    peer, _ = await up.request()
+    await peer.send(EVENT_HEAD + EVENT)
+    await client.until(EVENT)
+    client.close()
+    await peer.ended()
+
+
+async def sees_a_stream_break(client: RawPeer, up: Upstream) -> None:
+    await client.send(GET)
+    peer, _ = await up.request()
+    await peer.send(EVENT_HEAD + EVENT)
+    await client.until(EVENT)
+    peer.close()
+    await client.rest()
+
+
+async def sees_a_stream_end(client: RawPeer, up: Upstream) -> None:
+    await client.send(GET)
+    peer, _ = await up.request()
+    await peer.send(EVENT_HEAD + EVENT)
+    await client.until(EVENT)
+    await peer.send(b"0\r\n\r\n")
+    await client.until(b"0\r\n\r\n")
+
+
+async def is_told_that_the_upstream_broke(client: RawPeer, up: Upstream) -> None:
+    await client.send(GET)
+    peer, _ = await up.request()
+    peer.close()
+    await client.until(b"}}")
+
+
+async def is_told_that_the_upstream_spoke_nonsense(client: RawPeer, up: Upstream) -> None:
+    await client.send(GET)
+    peer, _ = await up.request()
+    await peer.send(b"HTTP/9 huh\r\n\r\n")
+    await client.until(b"}}")
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        says_nothing,
+        speaks_nonsense,
+        is_answered,
+        leaves_before_the_head,
+        leaves_an_upload,
+        is_refused_in_an_upload,
+        leaves_a_stream,
+        sees_a_stream_break,
+        sees_a_stream_end,
+        is_told_that_the_upstream_broke,
+        is_told_that_the_upstream_spoke_nonsense,
+    ],
+    ids=lambda way: way.__name__,
+)
+async def test_an_exchange_leaves_no_circle_behind(way: Way) -> None:
+    """1. The collector is off. 2. Exchanges end. 3. There is nothing of them to collect."""
+    async with scene() as (relay, up):
+        await once(relay, up, way)
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for _ in range(3):
+                await once(relay, up, way)
+            gc.collect()
+            left = Counter(f"{type(each).__module__}.{type(each).__name__}" for each in gc.garbage)
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert not [name for name in left if name.startswith(("relay.", "h11."))], left
+
+
+async def once(relay: Relay, up: Upstream, way: Way) -> None:
+    client = await RawPeer.connect(relay.port)
+    await settle(lambda: relay.inventory().connections == 1)
+    try:
+        await way(client, up)
+    finally:
+        client.close()
+    await settle(lambda: relay.worker.counters.connections == 0)
+    for peer in up._peers:
+        peer.close()

@@ -52,6 +52,11 @@ An `upstream_path`, and the `path` of a request that relay makes, is a target wi
 client's JSON body, `{reply.x.y}` of the first answer. In the path a parameter keeps the bytes
 that the client sent and everything else is percent-encoded; after the `?` everything is. A value
 that is missing, null, a table or an array, or that would make a dot segment, is a 400.
+
+Where a `forward` route keeps a prefix of the path (its path goes on as it came, or `upstream_path`
+ends with the route's `{rest}`), an address of the upstream's own in `Location`, `Content-Location`
+or `Refresh` becomes a path on relay: `http://127.0.0.1:8080/one/x` becomes `/two/x`. Everything
+else in those fields passes as it came.
 """
 
 _SECTIONS: Final = (

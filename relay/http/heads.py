@@ -50,7 +50,10 @@ _FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))
 _NOTED_REQUEST = (
     frozenset((b"host", b"connection", b"expect", b"upgrade", b"accept", b"traceparent")) | _FRAMING
 )
-_NOTED_RESPONSE = frozenset((b"connection", b"upgrade", b"content-type", b"date")) | _FRAMING
+_LOCATING: Final = frozenset((b"location", b"content-location", b"refresh"))
+_NOTED_RESPONSE = (
+    frozenset((b"connection", b"upgrade", b"content-type", b"date")) | _FRAMING | _LOCATING
+)
 
 
 # h11 takes an interim response only as an answer, and a 101 only to an offer.
@@ -100,6 +103,7 @@ class ResponseHead:
     content_type: bytes = b""
     odd: bool = False  # as in RequestHead
     dated: bool = False  # it has a Date
+    locates: bool = False  # it has a Location, Content-Location or Refresh
 
     @property
     def media_type(self) -> bytes:
@@ -263,7 +267,7 @@ def _read_response(raw: bytes, to_head: bool, count: int) -> ResponseHead:
     named = _NONE
     upgrade: bytes | None = None
     content_type = b""
-    framed = dated = False
+    framed = dated = locates = False
     for name, value in fields:
         if name in _NOTED_RESPONSE:
             if name == b"content-type":
@@ -272,6 +276,8 @@ def _read_response(raw: bytes, to_head: bool, count: int) -> ResponseHead:
                 named |= connection_tokens(value)
             elif name == b"date":
                 dated = True
+            elif name in _LOCATING:
+                locates = True
             elif name == b"upgrade":
                 upgrade = value if upgrade is None else upgrade + b", " + value
             else:
@@ -300,4 +306,5 @@ def _read_response(raw: bytes, to_head: bool, count: int) -> ResponseHead:
         content_type,
         odd,
         dated and b"date" not in named,
+        locates,
     )

@@ -30,6 +30,7 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DOTTED: Final = re.compile(r"(path|query|body|reply)\.([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)")
 _NOT_IN_TARGET: Final = re.compile(r"[\x00-\x20\x7f#\\]")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_TAIL: Final = re.compile(r".*/\{(?:path\.)?([A-Za-z_][A-Za-z0-9_]*)\}", re.DOTALL)
 _BREAKS_PATH: Final = re.compile(rb"[\x00-\x20\x7f?#]")
 _RESERVED: Final = re.compile(rb"[^A-Za-z0-9._~-]")
 _SEPARATORS: Final = re.compile(rb"[/\\]")
@@ -65,11 +66,13 @@ class Template:
         text: as written.
         has_query: the template has a query of its own, which then replaces the client's.
         names: every placeholder in full (`path.id`, `body.user_id`), for checking at load time.
+        tail: the route parameter that is the end of the path, alone behind a slash; "" if none is.
     """
 
     text: str
     has_query: bool
     names: frozenset[str]
+    tail: str
     _parts: tuple[bytes | _Placeholder, ...] = field(repr=False)  # a secret may be in the query
 
     @classmethod
@@ -89,7 +92,10 @@ class Template:
         in_query = in_query or "?" in text[end:]
         placeholders = [part for part in parts if isinstance(part, _Placeholder)]
         names = frozenset(placeholder.name for placeholder in placeholders)
-        template = cls(text, in_query, names, tuple(part for part in parts if part))
+        tail = _TAIL.fullmatch(text.partition("?")[0])
+        template = cls(
+            text, in_query, names, tail[1] if tail else "", tuple(part for part in parts if part)
+        )
         if _has_dots(_PLACEHOLDER.sub("x", text).partition("?")[0].encode()):
             raise ValueError("a dot segment is refused")
         return template

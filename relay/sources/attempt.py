@@ -24,8 +24,6 @@ from relay.upstreams.origin import Origin
 from relay.wires.socket_wire import SocketWire
 from relay.wires.wire import Expired, Gone
 
-MAX_INTERIM = 16  # 1xx heads before the final one; a server needs one or two
-
 
 class Stale(Exception):
     """A kept-alive connection had died before any response byte.
@@ -157,7 +155,7 @@ class _NoAnswer(Exception):
 async def _response_head(ask: Ask, wire: SocketWire, method: bytes) -> tuple[ResponseHead, bytes]:
     data = b""
     limit = ask.route.limits.response_head
-    interim = 0
+    interim = 0  # bytes of 1xx heads. How many there are is the upstream's affair: 102 says "still at work"
     while True:
         parsed = parse_response(data, method, limit) if data else None
         if parsed is not None:
@@ -165,8 +163,8 @@ async def _response_head(ask: Ask, wire: SocketWire, method: bytes) -> tuple[Res
             data = data[used:]
             if head.status >= 200 or head.status == 101:
                 return head, data
-            interim += 1
-            if interim > MAX_INTERIM:
+            interim += used
+            if interim > limit:
                 raise Fault("upstream", 502, "bad_response", "too many interim responses")
             due, began = wire.read_by, trio.current_time()
             await ask.interim(head)

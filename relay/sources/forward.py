@@ -6,6 +6,7 @@ sent), and as often as `retries` says for what `retry_on` names, while no event 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 import trio
@@ -16,6 +17,7 @@ from relay.http.fault import Fault
 from relay.http.head_rules import connection_tokens
 from relay.http.heads import ResponseHead
 from relay.observing.ending import Cause
+from relay.routing import relocation
 from relay.routing.template import TemplateError
 from relay.sources.ask import Ask
 from relay.sources.attempt import attempt
@@ -49,7 +51,8 @@ async def forward(plan: Forward, ask: Ask) -> Reply:
         ask.reached(str(origin.url))
         more_urls = len(tried) < len(group.origins)
         try:
-            return await _once(ask, plan, origin, out, last=left == 0)
+            reply = await _once(ask, plan, origin, out, last=left == 0)
+            return _located(ask, plan, out, reply)
         except Failure as failure:
             unsent = failure.cause is Cause.UNREACHABLE and more_urls
             if not unsent:
@@ -72,6 +75,24 @@ def target_of(plan: Forward, ask: Ask) -> bytes:
     if not head.query or plan.path.has_query:
         return path  # a template with a query of its own replaces the client's
     return path + b"?" + head.query
+
+
+def _located(ask: Ask, plan: Forward, out: Outgoing, reply: Reply) -> Reply:
+    """The reply with the upstream's own addresses as paths on relay, where the route keeps a prefix of the path."""
+    head = reply.head
+    if head is None or not head.locates:
+        return reply
+    kept = relocation.kept(ask.route.pattern, plan.path, ask.head.path, out.target)
+    own = [
+        relocation.Own(url.scheme.encode(), url.authority, url.base_path.encode("ascii"))
+        for url in plan.upstream.urls
+    ]
+    fields = [
+        (name, relocation.relocated(name, value, kept, own) if name in relocation.NAMES else value)
+        for name, value in head.fields
+    ]
+    reply.head = replace(head, fields=fields)
+    return reply
 
 
 async def _once(ask: Ask, plan: Forward, origin: Origin, out: Outgoing, *, last: bool) -> Reply:

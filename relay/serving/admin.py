@@ -8,11 +8,12 @@ Rules
   * It knows nothing of workers but what Control brings, so it is a task of a lone worker and a
     process of its own beside many.
   * Every wait has a deadline. A request with a body is refused: no resource takes one.
+  * Strangers that say nothing keep nobody out: when all places are taken, whoever comes gets the place of who has been
+    silent for longest, or has not read its answer for longest. A probe needs its answer now, not in a minute.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
 import sys
@@ -27,16 +28,19 @@ from relay.http.serialise import response_bytes
 from relay.serving.admin_guard import Guard, Reach
 from relay.serving.admin_pages import Answer, Pages, of_fault
 from relay.serving.control import Control
+from relay.wires.descriptors import is_lack, reserved
 
 logger = logging.getLogger("relay")
 
-CONNECTIONS = 64  # at a time: a few scrapers, probes and pages; what is more waits in the kernel
+CONNECTIONS = 64  # at a time: a few scrapers, probes and pages; fewer where descriptors are few
+FIRST_WITHIN = 10.0  # seconds from the connection to the first byte of a request
 HEAD_WITHIN = 5.0  # seconds from the first byte of a head to its last
 IDLE = 75.0  # seconds between requests; a scraper that comes every minute keeps its connection
+READ_WITHIN = 1.0  # seconds an answer may take to be read when others wait for the place
 WRITE_WITHIN = 30.0  # seconds for one response
 HEAD_LIMIT = 16 * 1024  # bytes
 READ_SIZE = 16 * 1024  # bytes
-_OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_FEWEST = 4  # places, whatever the limit of descriptors
 _RETRY_ACCEPT = 0.1  # seconds
 
 
@@ -53,14 +57,18 @@ async def serve_admin(
     """
     pages = Pages(control, Guard(config.server.admin_token, _reach(sock)))
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-    slots = trio.Semaphore(CONNECTIONS)
+    places = _Places(min(CONNECTIONS, max(_FEWEST, reserved() // 2)))
     async with trio.open_nursery() as nursery:
         print(f"relay: admin on {_name(sock)}", file=sys.stderr, flush=True)
         task_status.started()
         while True:
-            await slots.acquire()
-            stream = await _accept(listener)
-            nursery.start_soon(_serve, stream, pages, slots)
+            connection = _Connection(await _accept(listener), pages, places)
+            try:
+                await places.take(connection)
+            except trio.Cancelled:
+                await trio.aclose_forcefully(connection.stream)
+                raise
+            nursery.start_soon(_serve, connection, places)
 
 
 async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
@@ -68,31 +76,95 @@ async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
         try:
             return await listener.accept()
         except OSError as error:
-            if error.errno not in _OUT_OF_DESCRIPTORS:
+            if not is_lack(error):
                 raise
             await trio.sleep(_RETRY_ACCEPT)
 
 
-async def _serve(stream: trio.abc.Stream, pages: Pages, slots: trio.Semaphore) -> None:
+class _Places:
+    """Who is connected. A place is taken before a connection is served, and left when it has ended."""
+
+    __slots__ = ("_changed", "_most", "_resting", "_taken")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+        # Who waits for a request, or for its answer to be read, since when; longest first. These can be put out.
+        self._resting: dict[_Connection, float] = {}
+        self._changed = trio.Event()
+
+    async def take(self, connection: _Connection) -> None:
+        """A place for `connection`: a free one, or somebody else's.
+
+        Waits while everybody's answer is being worked out or sent, which takes moments.
+        """
+        while self._taken >= self._most and not self._put_out():
+            self._changed = trio.Event()
+            with trio.move_on_after(READ_WITHIN):
+                await self._changed.wait()
+        self._taken += 1
+        self.rests(connection)
+
+    def _put_out(self) -> bool:
+        now = trio.current_time()
+        for connection, since in self._resting.items():
+            if not connection.sending or now >= since + READ_WITHIN:
+                del self._resting[connection]
+                self._taken -= 1
+                connection.placed = False
+                connection.scope.cancel()
+                return True
+        return False
+
+    def rests(self, connection: _Connection) -> None:
+        """It begins to wait for the client."""
+        self._resting.pop(connection, None)
+        if connection.placed:
+            self._resting[connection] = trio.current_time()
+            self._changed.set()
+
+    def works(self, connection: _Connection) -> None:
+        """Its answer is being worked out."""
+        self._resting.pop(connection, None)
+
+    def leave(self, connection: _Connection) -> None:
+        self._resting.pop(connection, None)
+        if connection.placed:
+            self._taken -= 1
+        self._changed.set()
+
+
+async def _serve(connection: _Connection, places: _Places) -> None:
     """One connection. A fault of relay's own costs this connection alone."""
     try:
-        async with stream:
-            await _Connection(stream, pages).run()
+        async with connection.stream:
+            await connection.run()
     except trio.BrokenResourceError:
         pass  # the client is gone
     except Exception:
         logger.exception("a fault of relay's own in the admin listener")
     finally:
-        slots.release()
+        places.leave(connection)
 
 
 class _Connection:
-    def __init__(self, stream: trio.abc.Stream, pages: Pages) -> None:
-        self._stream = stream
+    """A client, with a place of its own until it is put out: `scope` ends it from outside."""
+
+    def __init__(self, stream: trio.abc.Stream, pages: Pages, places: _Places) -> None:
+        self.stream = stream
         self._pages = pages
+        self._places = places
         self._pending = b""  # bytes behind the last request
+        self._idle = FIRST_WITHIN
+        self.scope = trio.CancelScope()
+        self.placed = True
+        self.sending = False
 
     async def run(self) -> None:
+        with self.scope:
+            await self._talk()
+
+    async def _talk(self) -> None:
         goes_on = True
         while goes_on:
             try:
@@ -102,6 +174,8 @@ class _Connection:
                 return
             if head is None:
                 return
+            self._places.works(self)
+            self._idle = IDLE
             goes_on = head.keep_alive and head.framing == 0
             try:
                 if head.framing != 0:
@@ -114,7 +188,7 @@ class _Connection:
     async def _head(self) -> RequestHead | None:
         """The next request head; None: the client is done, or too slow. Raises: Fault."""
         with trio.CancelScope() as scope:
-            scope.deadline = trio.current_time() + (HEAD_WITHIN if self._pending else IDLE)
+            scope.deadline = trio.current_time() + (HEAD_WITHIN if self._pending else self._idle)
             while True:
                 if self._pending:
                     parsed = parse_request(self._pending, HEAD_LIMIT)
@@ -122,7 +196,7 @@ class _Connection:
                         head, used = parsed
                         self._pending = self._pending[used:]
                         return head
-                more = await self._stream.receive_some(READ_SIZE)
+                more = await self.stream.receive_some(READ_SIZE)
                 if not more:
                     return None
                 if not self._pending:
@@ -135,10 +209,14 @@ class _Connection:
         if close:
             fields.append((b"connection", b"close"))
         out = response_bytes(answer.status, b"", fields)
+        self.sending = True
+        self._places.rests(self)
         with trio.move_on_after(WRITE_WITHIN) as scope:
-            await self._stream.send_all(out if head_only else out + answer.body)
+            await self.stream.send_all(out if head_only else out + answer.body)
         if scope.cancelled_caught:
             raise trio.BrokenResourceError("the client stopped reading")
+        self.sending = False
+        self._places.rests(self)
 
 
 def _reach(sock: socket.socket) -> Reach:

@@ -15,7 +15,7 @@ from relay.http.heads import parse_request
 from relay.serving import admin as listener
 from relay.serving.admin_guard import Guard, is_local_name
 from relay.serving.admin_pages import Pages
-from relay.serving.control import LocalControl
+from relay.serving.control import LocalControl, WorkerState
 from tests.guarantees.admin_ground import Response, admin, response
 from tests.harness import RawPeer, route_to, running, scene
 
@@ -201,29 +201,46 @@ class Served:
 PAGES = Pages(LocalControl(Served(), 0.0), Guard(None, "unix"))
 
 
+async def serve(stream: trio.abc.Stream, places: listener._Places | None = None) -> None:
+    """One connection of the admin listener, until it has ended."""
+    places = places or listener._Places(1)
+    connection = listener._Connection(stream, PAGES, places)
+    await places.take(connection)
+    await listener._serve(connection, places)
+
+
 async def test_half_a_head_has_its_deadline(autojump_clock: trio.testing.MockClock) -> None:
     """Bytes that trickle do not move it."""
     ours, theirs = trio.testing.memory_stream_pair()
-    slots = trio.Semaphore(1)
-    await slots.acquire()
+    places = listener._Places(1)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(listener._serve, theirs, PAGES, slots)
-        await trio.sleep(listener.IDLE - 1)
+        nursery.start_soon(serve, theirs, places)
+        await trio.sleep(listener.FIRST_WITHIN - 1)
         started = trio.current_time()
         with suppress(trio.BrokenResourceError):
             for byte in b"GET /healthz HTTP/1.1\r\nX-Slow: 1234567":
                 await ours.send_all(bytes([byte]))
                 await trio.sleep(0.5)
         assert trio.current_time() - started == pytest.approx(listener.HEAD_WITHIN, abs=1)
-    assert slots.value == 1
+    assert places._taken == 0
 
 
-async def test_idle_ends(autojump_clock: trio.testing.MockClock) -> None:
+async def test_silence_ends(autojump_clock: trio.testing.MockClock) -> None:
+    """Soon before the first request; a scraper that comes every minute keeps its connection."""
     ours, theirs = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(listener._serve, theirs, PAGES, trio.Semaphore(0))
+        nursery.start_soon(serve, theirs)
         assert await ours.receive_some(1) == b""
-        assert trio.current_time() == pytest.approx(listener.IDLE, abs=1)
+        assert trio.current_time() == pytest.approx(listener.FIRST_WITHIN, abs=1)
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve, theirs)
+        await ours.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in await ours.receive_some(65536)
+        started = trio.current_time()
+        while await ours.receive_some(65536):
+            pass
+        assert trio.current_time() - started == pytest.approx(listener.IDLE, abs=1)
 
 
 async def test_a_reader_that_stops_has_its_deadline(
@@ -231,8 +248,78 @@ async def test_a_reader_that_stops_has_its_deadline(
 ) -> None:
     ours, theirs = trio.testing.lockstep_stream_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(listener._serve, theirs, PAGES, trio.Semaphore(0))
+        nursery.start_soon(serve, theirs)
         await ours.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await trio.sleep(listener.WRITE_WITHIN + 1)
         while await ours.receive_some(65536):
             pass
+
+
+# -- strangers ---------------------------------------------------------------------------------------
+
+ASK = b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+STRANGERS = {
+    "say nothing": b"",
+    "never end their head": b"GET / HTTP/1.1\r\nX: ",
+    "ask again and again and read nothing": ASK * 2000,
+    "have asked once": ASK,
+}
+
+
+@pytest.mark.parametrize("says", STRANGERS.values(), ids=STRANGERS)
+async def test_strangers_keep_nobody_out(says: bytes) -> None:
+    """1. More strangers than there are places. 2. A probe is answered, again and again, on a connection of its own and on
+    one that it keeps, while more of them come. 3. No more than the places are open."""
+    async with scene() as (relay, _), admin(relay) as pages:
+        strangers = [await RawPeer.connect(pages.port) for _ in range(listener.CONNECTIONS * 2)]
+        try:
+            for stranger in strangers:
+                with suppress(trio.BrokenResourceError), trio.move_on_after(0.05):
+                    await stranger.stream.send_all(says)
+            for _ in range(3):
+                assert (await pages.ask("/healthz")).status == 200
+                strangers += [await RawPeer.connect(pages.port) for _ in range(20)]
+            kept = await RawPeer.connect(pages.port)
+            strangers.append(kept)
+            for _ in range(3):
+                strangers.append(await RawPeer.connect(pages.port))
+                await kept.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert (await response(kept)).status == 200
+        finally:
+            for stranger in strangers:
+                stranger.close()
+
+
+async def test_who_is_being_answered_is_not_put_out() -> None:
+    """1. Every place asks for something that takes long. 2. One more comes and waits. 3. All get their answer."""
+
+    go = trio.Event()
+
+    class Slow(LocalControl):
+        async def states(self) -> list[WorkerState]:
+            await go.wait()
+            return [WorkerState(0, 1, "serving", 0.0)]
+
+    control = Slow(Served(), 0.0)
+    places = listener._Places(3)
+    pages = Pages(control, Guard(None, "unix"))
+    answered: list[bytes] = []
+
+    async def client() -> None:
+        ours, theirs = trio.testing.memory_stream_pair()
+        connection = listener._Connection(theirs, pages, places)
+        await places.take(connection)
+        nursery.start_soon(listener._serve, connection, places)
+        await ours.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answered.append(await ours.receive_some(65536))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(client)
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(client)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not answered
+        go.set()
+    assert len(answered) == 4
+    assert all(b" 200 " in each for each in answered)

@@ -3,8 +3,8 @@
 export interface StreamOptions {
   /** Default: POST with a body, GET without. */
   method?: string;
-  /** A plain object or array is sent as JSON; everything else as fetch takes it. */
-  body?: BodyInit | Record<string, unknown> | unknown[] | null;
+  /** An object or array of your own is sent as JSON; what fetch knows, as fetch takes it. */
+  body?: BodyInit | object | null;
   headers?: HeadersInit;
   credentials?: RequestCredentials;
   /** Abort it to close the connection; the stream ends with a CancelledError. */

@@ -253,7 +253,7 @@ async function open(url, options, state) {
   if (!headers.has("Accept")) headers.set("Accept", "text/event-stream");
   if (state.lastEventId) headers.set("Last-Event-ID", utf8(state.lastEventId));
   let { body } = options;
-  if (body && [Object.prototype, Array.prototype, null].includes(Object.getPrototypeOf(body))) {
+  if (isData(body)) {
     body = JSON.stringify(body);
     if (!headers.has("Content-Type")) headers.set("Content-Type", "application/json");
   }
@@ -272,6 +272,12 @@ async function open(url, options, state) {
   if (signal.aborted) throw new CancelledError(signal.reason);
   const message = response.ok ? `not an event stream but ${type || "without a type"}` : undefined;
   throw new StatusError(response, text.slice(0, ERROR_BODY), message);
+}
+
+/** Whether a body is an object or array of the caller's own, and none that fetch knows (a Blob, a stream …). */
+function isData(body) {
+  const tag = Object.prototype.toString.call(body);
+  return tag === "[object Array]" || (tag === "[object Object]" && !(Symbol.asyncIterator in body));
 }
 
 async function read(reader, signal) {
@@ -299,8 +305,10 @@ function reconnection(asked) {
 }
 
 function retryAfter(error) {
-  const seconds = Number(error.headers?.get("Retry-After") ?? NaN);
-  return Number.isFinite(seconds) ? seconds * 1000 : undefined;
+  const value = error.headers?.get("Retry-After");
+  if (!value) return undefined;
+  const wait = /^[0-9]+$/.test(value) ? value * 1000 : Date.parse(value) - Date.now(); // RFC 9110 §10.2.3
+  return Number.isFinite(wait) ? Math.max(0, wait) : undefined;
 }
 
 function pause(ms, signal) {

@@ -120,6 +120,40 @@ describe("request", () => {
     assert.deepEqual(seen, ["GET", Buffer.from("é7").toString("latin1")]);
   });
 
+  test("an object of a class is data too; what fetch knows is left to fetch", async () => {
+    let seen;
+    answer = (request, response, body) => {
+      seen = [(request.headers["content-type"] ?? "").split(";")[0], body];
+      head(response).end();
+    };
+    class Asked {
+      query = "?";
+    }
+    async function* pieces() {
+      yield new TextEncoder().encode("piece");
+    }
+    const form = new FormData();
+    form.set("a", "b");
+    const cases = [
+      [new Asked(), "application/json", '{"query":"?"}'],
+      [Object.create(null, { a: { value: 1, enumerable: true } }), "application/json", '{"a":1}'],
+      [["a"], "application/json", '["a"]'],
+      ["a", "text/plain", "a"],
+      [new URLSearchParams({ a: "b" }), "application/x-www-form-urlencoded", "a=b"],
+      [new Blob(["a"], { type: "text/csv" }), "text/csv", "a"],
+      [new Uint8Array([97]), "", "a"],
+    ];
+    for (const [body, type, sent] of cases) {
+      await collect(streamEvents(url, { body }));
+      assert.deepEqual(seen, [type, sent]);
+    }
+    await collect(streamEvents(url, { body: form }));
+    assert.equal(seen[0], "multipart/form-data");
+    const fetchInPieces = (url, options) => fetch(url, { ...options, duplex: "half" });
+    await collect(streamEvents(url, { body: pieces(), fetch: fetchInPieces }));
+    assert.deepEqual(seen, ["", "piece"]);
+  });
+
   test("text and method are left as they are", async () => {
     let seen;
     answer = (request, response, body) => {
@@ -322,6 +356,19 @@ describe("reconnection", () => {
       end("data: 1\n\n"),
     );
     assert.deepEqual(data(await collect(streamEvents(url, { reconnect: true }))), ["1"]);
+  });
+
+  test("Retry-After as a date", async () => {
+    const waits = [];
+    for (const ms of [5000, -5000]) {
+      const date = new Date(Date.now() + ms).toUTCString();
+      scripted((response) => response.writeHead(503, { "Retry-After": date }).end(), end("data: 1\n\n"));
+      const onReconnect = ({ wait }) => (waits.push(wait), ms > 0 && stream.cancel());
+      const stream = streamEvents(url, { reconnect: { onReconnect } });
+      if (ms > 0) await assert.rejects(stream.next(), { kind: "cancelled" });
+      else assert.deepEqual(data(await collect(stream)), ["1"]);
+    }
+    assert.ok(waits[0] > 1000 && waits[0] <= 5000 && waits[1] === 0, `${waits}`);
   });
 
   test("not after a final failure, and not without being asked", async () => {

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.interop.browser import Page, start_browser
-from tests.interop.processes import ROOT, Server, require, start_relay
+from tests.interop.models import TEXT
+from tests.interop.processes import (
+    ROOT,
+    Server,
+    require,
+    start_hypercorn,
+    start_relay,
+    wait_until,
+)
+from tests.interop.reading import last_call
 
 MODULE = ROOT / "relay" / "demo" / "relay.js"
 VECTORS = ROOT / "tests" / "core" / "sse_vectors.json"
@@ -77,13 +88,170 @@ def test_every_vector_in_chromium(page: Page) -> None:
     assert page.run(f"({READ})({json.dumps(vectors)})") == []
 
 
-def test_the_hook_in_the_reference_is_a_module(tmp_path: Path) -> None:
-    """It is plain JavaScript, of about thirty lines, with nothing but React and relay.js."""
+HOOK = re.compile(r"^```tsx\n(.*?)^```", re.MULTILINE | re.DOTALL)
+USER = """
+import { useEventStream } from "./hook.js";
+import { streamEvents, type ServerEvent } from "./relay.js";
+
+interface Query { query: string; files?: string[] }
+interface Chunk { type: "chunk"; content: string }
+class Asked { constructor(readonly query: string) {} }
+
+const query: Query = { query: "?" };
+streamEvents("/a", { body: query });
+streamEvents(new URL("http://a/"), { body: [query, query], onEvent: (event: ServerEvent) => event.data });
+for (const body of ["text", new FormData(), new URLSearchParams(), new Blob(), new Asked("?"), null, undefined]) {
+  streamEvents("/a", { body });
+}
+
+export function Answer() {
+  const { events, status, error, start, stop } = useEventStream<Chunk>("/a", { completeWhen: (e) => e.data === "[DONE]" });
+  const text: string = events.map((event) => event.content).join("");
+  const kind: "status" | "terminal" | "cut" | "cancelled" | undefined = error?.kind;
+  return (
+    <form onSubmit={() => start(query)}>
+      <button type="button" onClick={stop} disabled={status !== "running"}>Stop</button>{text}{kind}
+    </form>
+  );
+}
+"""
+WRONG = [
+    "streamEvents('/a', { body: 5 });",
+    "streamEvents('/a', { bdy: {} });",
+    "streamEvents(5);",
+    "useEventStream<Chunk>('/a').start(5);",
+    "const n: number = useEventStream<Chunk>('/a').events[0].content;",
+    "useEventStream<Chunk>('/a').status === 'done';",
+]
+TSCONFIG = {
+    "compilerOptions": {
+        "strict": True,
+        "noEmit": True,
+        "jsx": "react-jsx",
+        "target": "ES2022",
+        "module": "ESNext",
+        "moduleResolution": "bundler",
+        "lib": ["ES2022", "DOM", "DOM.Iterable"],
+        "noUncheckedIndexedAccess": False,
+        "types": [],
+    }
+}
+
+
+def hook() -> str:
     page = (ROOT / "docs" / "reference" / "relay-js.md").read_text("utf-8")
-    (hook,) = re.findall(r"^```jsx\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(hook.splitlines()) <= 35
-    (tmp_path / "hook.mjs").write_text(hook)
-    subprocess.run([require("node"), "--check", tmp_path / "hook.mjs"], check=True, timeout=60)
+    (found,) = HOOK.findall(page)
+    return str(found)
+
+
+@pytest.fixture
+def project(npm: Path, tmp_path: Path) -> Path:
+    """A project with TypeScript, React, relay.js and the hook of the reference."""
+    (tmp_path / "node_modules").symlink_to(npm / "node_modules")
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "tsconfig.json").write_text(json.dumps(TSCONFIG))
+    for file in (MODULE, MODULE.with_suffix(".d.ts")):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "hook.tsx").write_text(hook())
+    return tmp_path
+
+
+def complaints(project: Path, code: str) -> str:
+    """What `tsc --strict` says to a file of this code."""
+    (project / "user.tsx").write_text(code)
+    tsc = project / "node_modules" / "typescript" / "bin" / "tsc"
+    command = [require("node"), str(tsc), "--project", str(project)]
+    ran = subprocess.run(
+        command, cwd=project, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (ran.returncode == 0) == (ran.stdout == "")
+    return ran.stdout
+
+
+def test_the_hook_in_the_reference_is_strict_typescript(project: Path) -> None:
+    """And so is who uses it and relay.js, with interfaces of their own for bodies and events."""
+    react = json.loads((project / "node_modules/@types/react/package.json").read_text("utf-8"))
+    assert react["version"].startswith("19.")
+    assert len(hook().splitlines()) <= 45
+    assert complaints(project, USER) == ""
+
+
+def test_the_types_refuse_what_is_wrong(project: Path) -> None:
+    said = complaints(project, USER + "export function Wrong() {\n" + "\n".join(WRONG) + "\n}\n")
+    first = USER.count("\n") + 2
+    lines = {int(line) for line in re.findall(r"^user\.tsx\((\d+),", said, re.MULTILINE)}
+    assert lines == set(range(first, first + len(WRONG))), said
+
+
+ENTRY = """
+import { createRoot } from "react-dom/client";
+import { useEventStream } from "./hook.tsx";
+
+function Page() {
+  const { events, status, error, start, stop } = useEventStream("/read", { credentials: "omit" });
+  Object.assign(window, { start, stop });
+  return <p id="shown">{JSON.stringify([events, status, error?.kind ?? "", error?.message ?? ""])}</p>;
+}
+createRoot(document.getElementById("root")).render(<Page />);
+"""
+SCRIPTED = """
+[server]
+listen = ["${{LISTEN}}"]
+[upstreams.model]
+url = "{url}"
+[[routes]]
+path = "/read"
+upstream = "model"
+upstream_path = "/v1/chat/completions"
+complete_when = "[DONE]"
+after_error = "close"
+[[routes]]
+path = "/{{page...}}"
+source = "files"
+files = {{ directory = "{pages}" }}
+"""
+
+
+def test_the_hook_in_chromium(project: Path) -> None:
+    """It shows events as they come, tells a cut and a stop apart, and a stop ends the model."""
+    (project / "index.html").write_text(
+        '<!doctype html><div id="root"></div><script type="module" src="./entry.jsx"></script>'
+    )
+    (project / "entry.jsx").write_text(ENTRY)
+    (project / "vite.config.js").write_text(
+        'export default { base: "./", esbuild: { jsx: "automatic" }, logLevel: "warn" };'
+    )
+    vite = project / "node_modules" / "vite" / "bin" / "vite.js"
+    command = [require("node"), str(vite), "build"]
+    subprocess.run(command, cwd=project, check=True, capture_output=True, timeout=300)
+    with (
+        start_hypercorn("tests.interop.models:app") as model,
+        start_relay(SCRIPTED.format(url=model.url, pages=project / "dist")) as relay,
+        start_browser() as page,
+    ):
+        page.open(f"{relay.url}/")
+        page.wait_for("window.start !== undefined")
+
+        def shown(status: str) -> list[Any]:
+            text = "document.querySelector('#shown').textContent"
+            page.wait_for(f"JSON.parse({text})[1] === '{status}'")
+            found: list[Any] = json.loads(page.run(text))
+            return found
+
+        page.run("void start({ model: 'complete' })")
+        events, _, kind, _ = shown("complete")
+        said = [each["choices"][0]["delta"].get("content", "") for each in events[:-1]]
+        assert "".join(said) == TEXT
+        assert kind == ""
+        page.run("void start({ model: 'cut' })")
+        events, _, kind, message = shown("failed")
+        assert (kind, message) == ("terminal", "the upstream closed before the body was whole")
+        assert len(events) == 3
+        page.run("void start({ model: 'endless' })")
+        page.wait_for("document.querySelector('#shown').textContent.length > 1000")
+        page.run("stop()")
+        assert shown("stopped")[2] == ""
+        wait_until("the model is stopped", lambda: last_call(model)["state"] == "stopped")
 
 
 def test_the_types_name_all_that_is_exported() -> None:

@@ -21,10 +21,10 @@ ROOMS = [
     "sources",
     "upstreams",
     "wires",
+    "flows",
     "observing",
     "config",
     "routing",
-    "flows",
     "sse",
     "http",
 ]

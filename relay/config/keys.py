@@ -145,7 +145,8 @@ _ROUTE_LIMITS: Final = (
         "max_event",
         kinds.HELD_SIZE,
         '"1MiB"',
-        "Longest event tail that is held; a longer event is passed on as it comes.",
+        "Longest event that is held until it is whole; a longer one is passed on as it comes, or ends a "
+        "translated stream.",
         "Every stream may hold this much: see the note on limits.",
     ),
     Key(

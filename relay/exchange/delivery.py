@@ -25,14 +25,14 @@ from relay.exchange.client_head import (
 from relay.exchange.epoll_pump import EpollPump
 from relay.exchange.file_body import send_file
 from relay.exchange.refusal import code_of
-from relay.exchange.transfer import COMPLETE, LEFT, STALLED, Transfer
+from relay.exchange.transfer import LEFT, STALLED, Transfer
 from relay.exchange.trio_pump import TrioPump
 from relay.exchange.tunnel import tunnel
 from relay.flows.bytes_flow import BytesFlow
-from relay.flows.event_flow import EventFlow, TranslatedFlow
+from relay.flows.event_flow import EventFlow
 from relay.http.bodies import LengthReader, chunk, last_chunk
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
-from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.sources.reply import Failure, OpenFile, Reply, SendEvents, UpstreamBody
 from relay.sse.completion import Completion
 from relay.sse.dialects import terminal_event
@@ -250,12 +250,12 @@ class Delivery:
         flow: BytesFlow | EventFlow
         if not reply.events:
             flow = BytesFlow(framing_in, framing_out, "upstream", late)
-        elif reply.translate is not None:
-            translator = Translator(reply.translate)
-            flow = TranslatedFlow(framing_in, framing_out, route.limits.max_event, translator, late)
         else:
-            completion = Completion(route.complete_when) if route.complete_when != b"eof" else None
-            flow = EventFlow(framing_in, framing_out, route.limits.max_event, completion, late)
+            translator = Translator(reply.translate) if reply.translate is not None else None
+            watched = translator is None and route.complete_when != b"eof"
+            completion = Completion(route.complete_when) if watched else None
+            size = route.limits.max_event
+            flow = EventFlow(framing_in, framing_out, size, completion, translator, late=late)
         exchange.record.streaming = reply.events
         return Transfer(flow, route, exchange.record, state.counters, trio.current_time())
 
@@ -266,7 +266,7 @@ class Delivery:
         exchange.phase = Phase.BODY
         now = trio.current_time()
         record.first_byte = record.first_byte or now
-        first = transfer.data(rest, now) if rest or transfer.flow.done else b""
+        first = transfer.data(rest, now) if rest or transfer.flow.reader.done else b""
         transfer.sent = len(first)
         if record.streaming:
             transfer.counters.active += 1

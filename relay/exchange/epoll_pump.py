@@ -39,6 +39,7 @@ class EpollPump:
         "_asked_turn",
         "_bulk",
         "_client",
+        "_detour",
         "_engine",
         "_hurry",
         "_rest",
@@ -76,6 +77,7 @@ class EpollPump:
         self._bulk: BytesFlow | None = None  # a body that passes unseen
         if isinstance(flow, BytesFlow) and flow.plain and type(upstream) is SocketWire:
             self._bulk = flow
+        self._detour = self._bulk is not None or flow.in_steps  # see `ready`
 
     async def run(self) -> None:
         """Pump until the transfer has its ending and is written out.
@@ -94,7 +96,7 @@ class EpollPump:
             client.on_gone = self._client_gone
             if client.hung_up and not client.half_close_kept:
                 self._client_gone()
-            elif upstream.readable:
+            elif upstream.readable or transfer.flow.pending:
                 self._read()
             if transfer.ending is None or self._rest is not None:
                 self._alarms.arm(self, min(transfer.due(), self._write_by))
@@ -125,7 +127,7 @@ class EpollPump:
         a detour; everything else goes the wire's own way, to `_read`."""
         transfer, upstream = self._transfer, self._upstream
         waits = self._rest is not None or self._asked_turn
-        if mask != EPOLLIN or waits or transfer.ending is not None or self._bulk:
+        if mask != EPOLLIN or waits or transfer.ending is not None or self._detour:
             upstream.ready(mask)
             return
         try:
@@ -173,6 +175,10 @@ class EpollPump:
         if self._bulk:
             self._move(self._bulk)
             return
+        if transfer.flow.pending:
+            self._out(transfer.more(self._engine.now))
+            self._go_on()
+            return
         upstream = self._upstream
         try:
             data = upstream.recv_nowait(READ_SIZE)
@@ -216,7 +222,13 @@ class EpollPump:
         if len(data) == READ_SIZE:
             upstream.readable = True
         self._out(transfer.data(data, self._engine.now))
-        if upstream.readable and self._rest is None and transfer.ending is None:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Take another turn where there is more to do at once."""
+        transfer = self._transfer
+        more = self._upstream.readable or transfer.flow.pending
+        if more and self._rest is None and transfer.ending is None:
             self._ask_turn()
 
     def _ask_turn(self) -> None:
@@ -284,7 +296,7 @@ class EpollPump:
             self._wake()
             return
         self._alarms.arm(self, transfer.due())
-        if self._upstream.readable:
+        if self._upstream.readable or transfer.flow.pending:
             self._read()
 
     def _client_gone(self) -> None:

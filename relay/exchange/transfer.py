@@ -21,12 +21,11 @@ from relay.flows.bytes_flow import BytesFlow
 from relay.flows.event_flow import EventFlow
 from relay.http.fault import Fault
 from relay.observing.counters import RouteCounters
-from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.observing.record import Record
 from relay.sse.dialects import HEARTBEAT, WITH_FAILURE, farewell, terminal_event
 
 _BODY = Phase.BODY
-COMPLETE = Ending(Side.UPSTREAM, _BODY, Cause.COMPLETE)
 LEFT = Ending(Side.CLIENT, _BODY, Cause.LEFT)
 STALLED = Ending(Side.CLIENT, _BODY, Cause.STALLED, "the client stopped reading")
 
@@ -104,6 +103,10 @@ class Transfer:
         if self._asked is not None:
             return out + self._leave()
         return out
+
+    def more(self, now: float) -> bytes:
+        """What is pending of the bytes that came earlier: what the client gets."""
+        return self.data(b"", now)
 
     def passed(self, flow: BytesFlow, size: int, now: float) -> None:
         """So many bytes of a plain body went by unseen."""
@@ -217,10 +220,8 @@ class Transfer:
 
     def _finish(self) -> bytes:
         flow = self.flow
-        if isinstance(flow, EventFlow) and flow.truncated:
-            return self._fail(
-                Side.UPSTREAM, Cause.TRUNCATED, "the upstream ended without its completion marker"
-            )
+        if isinstance(flow, EventFlow) and flow.ending is not None and not flow.ending.clean:
+            return self._fail(flow.ending.side, flow.ending.cause, flow.ending.detail)
         self._end(COMPLETE, abort=False)
         return b""
 

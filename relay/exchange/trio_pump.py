@@ -41,6 +41,9 @@ class TrioPump:
     async def _next(self) -> bytes:
         """Wait for the upstream, a clock, or somebody's wish."""
         transfer = self._transfer
+        if transfer.flow.pending:
+            await trio.lowlevel.checkpoint()
+            return transfer.more(trio.current_time())
         self._upstream.read_by = transfer.due()
         try:
             with trio.CancelScope() as self._receiving:

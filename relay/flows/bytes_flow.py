@@ -31,6 +31,7 @@ class BytesFlow:
     __slots__ = ("_chunked", "payload_bytes", "reader")
     events = 0
     held = 0  # this flow never holds anything back
+    pending = in_steps = False
 
     def __init__(self, framing_in: int, framing_out: int, side: Side, late: Barred = LATE) -> None:
         self.reader: BodyReader = body_reader(framing_in, side, late)

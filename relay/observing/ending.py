@@ -43,6 +43,7 @@ class Cause(StrEnum):
     NONSENSE = "upstream_nonsense"  # not HTTP, or framing that contradicts itself
     SILENT = "upstream_silent"  # a clock ran out: head, first event, idle, event idle
     TRUNCATED = "upstream_truncated"  # a clean end without the completion marker of the route
+    TOO_LARGE = "event_too_large"  # an event over `max_event` where it cannot pass in parts
     FAILED = "upstream_failed"  # an error answer a source could not use (enqueue, answer)
     MAX_AGE = "max_age"  # the route's age limit
     SHED = "shed"  # over a limit of connections, streams or rate
@@ -61,3 +62,6 @@ class Ending(NamedTuple):
     def clean(self) -> bool:
         """Whether the client received all there was to receive."""
         return self.cause is Cause.COMPLETE
+
+
+COMPLETE = Ending(Side.UPSTREAM, Phase.BODY, Cause.COMPLETE)  # of a body: whole, and passed on

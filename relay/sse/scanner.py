@@ -53,6 +53,8 @@ class BoundaryScanner:
         events: blocks with a `data` line so far: what an EventSource dispatches.
         comments: blocks that dispatched nothing so far: comments, and `id:`, `event:` or `retry:`
             without data.
+        first: the offset just behind the first boundary of the last `feed`, if that one began inside a
+            block; 0 if there was none.
         between: nothing of a block has come since the last boundary (true before the first byte and
             after the BOM).
         progressed: whether the last `feed` ended an event (comments do not count).
@@ -70,6 +72,7 @@ class BoundaryScanner:
         "bom",
         "comments",
         "events",
+        "first",
         "progressed",
     )
 
@@ -77,6 +80,7 @@ class BoundaryScanner:
         self.events = 0
         self.comments = 0
         self.between = True
+        self.first = 0
         self.progressed = False
         self.bom = False
         self._fresh = True  # a byte order mark may still come; means nothing once there was a block
@@ -130,13 +134,14 @@ class BoundaryScanner:
         if not self.between and not self._fresh:
             pos = self._finish_line(data, pos)
         size = len(data) if not self._fresh else 0
-        walked = 0
+        self.first = walked = 0
         while pos < size:
             if data[pos] in _LINE_ENDS:  # a run of blank lines, each of them a boundary
                 blanks = _LINE_END_RUN.match(data, pos)
                 pos = boundary = blanks.end() if blanks else size
                 if not self.between:
                     self._end_block()
+                    self.first = pos
                 continue
             end = _block_end(data, pos, blank)
             if end < 0:
@@ -146,7 +151,9 @@ class BoundaryScanner:
             self._end_block()
             pos = boundary = end
             walked += 1
-            if walked == _WALKED:
+            if walked == 1:
+                self.first = self.first or end
+            elif walked == _WALKED:
                 pos = boundary = self._count(data, end)
         return boundary
 

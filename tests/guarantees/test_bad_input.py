@@ -287,6 +287,11 @@ AFTER_THE_HEAD: dict[str, Case] = {
         answered(EVENT_HEAD, RawPeer.close)
     ),
     "the framing of the stream is malformed": Case(answered(EVENT_HEAD + b"x\r\n")),
+    "a translated event is longer than limits.max_event": Case(
+        answered(EVENT_HEAD + chunked(b"data: " + b"x" * 200)),
+        'translate = "t"',
+        '[limits]\nmax_event = "100B"\n[translations.t.message]',
+    ),
     "no byte came within timeouts.idle": Case(
         answered(EVENT_HEAD), "", '[timeouts]\nidle = "20ms"'
     ),

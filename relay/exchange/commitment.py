@@ -27,11 +27,14 @@ if TYPE_CHECKING:
 class Commitment:
     """Sends the head of an event stream, then heartbeats, until the source has come back."""
 
-    __slots__ = ("_exchange", "_finished", "_settled", "_writing")
+    __slots__ = ("_exchange", "_finished", "_settled", "_writing", "crowded")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         exchange.wire.write_within = exchange.route.timeouts.write
+        self.crowded = (
+            False  # there was no place for another stream: nothing was sent, the source was ended
+        )
         self._settled = trio.Event()
         self._finished = trio.Event()
         self._writing = trio.Lock()  # of this task and an interim response, so on no hot path
@@ -80,6 +83,9 @@ class Commitment:
             if not exchange.head_out:
                 if await self._settled_within(after):
                     return
+                if not exchange.take_place():
+                    self._refuse()
+                    return
                 async with self._writing:
                     await send_event_head(exchange)
             chunked = event_framing(exchange) == CHUNKED
@@ -92,6 +98,12 @@ class Commitment:
             exchange.client_left(Cause.STALLED)
         finally:
             self._finished.set()
+
+    def _refuse(self) -> None:
+        nursery = self._exchange.nursery
+        assert nursery is not None
+        self.crowded = True
+        nursery.cancel_scope.cancel()
 
     async def _settled_within(self, seconds: float) -> bool:
         with trio.move_on_after(seconds):

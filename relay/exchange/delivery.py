@@ -58,7 +58,6 @@ class Delivery:
 
     __slots__ = (
         "_body",
-        "_counted",
         "_exchange",
         "_failure",
         "_keep",
@@ -74,7 +73,6 @@ class Delivery:
         self._body = reply.upstream
         self._transfer: Transfer | None = None
         self._keep = False  # the upstream connection may serve again
-        self._counted = False  # against the streams of the client's address
         self.pump: EpollPump | TrioPump | None = None
 
     async def begin(self) -> None:
@@ -88,7 +86,7 @@ class Delivery:
                 await self._retry_event()
             elif reply.status == 101:
                 await self._switch()
-            elif reply.events and exchange.worker.admission.crowded(exchange.record.client):
+            elif self._is_stream() and not exchange.take_place():
                 self._reply = too_many_streams()
                 self._reply.on_unfinished = reply.on_unfinished
                 await self._whole(self._reply.body)
@@ -120,6 +118,13 @@ class Delivery:
         unfinished, self._reply.on_unfinished = self._reply.on_unfinished, None
         if unfinished is not None and (exchange.ending is None or not exchange.ending.clean):
             unfinished()
+
+    def _is_stream(self) -> bool:
+        """Whether the body is an event stream, also on a route that has it pass as bytes."""
+        reply = self._reply
+        if reply.events or reply.head is None:
+            return reply.events
+        return reply.status == 200 and reply.head.media_type == b"text/event-stream"
 
     def _is_whole(self, body: UpstreamBody) -> bool:
         if self._exchange.head.method == b"HEAD":
@@ -156,11 +161,12 @@ class Delivery:
     async def _produce(self) -> None:
         """Events of our own, written by a task beside the pump."""
         exchange, reply = self._exchange, self._reply
-        assert exchange.nursery is not None and reply.produce is not None
+        assert exchange.nursery is not None
         framing = event_framing(exchange)
+        head = b"" if exchange.head_out else head_bytes(exchange, reply, framing)
         wire = ChannelWire.produced_by(self._told, exchange.nursery)
         transfer = self._new_transfer(UNTIL_CLOSE, framing)
-        await self._open(transfer, head_bytes(exchange, reply, framing), wire, b"")
+        await self._open(transfer, head, wire, b"")
 
     async def _told(self, send: SendEvents) -> None:
         """Run the producer; the Ending it returns is the reply's, and there before the stream ends."""
@@ -193,6 +199,9 @@ class Delivery:
         """The head is out since the commitment: events go on, anything else becomes a terminal event."""
         body = self._body
         framing = event_framing(self._exchange)
+        if self._reply.produce is not None:
+            await self._produce()
+            return
         if self._reply.events and body is not None:
             transfer = self._new_transfer(body.framing, framing)
             assert isinstance(transfer.flow, EventFlow)
@@ -270,7 +279,6 @@ class Delivery:
         transfer.sent = len(first)
         if record.streaming:
             transfer.counters.active += 1
-            self._counted = worker.admission.open_stream(record.client, now)
         self._transfer = transfer
         if head or first:
             await self._send(head + first)
@@ -300,8 +308,6 @@ class Delivery:
         record.bytes_out += transfer.sent
         if record.streaming:
             transfer.counters.active -= 1
-            if self._counted:
-                exchange.worker.admission.close_stream(record.client)
         if ending is None:
             return  # cancelled, or the client left: whoever did it has recorded it
         if transfer.abort:

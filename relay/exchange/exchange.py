@@ -61,7 +61,9 @@ class Exchange:
     """One request, until its Ending stands in `ending`. Implements sources.ask.Ask."""
 
     __slots__ = (
+        "_answering",
         "_commitment",
+        "_counted",
         "_upload",
         "alarms",
         "body",
@@ -105,6 +107,8 @@ class Exchange:
         self.trace: Trace | None = None  # None: the client's fields go on as they are
         self.nursery: trio.Nursery | None = None
         self._upload: Upload | None = None
+        self._answering = False  # a response is on its way, beyond an early head
+        self._counted = False  # against the streams of the client's address
         self._commitment: Commitment | None = None
 
     @property
@@ -120,7 +124,7 @@ class Exchange:
         Afterwards `delivery` is set where a body is still to be pumped: by the caller, who then calls its `finish`.
         """
         try:
-            reply = self._route()
+            reply = self._route() or self._full()
             self.body = self._request_body()
             if self.body is not None:
                 self.body.take(self.connection.take_pending())
@@ -132,7 +136,7 @@ class Exchange:
             else:
                 await self._respond_beside_upload()
         except Fault as fault:
-            await self._refuse(refusal.of_fault(fault, self.phase))
+            await self._refuse(fault)
 
     @property
     def pump(self) -> EpollPump | TrioPump:
@@ -147,6 +151,9 @@ class Exchange:
         if delivery is not None:
             delivery.finish()
         self._upload = self._commitment = None
+        if self._counted:
+            self._counted = False
+            self.worker.admission.close_stream(self.record.client)
 
     def _forget(self) -> None:
         """Let go of what only the way to the response needed: a stream may be parked for hours."""
@@ -182,6 +189,20 @@ class Exchange:
             if asked.reply is None and self.head.framing > state.route.limits.request_body:
                 raise Fault("client", 413, "body_too_large", "the request body is over the limit")
         return asked.reply
+
+    def _full(self) -> Reply | None:
+        """A 429 where the route always answers with events, and the client's address has its streams."""
+        streams = isinstance(self.route.source, Enqueue | Answer) and self.head.method != b"HEAD"
+        return None if not streams or self.take_place() else too_many_streams()
+
+    def take_place(self) -> bool:
+        """Count this exchange as an event stream of its client's address, until it is over; False: it is one too many."""
+        if not self._counted:
+            admission, client = self.worker.admission, self.record.client
+            if admission.crowded(client):
+                return False
+            self._counted = admission.open_stream(client, trio.current_time())
+        return True
 
     def _request_body(self) -> RequestBody | None:
         framing = self.head.framing
@@ -234,6 +255,8 @@ class Exchange:
             early = self._upload.fault
         if early is not None:
             raise early
+        if self.ending is None and self._commitment is not None and self._commitment.crowded:
+            await self.answer(too_many_streams())
 
     async def _respond(self, *, park: bool = False) -> None:
         """Run the source and deliver what it brings; with `park` the pump is left to the caller of `run`."""
@@ -263,6 +286,7 @@ class Exchange:
         self, reply: Reply, failure: Failure | None = None, *, park: bool = False
     ) -> None:
         """Deliver `reply`, whatever kind it is."""
+        self._answering = True
         delivery = Delivery(self, reply, failure)
         try:
             await delivery.begin()
@@ -275,14 +299,15 @@ class Exchange:
             if self.delivery is None:
                 delivery.finish()
 
-    async def _refuse(self, reply: Reply) -> None:
+    async def _refuse(self, fault: Fault) -> None:
         """An answer to bytes that cannot be trusted any further: the connection ends behind it."""
         self.connection.reusable = False
-        if self.head_out:
+        reply = refusal.of_fault(fault, self.phase)
+        if self._answering:
             self.ending = self.ending or reply.ending
             self.wire.close()
         else:
-            await self.answer(reply)
+            await self.answer(reply, refusal.as_failure(fault))
 
     # -- called from outside ---------------------------------------------------------------------------------
 

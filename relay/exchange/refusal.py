@@ -52,6 +52,18 @@ def of_fault(fault: Fault, phase: Phase = Phase.HEAD) -> Reply:
     )
 
 
+def as_failure(fault: Fault) -> Failure:
+    """The same where the head is out already: what its terminal event says."""
+    return Failure(
+        fault.status,
+        Cause.BAD_REQUEST,
+        fault.message,
+        side=Side.CLIENT,
+        code=fault.code,
+        retryable=False,
+    )
+
+
 def of_failure(failure: Failure, phase: Phase) -> Reply:
     """The answer where a source found no usable response."""
     ending = Ending(failure.side, phase, failure.cause, failure.detail)

@@ -148,3 +148,23 @@ async def test_an_interim_response_that_is_being_written() -> None:
         assert (await client.head()).startswith(b"HTTP/1.1 200 OK\r\n")
         client.close()
         assert (await relay.line())["ending"] == "client_left"
+
+
+@pytest.mark.parametrize("after_error", ["abort", "close"])
+async def test_a_request_body_that_turns_out_wrong_is_told(after_error: str) -> None:
+    """1. The body is on its way up, the head of the stream is out. 2. A chunk of the body is malformed: the client is
+    told in the stream, and the upstream is closed."""
+    async with scene(EARLY + f'\nafter_error = "{after_error}"') as (relay, up):
+        client = await relay.client()
+        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await client.send(chunked(b"x" * 100))
+        peer, _ = await up.request()
+        assert (await client.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+        await client.send(b"zz\r\n")
+        rest = await client.rest()
+        [event] = read(dechunked(rest))
+        assert json.loads(event.data)["code"] == "bad_chunk"
+        assert rest.endswith(b"\r\n" + LAST) == (after_error == "close")
+        line = await relay.line()
+        assert (line["ending"], line["side"], line["status"]) == ("bad_request", "client", 200)
+        assert await peer.rest() == chunked(b"x" * 100)

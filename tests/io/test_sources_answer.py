@@ -396,3 +396,57 @@ async def test_gone_in_a_pause_before_the_next_attempt(backend: Backend) -> None
         client.close()
         assert (await relay.line())["ending"] == "client_left"
         await nothing_left(relay)
+
+
+# -- an early head, before the question is whole ---------------------------------------------------
+
+EARLY = 'commit = "after 5ms"\nheartbeat = "5ms"'
+SLOW = b"POST /ask HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def test_the_answer_follows_an_early_head(backend: Backend) -> None:
+    """1. The client sends its head, and takes its time over the question. 2. The head of the stream goes out, and
+    heartbeats. 3. The question comes: it is answered like any other."""
+    async with running(pipeline(backend.url, route=EARLY)) as relay:
+        client = backend.kept(await relay.client())
+        await client.send(SLOW + b'a\r\n{"query": \r\n')
+        answer = await response(client)
+        assert answer.status == 200
+        await answer.comment()
+        await client.send(b'7\r\n"why?"}\r\n0\r\n\r\n')
+        asked = await backend.asked()
+        assert asked.body == b'{"query": "why?"}'
+        await answer.comment()
+        await asked.answer(200, ANSWER)
+        events = await answer.events()
+        assert (events[0]["type"], events[-1]["type"]) == ("start", "complete")
+        assert answer.clean
+        line = await relay.line()
+        assert (line["ending"], line["status"], line["events"]) == ("complete", 200, len(events))
+
+
+@pytest.mark.parametrize(
+    ("rest", "code"),
+    [
+        (b"800\r\n" + b"x" * 0x800 + b"\r\n", "body_too_large"),
+        (b"zz\r\n", "bad_chunk"),
+        (b"", "request_timeout"),
+        (b"0\r\n\r\n", "BAD_REQUEST"),
+    ],
+)
+async def test_a_question_that_is_wrong_after_an_early_head_is_told(
+    backend: Backend, rest: bytes, code: str
+) -> None:
+    route = EARLY + '\ntimeouts = { request_body_idle = "100ms" }'
+    async with running(pipeline(backend.url, 'max_body = "1KiB"', route=route)) as relay:
+        client = backend.kept(await relay.client())
+        await client.send(SLOW)
+        answer = await response(client)
+        assert answer.status == 200
+        await client.send(rest)
+        [error] = await answer.events()
+        assert (error["type"], error["code"], error["retryable"]) == ("error", code, False)
+        line = await relay.line()
+        assert line["side"] == "client"
+        assert line["ending"] in ("refused", "bad_request", "client_stalled")
+        assert backend.nobody_waits()

@@ -5,6 +5,7 @@ No value of a field edit, no token and no user info is in it: edits are shown by
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING, fields
 from math import inf
 from typing import Final
@@ -23,6 +24,7 @@ from relay.config.values import (
     Translation,
     Upstream,
 )
+from relay.routing.table import Ambiguous, RouteTable
 from relay.routing.template import Template
 from relay.sse.dialects import WITH_FAILURE
 
@@ -71,8 +73,30 @@ def warnings(config: Config) -> tuple[str, ...]:
         ordered = []
     return (
         *(f"upstreams.{name}: no route uses it" for name in unused),
+        *(f"{name}: {_NEVER_TAKEN}" for name in _never_taken(config)),
         *(f"{name}: order_by holds within one worker, not over all" for name in ordered),
     )
+
+
+_NEVER_TAKEN: Final = (
+    "every request to it is refused, because its path can be read as that of another route; "
+    "see `ambiguous_paths` in [server]"
+)
+
+
+def _never_taken(config: Config) -> list[str]:
+    """Routes whose own path is ambiguous beside the others."""
+    if config.server.ambiguous_paths == "pass":
+        return []
+    rows = [(route.pattern, route.methods, route) for route in config.routes]
+    table = RouteTable(rows, strict=True)
+    names = []
+    for route in config.routes:
+        path = re.sub(r"\{[^{}]*\}", "x", route.pattern.text).encode()
+        method = min(route.methods) if route.methods else b"GET"
+        if isinstance(table.find(method, path), Ambiguous):
+            names.append(route.name)
+    return names
 
 
 def _used(route: Route) -> list[Upstream]:

@@ -122,6 +122,14 @@ SERVER: Final = Table(
             "of OpenTelemetry per exchange.",
             "`create` decides for every backend that it records; `otel` is an extra.",
         ),
+        Key(
+            "ambiguous_paths",
+            kinds.choice("refuse", "pass"),
+            '"refuse"',
+            "A path that belongs to another route once it is decoded, its slashes are merged or its "
+            "`;parameters` are dropped: a 400, or taken as its bytes stand.",
+            "`pass` only where every backend reads paths as relay does.",
+        ),
     ),
     make=_server,
 )

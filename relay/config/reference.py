@@ -45,7 +45,10 @@ the rest, stands last, and may be empty: `/api/{rest...}` takes `/api/x/y` and `
 literal before `{name}` before `{name...}`. So a catch-all serves what a route above it does not
 take; no route is a 404, no route for the method a 405. Two routes that match the same paths need
 disjoint methods. Literals are compared after percent-decoding within a segment, so that no
-encoding slips past a route; `%2F` is never a slash.
+encoding slips past a route; `%2F` is never a slash, and `//`, `;` and `\\` are part of a segment.
+A path that some server would read as one of another route (decoded, also twice; `//` merged;
+without `;parameters`; `\\` for `/`; without a leading `//host`) is refused with a 400
+(`ambiguous_path`), unless `ambiguous_paths = "pass"`. Within one route such paths keep their bytes.
 
 An `upstream_path`, and the `path` of a request that relay makes, is a target with placeholders:
 `{x}` a parameter of the route, `{query.x}` of the client's query, `{body.x.y}` a member of the

@@ -60,6 +60,7 @@ class Server:
     via: str = "relay"  # the pseudonym in Via
     request_id_header: bytes = b"x-request-id"
     trace: Literal["pass", "create", "otel"] = "pass"  # relay's part in traces (traceparent)
+    ambiguous_paths: Literal["refuse", "pass"] = "refuse"  # see routing.readings
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What relay answers by itself before a source is asked: refusals, preflights, and OPTIONS that ends here.
 
     head ─► route of the path ─► preflight: 204 ─► too much asked: 429 ─► no such path: 404 ─► no such method: 405
-         ─► OPTIONS that goes no further: 204 ─► the route's source
+         ─► a path of two routes: 400 ─► OPTIONS that goes no further: 204 ─► the route's source
 
 Rules
   * The route of the path is found first, whatever the answer: its `cors` and `response_headers` belong to every answer
@@ -26,7 +26,7 @@ from relay.http.bodies import Fields
 from relay.http.fault import bad_request
 from relay.http.heads import RequestHead
 from relay.observing.ending import Cause, Ending, Phase, Side
-from relay.routing.table import Found, MethodNotAllowed, RouteTable
+from relay.routing.table import Ambiguous, Found, MethodNotAllowed, RouteTable
 from relay.sources.reply import Reply
 
 MOST_FORWARDS: Final = 255  # hops; RFC 9110 lets each hop bound the number (arbitrary)
@@ -38,7 +38,7 @@ class Asked(NamedTuple):
     """What a request asks for: a route's source, or what relay says itself (`reply`)."""
 
     head: RequestHead
-    state: RouteState | None = None  # the route; of a 405 that of the path
+    state: RouteState | None = None  # the route; of a 405 and an ambiguous path that of the path
     params: dict[str, bytes] = _NONE
     reply: Reply | None = None
 
@@ -63,9 +63,11 @@ def look(
         if refused is None and head.method == b"OPTIONS":
             return _options(head, found, table)
         return Asked(head, found.value, found.params, refused)
-    if isinstance(found, MethodNotAllowed):
+    if isinstance(found, MethodNotAllowed | Ambiguous):
         of_path = table.find_path(head.path)
         state = of_path.value if isinstance(of_path, Found) else None
+        if isinstance(found, Ambiguous):
+            return Asked(head, state, reply=shed() or refusal.ambiguous_path())
         return Asked(head, state, reply=shed() or refusal.method_not_allowed(found.allow))
     return Asked(head, reply=shed() or refusal.not_found())
 

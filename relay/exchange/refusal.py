@@ -33,6 +33,11 @@ def not_found() -> Reply:
     return refuse(404, "not_found", "no route matches this path", _refused())
 
 
+def ambiguous_path() -> Reply:
+    message = "the path belongs to another route once it is decoded: write it plainly"
+    return refuse(400, "ambiguous_path", message, _refused())
+
+
 def method_not_allowed(allow: tuple[bytes, ...]) -> Reply:
     reply = refuse(405, "method_not_allowed", "the route does not take this method", _refused())
     reply.fields.append((b"allow", b", ".join(allow)))

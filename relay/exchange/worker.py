@@ -78,7 +78,8 @@ class Worker:
         load_for(config.routes)
         states = [self._state(route) for route in config.routes]
         self.table: RouteTable[RouteState] = RouteTable(
-            [(state.route.pattern, state.route.methods, state) for state in states]
+            [(state.route.pattern, state.route.methods, state) for state in states],
+            strict=config.server.ambiguous_paths == "refuse",
         )
 
     def _state(self, route: Route) -> RouteState:

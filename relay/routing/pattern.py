@@ -18,9 +18,9 @@ import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _NOT_IN_PATH: Final = re.compile(r"[\x00-\x20\x7f?#\\]")
 
@@ -88,11 +88,7 @@ class Pattern:
 
 def decode(segment: bytes) -> bytes:
     """Percent-decode once; an escape that is none (`%zz`) stays as it is."""
-    return _ESCAPE.sub(_byte, segment) if b"%" in segment else segment
-
-
-def _byte(match: re.Match[bytes]) -> bytes:
-    return bytes((int(match.group(1), 16),))
+    return unquote_to_bytes(segment) if b"%" in segment else segment
 
 
 def _segment(text: str) -> tuple[Segment, str]:

@@ -11,6 +11,9 @@ Rules
   mistake.
 * A path with a dot segment, plain or encoded, matches nothing (the http room refuses it before;
   this is the second lock).
+* Where the table is strict, a path that a server before or behind relay would read as one of
+  another route takes none (`readings` lists how they read). It would carry one route's credentials
+  to what another route guards.
 
 Cost: a dictionary look-up for a literal path, else one walk down a trie. No node is visited
 twice, so the work is bounded by the size of the table, whatever the path.
@@ -22,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from relay.routing.pattern import Kind, Pattern, decode
+from relay.routing.readings import Unreadable, has_other_readings, other_readings
 
 T = TypeVar("T")
 
@@ -43,9 +47,14 @@ class MethodNotAllowed(NamedTuple):
     allow: tuple[bytes, ...]
 
 
+class Ambiguous(NamedTuple):
+    """Read in another way, the path belongs to another route."""
+
+
 NOT_FOUND: Final = NotFound()
 # What a route without `methods` takes, as far as it has a name here; any other method goes on too.
 STANDARD_METHODS: Final = (b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PUT")
+AMBIGUOUS: Final = Ambiguous()
 _DOTS: Final = (b".", b"..")
 
 
@@ -105,13 +114,18 @@ Row = tuple[Pattern, frozenset[bytes] | None, T]
 class RouteTable(Generic[T]):
     """Built once, then only read. Rows are (pattern, methods or None for all, value).
 
+    Args:
+        strict: refuse a path that other servers read as one of another route.
+
     Raises: ValueError when two rows tie (`find_ties` tells which).
     """
 
-    __slots__ = ("_literals", "_methods", "_root")
+    __slots__ = ("_depth", "_literals", "_methods", "_root", "_strict")
 
-    def __init__(self, rows: Iterable[Row[T]]) -> None:
+    def __init__(self, rows: Iterable[Row[T]], *, strict: bool = False) -> None:
         rows = list(rows)
+        self._strict = strict and len(rows) > 1  # one route has no other
+        self._depth = max((len(pattern.segments) for pattern, _, _ in rows), default=0)
         for first, second in find_ties([(pattern, methods) for pattern, methods, _ in rows]):
             raise ValueError(
                 f"routes {first} and {second} tie: {rows[first][0]}, {rows[second][0]}"
@@ -123,15 +137,19 @@ class RouteTable(Generic[T]):
             leaf = self._leaf(pattern)
             leaf.add(methods, _Entry(pattern, value))
             leaves.append(leaf)
-            # A literal with an escape is found by the walk alone, which compares decoded segments.
-            if not pattern.parameters and "%" not in pattern.text:
-                self._literals[pattern.text.encode()] = leaf
+            # A literal with an escape is found by the walk alone, which compares decoded segments;
+            # one that may be read in another way too, since what is found here needs no second look.
+            text = pattern.text.encode()
+            if not pattern.parameters and b"%" not in text and not has_other_readings(text):
+                self._literals[text] = leaf
         for leaf in leaves:
             leaf.imply_head()
         takes_all = any(leaf.every is not None for leaf in leaves)
         self._methods = _methods_of(leaves, takes_all=takes_all)
 
-    def find(self, method: bytes, path: bytes) -> Found[T] | NotFound | MethodNotAllowed:
+    def find(
+        self, method: bytes, path: bytes
+    ) -> Found[T] | NotFound | MethodNotAllowed | Ambiguous:
         """The route for a request. `path` is the raw path of its target, without the query."""
         leaf = self._literals.get(path)
         if leaf is not None:
@@ -139,7 +157,14 @@ class RouteTable(Generic[T]):
             if entry is not None:
                 return Found(entry.value, {})
         segments = path[1:].split(b"/")
-        keys = _keys(path, segments)
+        found = self._by_keys(method, _keys(path, segments), segments)
+        if self._strict and has_other_readings(path) and self._is_ambiguous(method, path, found):
+            return AMBIGUOUS
+        return found
+
+    def _by_keys(
+        self, method: bytes, keys: list[bytes] | None, segments: list[bytes]
+    ) -> Found[T] | NotFound | MethodNotAllowed:
         if keys is None:
             return NOT_FOUND
         passed: list[_Leaf[T]] = []
@@ -149,6 +174,32 @@ class RouteTable(Generic[T]):
         if not passed:
             return NOT_FOUND
         return MethodNotAllowed(_methods_of(passed, takes_all=False))
+
+    def _is_ambiguous(
+        self, method: bytes, path: bytes, found: Found[T] | NotFound | MethodNotAllowed
+    ) -> bool:
+        """Whether any other reading of the path finds a route that `found` has not.
+
+        A reading that finds no route is none of relay's: `/files/a%2Fb` is one segment of
+        `/files/{name}`, whatever else `/files/a/b` might be.
+        """
+        here = found.value if isinstance(found, Found) else type(found)
+        try:
+            others = other_readings(path, self._depth + 1)
+        except Unreadable:
+            return True
+        for reading in others:
+            # Behind `depth` segments it only counts that there are more.
+            segments = reading.path[1:].split(b"/", self._depth)
+            decoded = [decode(segment) for segment in segments]
+            # As relay reads, which decodes each segment; and as it stands, where it was decoded.
+            for keys in (decoded, segments) if reading.decodes else (decoded,):
+                there = self._by_keys(method, keys, segments)
+                if isinstance(there, NotFound):
+                    continue
+                if (there.value if isinstance(there, Found) else type(there)) is not here:
+                    return True
+        return False
 
     def find_path(self, path: bytes) -> Found[T] | NotFound:
         """The most specific route for a path whatever its methods: for a preflight."""

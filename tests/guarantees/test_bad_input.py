@@ -156,6 +156,10 @@ BEFORE_THE_HEAD: dict[str, Case] = {
     ),
     "the method is CONNECT or TRACE": Case(says(b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n")),
     "no route matches the path": Case(get, path="/elsewhere"),
+    "the path can be read as one of another route": Case(
+        says(b"GET /internal%2Fx HTTP/1.1\r\nHost: a\r\n\r\n"),
+        '[[routes]]\npath = "/internal/{rest...}"\nsource = "local"',
+    ),
     "the route does not take the method": Case(
         posts(b"Content-Length: 0\r\n"), 'methods = ["GET"]'
     ),

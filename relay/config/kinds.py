@@ -17,6 +17,7 @@ from relay.routing.pattern import Pattern
 from relay.routing.template import Template
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_MEDIA_TYPE: Final = re.compile(f"{_TOKEN.pattern}/{_TOKEN.pattern}")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _ORIGIN: Final = re.compile(
     r"https?://[A-Za-z0-9._-]+(:[0-9]{1,5})?|https?://\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?"
@@ -29,6 +30,16 @@ _NOT_EDITED: Final = barred(
     (
         b"connection", b"content-length", b"expect", b"keep-alive", b"proxy-authenticate",
         b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade",
+    )
+)  # fmt: skip
+
+
+# What a message says with these, or relay writes into them, a request id must not replace.
+_TAKEN: Final = frozenset(
+    (
+        "accept", "accept-encoding", "authorization", "cache-control", "content-encoding",
+        "content-type", "cookie", "date", "forwarded", "location", "set-cookie", "vary", "via",
+        "x-accel-buffering", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto",
     )
 )  # fmt: skip
 
@@ -161,6 +172,20 @@ def _field_value(value: str) -> bytes:
     return value.strip(" \t").encode()
 
 
+def _media_type(value: str) -> bytes:
+    kind, _, _ = value.partition(";")
+    if not _MEDIA_TYPE.fullmatch(kind.strip(" \t")):
+        raise ValueError("it begins with type/subtype")
+    return _field_value(value)
+
+
+def _id_field(value: str) -> bytes:
+    name = field_name(value)
+    if name in _TAKEN:
+        raise ValueError("it says something else")
+    return name.encode()
+
+
 def _target(value: str) -> str:
     """A fixed request target. A template without placeholders is exactly that."""
     if Template.parse(value).names:
@@ -217,20 +242,20 @@ RATE = Kind("rate", 'a rate such as "20/s", "600/m" or "off"', units.parse_rate)
 COUNT = Kind("integer", 'a whole number above 0, or "off"', _read_count)
 FLAG = Kind("boolean", "true or false", _read_flag)
 SWITCH = Kind("`on` \\| `off`", '"on" or "off"', _read_switch)
-STATUS = whole(100, 599)
+STATUS = whole(200, 599)  # of a final response: a 1xx promises that another one follows
 STRING = text("a text", _filled, "string")
 LINE = text("a text without line breaks", _filled, "string")
 NAME = text("a name", plain_name, "name")
 BODY = text("a text", str.encode, "string")
 TOKEN = text("a token (letters, digits, -)", _matching(_TOKEN), "token")
-OWN_FIELD = text("a field name", lambda value: field_name(value).encode(), "field name")
+OWN_FIELD = text("a field name", _id_field, "field name")
 FIELD_NAME = text(
     "a field name", lambda value: _matching(_TOKEN)(value).lower().encode(), "field name"
 )
 METHOD = text('a method such as "GET"', _method, "method")
 ORIGIN = text('an origin such as "https://app.example", or "*"', _origin, "origin")
 SECRET = text("a secret without spaces", _token_value, "string, secret", secret=True)
-CONTENT_TYPE = text("a media type", _field_value, "media type")
+CONTENT_TYPE = text("a media type", _media_type, "media type")
 ADDRESS = text(
     'an address such as "127.0.0.1:8000", "[::1]:8000", "unix:/path" or "fd:3"',
     addresses.parse_address,

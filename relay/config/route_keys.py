@@ -53,6 +53,27 @@ def _cors(values: dict[str, Any]) -> Cors:
     return Cors(**values)
 
 
+def _local(values: dict[str, Any]) -> dict[str, Any]:
+    status = values.get("status")
+    if status in (204, 205, 304) and values.get("body"):
+        raise ValueError(f"a {status} has no body")
+    return values
+
+
+def _not_ready(values: list[int]) -> tuple[int, ...]:
+    if 200 in values:
+        raise ValueError("200 is the stream itself")
+    return tuple(values)
+
+
+def _with_body(method: str) -> bytes:
+    if method == "HEAD":
+        raise ValueError("the answer to HEAD has no body")
+    read: bytes = kinds.METHOD.read(method)
+    return read
+
+
+_METHOD: Final = kinds.text('a method such as "GET"', _with_body, "method")
 _RETRIES: Final = kinds.choice(*RETRY_CAUSES)
 _COMMIT: Final = Kind("`on-head` \\| `after 5s`", '"on-head" or "after 5s"', _read_commit)
 _COMPLETE: Final = Kind(
@@ -109,7 +130,7 @@ ENQUEUE: Final = Table(
             REQUIRED,
             "Where the client's body is sent; `{x}`, `{query.x}`, `{body.x}`.",
         ),
-        Key("method", kinds.METHOD, '"POST"', "With which method."),
+        Key("method", _METHOD, '"POST"', "With which method."),
         Key("timeout", kinds.DURATION, '"30s"', "For connection and whole answer together."),
         Key(
             "order_by",
@@ -133,11 +154,11 @@ FOLLOW: Final = Table(
             REQUIRED,
             "The stream's target; as above, and `{reply.x}` from the answer to the first request.",
         ),
-        Key("method", kinds.METHOD, '"GET"', "With which method."),
+        Key("method", _METHOD, '"GET"', "With which method."),
         Key("timeout", kinds.DURATION, '"30s"', "For connection and head of each try."),
         Key(
             "not_ready",
-            ListOf(kinds.STATUS),
+            ListOf(kinds.STATUS, _not_ready),
             "[404, 425]",
             "Statuses that mean that the stream does not exist yet.",
         ),
@@ -165,7 +186,7 @@ ANSWER: Final = Table(
             "Where the client's body is sent; `{x}`, `{query.x}`, `{body.x}`.",
         ),
         Key("text", EXPRESSION, REQUIRED, "JMESPath of the text in the answer."),
-        Key("method", kinds.METHOD, '"POST"', "With which method."),
+        Key("method", _METHOD, '"POST"', "With which method."),
         Key(
             "require",
             ListOf(kinds.STRING),
@@ -194,7 +215,8 @@ LOCAL: Final = Table(
         Key("status", kinds.STATUS, "200", "The status."),
         Key("body", kinds.BODY, '""', "The body."),
         Key("content_type", kinds.CONTENT_TYPE, '"text/plain; charset=utf-8"', "Its media type."),
-    )
+    ),
+    make=_local,
 )
 FILES: Final = Table(
     (

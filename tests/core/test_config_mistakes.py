@@ -67,6 +67,9 @@ ROWS = [
      'server.log_query (line 2): found "yes", expected true or false'),
     ('[server]\naccess_log = ""\n' + ROUTE,
      'server.access_log (line 2): found "", expected a text: it is empty'),
+    *((f'[server]\nrequest_id_header = "{name}"\n' + ROUTE,
+       f'server.request_id_header (line 2): found "{name}", expected a field name: it says something '
+       "else") for name in ("Content-Type", "Via", "X-Forwarded-For", "Set-Cookie")),
     ('[server]\nvia = "a b"\n' + ROUTE,
      'server.via (line 2): found "a b", expected a token (letters, digits, -)'),
     # [limits], [timeouts]
@@ -120,8 +123,8 @@ ROWS = [
      'upstreams.a.keepalive_idle (line 3): found "off", expected a duration such as "250ms", '
      '"15s", "2m", "1h": it cannot be "off"'),
     (UPSTREAM + "[upstreams.backend.health]\nstatus = 99\n" + ROUTE,
-     "upstreams.backend.health.status (line 4): found 99, expected an integer 100–599, or an array "
-     "of integer 100–599"),
+     "upstreams.backend.health.status (line 4): found 99, expected an integer 200–599, or an array "
+     "of integer 200–599"),
     (UPSTREAM + '[upstreams.backend.health]\npath = "/{x}"\n' + ROUTE,
      'upstreams.backend.health.path (line 4): found "/{x}", expected a path such as "/health": it '
      "has no placeholders"),
@@ -289,9 +292,24 @@ ROWS = [
      'routes[0].answer.fallback (line 10): no upstream "nope"; there is backend'),
     (ANSWER + "chunk_chars = 0\n",
      "routes[0].answer.chunk_chars (line 10): found 0, expected a whole number from 1 to 1000000"),
+    (ENQUEUE + "not_ready = [404, 200]\n",
+     "routes[0].follow.not_ready (line 11): 200 is the stream itself"),
+    (ENQUEUE + "not_ready = [102]\n",
+     "routes[0].follow.not_ready[0] (line 11): found 102, expected a whole number from 200 to 599"),
+    *((text + 'method = "HEAD"\n',
+       f'routes[0].{table}.method (line {line}): found "HEAD", expected a method such as "GET": the '
+       "answer to HEAD has no body") for table, line, text in (("answer", 10, ANSWER), ("follow", 11, ENQUEUE))),
     # source = "local", "files"
     (ROUTE + "local = { status = 600 }\n",
-     "routes[0].local.status (line 4): found 600, expected a whole number from 100 to 599"),
+     "routes[0].local.status (line 4): found 600, expected a whole number from 200 to 599"),
+    *((ROUTE + f"local = {{ status = {status} }}\n",
+       f"routes[0].local.status (line 4): found {status}, expected a whole number from 200 to 599")
+      for status in (100, 101, 103, 199)),
+    *((ROUTE + f'local = {{ status = {status}, body = "x" }}\n',
+       f"routes[0].local (line 4): a {status} has no body") for status in (204, 205, 304)),
+    *((ROUTE + f'local = {{ content_type = "{kind}" }}\n',
+       f'routes[0].local.content_type (line 4): found "{kind}", expected a media type: it begins '
+       "with type/subtype") for kind in ("", "text", "text/", "a b/c", "; charset=utf-8")),
     ('[[routes]]\npath = "/"\nsource = "files"\n',
      'routes[0].files (line 1): is missing: source = "files" needs [routes.files]'),
     ('[[routes]]\npath = "/"\nsource = "files"\nfiles.directory = "/nope"\n',

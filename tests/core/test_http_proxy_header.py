@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relay.http.proxy_header import MAX_V2, ProxyHeader, parse
+from relay.http.proxy_header import MAX_V2, ProxyHeader, crc32c, parse
 from tests.core.http_feeding import MORE, outcome
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -27,6 +27,20 @@ def v2(body: bytes, command: int = 0x21, kind: int = 0x11, length: int | None = 
     return SIGNATURE + bytes([command, kind]) + struct.pack(">H", size) + body
 
 
+def tlv(kind: int, value: bytes) -> bytes:
+    return bytes([kind]) + struct.pack(">H", len(value)) + value
+
+
+SUM = tlv(0x03, bytes(4))
+
+
+def summed(body: bytes, command: int = 0x21, kind: int = 0x11) -> bytes:
+    """A header whose first checksum is right."""
+    header = v2(body, command, kind)
+    at = header.index(SUM) + 3
+    return header[:at] + struct.pack(">I", crc32c(header)) + header[at + 4 :]
+
+
 GOOD = {
     "v1 TCP4": (b"PROXY TCP4 192.0.2.7 10.0.0.1 56324 443\r\n", TCP4),
     "v1 TCP6": (b"PROXY TCP6 2001:DB8::1 ::1 1 2\r\n", TCP6),
@@ -42,8 +56,14 @@ GOOD = {
     "v2 TCP6 by TLS": (v2(V6 + SSL, kind=0x21), TCP6._replace(tls=True)),
     "v2 unix by TLS": (v2(UNIX + SSL, kind=0x31), ProxyHeader(None, tls=True)),
     "v2 TLS on the balancer's side only": (v2(V4 + b"\x20\x00\x05\x00\0\0\0\0"), TCP4),
-    "v2 TLVs cut off": (v2(V4 + SSL[:-1]), TCP4),
-    "v2 an empty TLV of TLS": (v2(V4 + b"\x20\x00\x00"), TCP4),
+    "v2 TLVs within the one of TLS": (
+        v2(V4 + b"\x20\x00\x0f\x01\0\0\0\0\x21\x00\x07TLSv1.3"),
+        TCP4._replace(tls=True),
+    ),
+    "v2 an empty TLV": (v2(V4 + b"\x04\x00\x00"), TCP4),
+    "v2 checksum": (summed(V4 + SUM), TCP4),
+    "v2 checksum in front of others": (summed(V6 + SUM + SSL, kind=0x21), TCP6._replace(tls=True)),
+    "v2 checksum of LOCAL": (summed(SUM, command=0x20, kind=0), None),
     "v2 TCP6": (v2(V6, kind=0x21), TCP6),
     "v2 unix": (v2(UNIX, kind=0x31), ProxyHeader(None)),
     "v2 LOCAL": (v2(b"", command=0x20, kind=0), None),
@@ -51,7 +71,7 @@ GOOD = {
     "v2 LOCAL with TLVs": (v2(TLV, command=0x20, kind=0), None),
     "v2 UNSPEC": (v2(b"", kind=0), None),
     "v2 UNSPEC with bytes": (v2(b"abc", kind=0), None),
-    "v2 longest": (v2(V4 + bytes(MAX_V2 - 16 - len(V4))), TCP4),
+    "v2 longest": (v2(V4 + tlv(0x04, bytes(MAX_V2 - 16 - len(V4) - 3))), TCP4),
 }
 
 
@@ -95,12 +115,36 @@ BAD = {
     "v2 too short": v2(V4[:-1]),
     "v2 too short for v6": v2(V4, kind=0x21),
     "v2 too long": v2(b"", length=MAX_V2 - 15),
+    "v2 a TLV longer than the header": v2(V4 + SSL[:-1]),
+    "v2 a TLV far longer than the header": v2(V4 + b"\x01\xff\xffh2"),
+    "v2 half the head of a TLV": v2(V4 + SSL + b"\x04\x00"),
+    "v2 one byte behind the addresses": v2(V6 + b"\x04", kind=0x21),
+    "v2 a TLV of TLS with nothing in it": v2(V4 + tlv(0x20, b"")),
+    "v2 a TLV of TLS of one byte": v2(V4 + tlv(0x20, b"\x01")),
+    "v2 a TLV of TLS of four bytes": v2(UNIX + tlv(0x20, b"\x01\0\0\0"), kind=0x31),
+    "v2 a TLV that does not fit into the one of TLS": v2(
+        V4 + tlv(0x20, b"\x01\0\0\0\0\x21\x00\x08TLSv1.3") + b"\x04\x00\x00"
+    ),
+    "v2 checksum of zeros": v2(V4 + SUM),
+    "v2 wrong checksum": summed(V4 + SUM)[:-1] + b"\x00",
+    "v2 checksum of other addresses": summed(V4 + SUM).replace(V4[:4], bytes(4)),
+    "v2 checksum of five bytes": v2(V4 + tlv(0x03, bytes(5))),
+    "v2 empty checksum": v2(V4 + tlv(0x03, b"")),
+    "v2 two checksums": summed(V4 + SUM + SUM),
+    "v2 wrong checksum of LOCAL": v2(V4 + SUM, command=0x20),
+    "v2 wrong checksum of UNSPEC": v2(SUM, kind=0),
 }
 
 
 @pytest.mark.parametrize("data", BAD.values(), ids=BAD.keys())
 def test_bad(data: bytes) -> None:
     assert outcome(parse, data) == ("fault", "client", 400, "bad_proxy_header")
+
+
+def test_the_checksum_is_crc_32c() -> None:
+    """The check value of the catalogue of CRCs, and the first example of RFC 3720, appendix B.4."""
+    assert crc32c(b"123456789") == 0xE3069283
+    assert crc32c(bytes(32)) == 0x8A9136AA
 
 
 @given(st.binary(max_size=64), st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 ", SIGNATURE]))

@@ -112,6 +112,9 @@ WRONG = {
     "v2 version 3": SIGNATURE + b"\x31\x11\x00\x0c" + bytes(12),
     "v2 too short for its addresses": v2(bytes(8)),
     "v2 too long": SIGNATURE + b"\x21\x11\xff\xff",
+    "v2 wrong checksum": v2(bytes(12) + b"\x03\x00\x04" + bytes(4)),
+    "v2 a TLV longer than the header": v2(bytes(12) + b"\x01\x00\x09h2"),
+    "v2 a TLV of TLS of one byte": v2(bytes(12) + b"\x20\x00\x01\x01"),
     "v2 bad signature": b"\r\n\r\n\x00\r\nQUIS\n",
     "TLS": b"\x16\x03\x01\x02\x00",
 }

@@ -245,7 +245,14 @@ TIMEOUTS: Final = Table(
             "request_head",
             kinds.DURATION,
             '"10s"',
-            "To the end of the request's head, absolute; also the keep-alive idle limit.",
+            "To the end of the request's head, absolute: from the connection, and on a kept one from the first byte.",
+        ),
+        Key(
+            "keep_alive",
+            kinds.DURATION,
+            '"60s"',
+            "How long a client's connection is kept between two requests.",
+            "Above the idle limit of a terminator in front, so that it never uses what relay just closes.",
         ),
         *_ROUTE_TIMEOUTS,
         Key(

@@ -81,6 +81,7 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     request_head: float = 10.0
+    keep_alive: float = 60.0
     request_body_idle: float = 30.0
     connect: float = 5.0
     response_head: float = 60.0

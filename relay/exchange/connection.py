@@ -4,7 +4,8 @@
 
 Rules
   * Bytes behind a request stay here, or in the kernel, until their turn: read-ahead is bounded by one read.
-  * The deadline of a head is absolute, from its turn, and is also the limit of idle keep-alive.
+  * The deadline of a head is absolute: from the connection, and on a kept one from the first byte behind the last
+    request. Until that byte it has the time of keep-alive.
   * Expected endings are values; what leaves an Exchange as an exception is a bug, is logged with its traceback, and
     costs this connection alone.
 """
@@ -46,6 +47,7 @@ class Connection:
     __slots__ = (
         "busy",
         "counted",
+        "kept",
         "peer",
         "pending",
         "reusable",
@@ -70,6 +72,7 @@ class Connection:
         self.pending = b""  # bytes behind the last request
         self.reusable = True
         self.busy = False  # an exchange is under way
+        self.kept = False  # it has served a request
         self.counted = ""  # the address that this connection counts against
 
     async def run(self) -> None:
@@ -158,9 +161,10 @@ class Connection:
 
     async def _head(self) -> RequestHead | None:
         """The next request head; None when the client is done, or was told off."""
-        limits = self.worker.config.limits
-        wire = self.wire
+        worker, wire = self.worker, self.wire
+        limits, timeouts = worker.config.limits, worker.config.timeouts
         data = self.take_pending()
+        idle = self.kept and not data
         wire.read_by = inf
         try:
             while True:
@@ -173,13 +177,16 @@ class Connection:
                     wire.read_by = inf
                     return head
                 if wire.read_by == inf:
-                    worker = self.worker
-                    within = GRACE if worker.draining else worker.config.timeouts.request_head
-                    wire.read_by = trio.current_time() + within
+                    within = timeouts.keep_alive if idle else timeouts.request_head
+                    wire.read_by = trio.current_time() + (GRACE if worker.draining else within)
                 more = await wire.receive()
                 if not more:
                     return None
                 data = data + more if data else more
+                if idle:
+                    idle = False
+                    if not worker.draining:
+                        wire.read_by = inf
         except Expired:
             if data:
                 fault = Fault("client", 408, "request_timeout", "the request head took too long")
@@ -235,6 +242,7 @@ class Connection:
     def _over(self, exchange: Exchange) -> None:
         """The exchange has ended, one way or another."""
         self.busy = False
+        self.kept = True
         self.wire.on_gone = None
         exchange.finish()
         self._log(exchange)

@@ -68,7 +68,10 @@ async def test_a_second_request_head_that_trickles() -> None:
 @pytest.mark.parametrize("served", [False, True], ids=["fresh", "kept alive"])
 async def test_a_connection_that_says_nothing(served: bool) -> None:
     """There is nothing to answer: it is closed without a word."""
-    async with scene(more=times(request_head="100ms")) as (relay, up):
+    async with scene(more=times(**{"keep_alive" if served else "request_head": "100ms"})) as (
+        relay,
+        up,
+    ):
         client = await relay.client()
         if served:
             await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -78,9 +81,42 @@ async def test_a_connection_that_says_nothing(served: bool) -> None:
         await client.ended()
 
 
-async def test_empty_lines_are_no_progress() -> None:
-    async with scene(more=times(request_head="100ms")) as (relay, _):
+async def test_a_kept_connection_has_a_time_of_its_own() -> None:
+    """1. A request is served. 2. The time of a head passes in silence. 3. The next request is served too. 4. Half a head
+    comes: from its first byte it has the time of a head."""
+    async with scene(more=times(request_head="100ms", keep_alive="20s")) as (relay, up):
         client = await relay.client()
+        peer = None
+        for _ in range(2):
+            await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            peer = peer or await up.accept()
+            await peer.head()
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            await client.until(b"ok")
+            await trio.sleep(0.25)
+        await client.send(b"GET / HTTP/1.1\r\nHost:")
+        assert (await client.head()).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_drain_does_not_wait_for_a_kept_connection() -> None:
+    async with scene(more=times(keep_alive="off", drain="20s")) as (relay, up):
+        client = await relay.get()
+        peer, _ = await up.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await client.until(b"ok")
+        await relay.drained()
+        await client.ended()
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["fresh", "kept alive"])
+async def test_empty_lines_are_no_progress(served: bool) -> None:
+    async with scene(more=times(request_head="100ms", keep_alive="20s")) as (relay, up):
+        client = await relay.client()
+        if served:
+            await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            peer, _ = await up.request()
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            await client.until(b"ok")
         await client.send(b"\r\n\r\n")
         await client.rest()
 

@@ -8,6 +8,7 @@ import os
 from importlib.util import find_spec
 from typing import Any, Final
 
+from relay import INSTALL
 from relay.config import kinds
 from relay.config.addresses import parse_address
 from relay.config.schema import Key, Kind, ListOf, Table
@@ -32,7 +33,7 @@ def _server(values: dict[str, Any]) -> Server:
     if outside and "admin_token" not in values:
         raise ValueError("`admin` can be reached from outside: it needs an `admin_token`")
     if values.get("trace") == "otel" and not _has("opentelemetry.sdk"):
-        raise ValueError("`trace` needs OpenTelemetry: pip install 'trio-relay[otel]'")
+        raise ValueError(f"`trace` needs OpenTelemetry: {INSTALL.format(extra='otel')}")
     return Server(**values)
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import trio
 
+from relay import INSTALL
+
 HERE = Path(__file__).parent
 RESTART_AFTER = 2.0  # seconds until a killed origin comes back: long enough to be seen
 FAULT = 1
@@ -26,7 +28,7 @@ FAULT = 1
 def run(listen: str = "127.0.0.1:8000") -> int:
     """Run the demo until SIGINT or SIGTERM; the exit code of relay."""
     if find_spec("hypercorn") is None:
-        print("relay demo needs Hypercorn: pip install 'trio-relay[asgi]'", file=sys.stderr)
+        print(f"relay demo needs Hypercorn: {INSTALL.format(extra='asgi')}", file=sys.stderr)
         return FAULT
     return trio.run(_run, listen)
 

@@ -17,6 +17,7 @@ import httpx
 import openai
 import pytest
 
+from relay import INSTALL
 from tests.interop.curl import curl
 from tests.interop.processes import (
     ROOT,
@@ -30,6 +31,7 @@ from tests.interop.processes import (
 
 README = (ROOT / "README.md").read_text("utf-8")
 TUTORIAL = (ROOT / "docs" / "tutorial" / "first-relay.md").read_text("utf-8")
+TEXTS = {"", ".md", ".py", ".toml", ".service", ".html", ".js"}
 TOKEN = {"MODEL_TOKEN": "a-secret-of-the-operator"}
 
 # What proves each row of README's table: the row's first cell → a test's file.
@@ -94,10 +96,27 @@ def test_make_knows_both_commands(target: str, does: str) -> None:
     assert does in done.stdout
 
 
-def test_the_package_has_the_name_that_is_installed() -> None:
+def test_how_to_install_is_said_in_one_place() -> None:
+    """Nothing of the package's name is on an index yet, so nobody is told to install it by name. Pages link to
+    README's section, messages have `relay.INSTALL`; test_packaging.py installs from a checkout."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert f"pip install {project['name']}" in commands(README)
+    section = README.partition("\n## Install\n")[2].partition("\n## ")[0]
+    for extra in ("asgi", "otel"):
+        assert extra in project["optional-dependencies"]
+        assert f"`'.[{extra}]'`" in section
+        assert INSTALL.format(extra=extra).startswith(f"pip install '.[{extra}]'")
+    assert any("pip install ." in command for command in commands(section))
     assert "relay" in project["scripts"]
+    pages = [ROOT / "CHANGELOG.md", ROOT / "Makefile"]
+    for folder in ("docs", "examples", "packaging", "relay"):
+        pages += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+    pages = [path for path in pages if path.suffix in TEXTS]
+    assert len(pages) > 150
+    for path in pages:
+        text = path.read_text("utf-8")
+        assert project["name"] not in text, path
+        if path.suffix == ".md":
+            assert not re.search(r"pip install '?\.", text), path
 
 
 # -- in front of your own backend ------------------------------------------------------------------

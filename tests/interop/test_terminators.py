@@ -186,9 +186,14 @@ class Setup:
             with start([program, *terminator.options, path], env=home, port=self.port):
                 yield self
 
-    async def client(self) -> TlsPeer:
+    def context(self) -> ssl.SSLContext:
+        """For a client that trusts the terminator's certificate."""
         context = ssl.create_default_context()
         self._authority.configure_trust(context)
+        return context
+
+    async def client(self) -> TlsPeer:
+        context = self.context()
         tcp = await trio.open_tcp_stream("127.0.0.1", self.port, local_address=CLIENT)
         stream = trio.SSLStream(tcp, context, server_hostname=NAME, https_compatible=True)
         return TlsPeer(stream)  # type: ignore[arg-type]

@@ -229,6 +229,7 @@ class Exchange:
         """Have the engine tell when the client leaves."""
         wire = self.wire
         assert isinstance(wire, SocketWire)
+        wire.bound_unread(self.route.timeouts.write)
         wire.half_close_kept = self.route.half_close == "keep"
         if wire.hung_up and not wire.half_close_kept:
             self.client_left()

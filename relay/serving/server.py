@@ -33,6 +33,7 @@ from relay.serving.listeners import Listener
 from relay.serving.slots import Slots
 from relay.wires.acceptor import Acceptor
 from relay.wires.descriptors import in_reserve, is_lack, room_for_clients
+from relay.wires.links import watch_client
 from relay.wires.socket_wire import SocketWire
 
 logger = logging.getLogger("relay")
@@ -53,6 +54,7 @@ class Door:
 
     def __init__(self, listener: Listener, worker: Worker) -> None:
         self.listener = listener
+        watch_client(listener.sock, worker.config.timeouts.write)
         self.acceptor = Acceptor(listener.sock, worker.engine)
         self.scope = trio.CancelScope()
 
@@ -148,6 +150,8 @@ class Server:
         worker = self.worker
         worker.configure(config)
         self._slots.resize(self._places(config))
+        for door in self._doors:
+            watch_client(door.listener.sock, config.timeouts.write)
         if worker.log is not None and log_fd is not None:
             worker.log.move(log_fd)
         elif log_fd is not None:
@@ -206,6 +210,7 @@ class Server:
         """Serve an accepted connection, for which a slot was taken."""
         assert self._nursery is not None
         wire = SocketWire(sock, self.worker.engine, self.worker.alarms)
+        wire.unread_within = self.worker.config.timeouts.write  # inherited from the listener
         self._nursery.start_soon(self._serve, Connection(self.worker, wire, peer))
 
     def serve(self, connection: Connection) -> bool:

@@ -32,6 +32,7 @@ from relay.wires.alarms import Alarms
 from relay.wires.connecting import connected
 from relay.wires.descriptors import is_lack, none_left, refuse_reserve
 from relay.wires.engine import Engine
+from relay.wires.links import probe
 from relay.wires.socket_wire import SocketWire
 from relay.wires.tls_wire import TlsWire
 from relay.wires.wire import Gone
@@ -263,6 +264,7 @@ async def _attempt(address: Address, engine: Engine) -> socket.socket:
                 code = errno.ECONNREFUSED
             else:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                probe(sock)
         if code:
             raise OSError(code, os.strerror(code))
     except BaseException:

@@ -29,6 +29,7 @@ import trio
 from relay.observing.ending import Side
 from relay.wires.alarms import Alarms, Entry
 from relay.wires.engine import Engine
+from relay.wires.links import watch_client
 from relay.wires.splice import TAKE
 from relay.wires.wire import READ_SIZE, Expired, Gone
 
@@ -76,6 +77,7 @@ class SocketWire:
         "readable",
         "side",
         "sock",
+        "unread_within",
         "wants_write",
         "write_within",
     )
@@ -107,6 +109,9 @@ class SocketWire:
         self.entry: Entry | None = None
         self.read_by = inf
         self.write_within = inf
+        self.unread_within = (
+            -1.0
+        )  # the `write` that the kernel goes by (see wires.links); -1: it was not told
         engine.add(self, self.fd)
 
     # -- reading ---------------------------------------------------------------------------------------------
@@ -254,6 +259,15 @@ class SocketWire:
             return int.from_bytes(ioctl(self.fd, TIOCOUTQ, bytes(4)), sys.byteorder)
         except OSError:
             return 0
+
+    def bound_unread(self, write: float) -> None:
+        """Have the kernel give up on a client whose link is dead, by the `write` of the route it is on now."""
+        if write != self.unread_within:
+            self.unread_within = write
+            try:
+                watch_client(self.sock, write)
+            except OSError:
+                pass  # it is gone already: whoever reads or writes will see it
 
     def half_close(self) -> None:
         """Tell the other end that nothing more will be written (tunnels)."""

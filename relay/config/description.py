@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import MISSING, fields
+from ipaddress import ip_address
 from math import inf
 from typing import Final
 
 from relay.config.interpolation import Filled
 from relay.config.units import show_duration, show_size
 from relay.config.values import (
+    Address,
     Answer,
     Config,
     Enqueue,
@@ -23,11 +25,13 @@ from relay.config.values import (
     Step,
     Translation,
     Upstream,
+    Url,
 )
 from relay.routing.table import Ambiguous, RouteTable
 from relay.routing.template import Template
 from relay.sse.dialects import WITH_FAILURE
 
+_CIRCULAR: Final = "its url is an address that relay itself listens on: requests would go round in a circle, and get a 508"
 _DURATIONS: Final = frozenset(
     ("heartbeat", "first_event", "event_idle", "max_age", "retry_hint", "commit_after")
 )
@@ -71,8 +75,15 @@ def warnings(config: Config) -> tuple[str, ...]:
     ]
     if config.server.workers == 1:
         ordered = []
+    listen = config.server.listen
+    circular = [
+        upstream.name
+        for upstream in config.upstreams.values()
+        if any(_leads_to(url, address) for url in upstream.urls for address in listen)
+    ]
     return (
         *(f"upstreams.{name}: no route uses it" for name in unused),
+        *(f"upstreams.{name}: {_CIRCULAR}" for name in circular),
         *(f"{name}: {_NEVER_TAKEN}" for name in _never_taken(config)),
         *(f"{name}: order_by holds within one worker, not over all" for name in ordered),
     )
@@ -97,6 +108,28 @@ def _never_taken(config: Config) -> list[str]:
         if isinstance(table.find(method, path), Ambiguous):
             names.append(route.name)
     return names
+
+
+def _leads_to(url: Url, address: Address) -> bool:
+    """Whether an upstream's url is an address that is listened on, as far as that can be told without asking for names."""
+    if url.unix is not None or address.kind != "tcp":
+        return address.kind == "unix" and url.unix == address.path
+    if url.port != address.port or address.port == 0:
+        return False
+    if url.host.lower() == address.host.lower():
+        return True
+    return _is_here(url.host) and _is_here(address.host)
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine's loopback, or all of its interfaces."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        found = ip_address(host)
+    except ValueError:
+        return False
+    return found.is_loopback or found.is_unspecified
 
 
 def _used(route: Route) -> list[Upstream]:

@@ -108,7 +108,12 @@ SERVER: Final = Table(
             "Whether `path` in the access log has the query.",
             "Queries carry tokens and personal data.",
         ),
-        Key("via", kinds.TOKEN, '"relay"', "relay's name in the `Via` field."),
+        Key(
+            "via",
+            kinds.TOKEN,
+            '"relay"',
+            "relay's name in the `Via` field; towards upstreams with a token behind it, by which a loop is seen.",
+        ),
         Key(
             "request_id_header",
             kinds.OWN_FIELD,

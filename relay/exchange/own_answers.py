@@ -1,11 +1,13 @@
 """What relay answers by itself before a source is asked: refusals, preflights, and OPTIONS that ends here.
 
-    head ─► route of the path ─► preflight: 204 ─► too much asked: 429 ─► no such path: 404 ─► no such method: 405
-         ─► a path of two routes: 400 ─► OPTIONS that goes no further: 204 ─► the route's source
+    head ─► seen before: 508 ─► route of the path ─► preflight: 204 ─► too much asked: 429 ─► no such path: 404
+         ─► no such method: 405 ─► a path of two routes: 400 ─► OPTIONS that goes no further: 204 ─► the route's source
 
 Rules
   * The route of the path is found first, whatever the answer: its `cors` and `response_headers` belong to every answer
     on that path. A page that is refused without them sees a network error and no status (Fetch §4.9, the CORS check).
+  * A request that relay itself has passed on (its token is in Via, RFC 9110 §7.6.3) has gone round in a circle, as it does
+    where an upstream's url is an address of relay's own. It ends the first time it comes back.
   * A preflight is answered before the client's requests are counted. Refused, it would hide the refusal of the request
     behind it, which is counted, and it costs no more than a refusal does.
   * Max-Forwards counts for OPTIONS: at 0 relay is the final recipient, else one less goes on (RFC 9110 §7.6.2). TRACE,
@@ -21,7 +23,7 @@ from typing import Final, NamedTuple
 
 from relay.config.values import Local
 from relay.exchange import cors, refusal
-from relay.exchange.worker import RouteState
+from relay.exchange.worker import TOKEN, RouteState
 from relay.http.bodies import Fields
 from relay.http.fault import bad_request
 from relay.http.heads import RequestHead
@@ -51,6 +53,10 @@ def look(
     Args:
         shed: counts the request against its client; a refusal where that was one too many.
     """
+    if head.via and TOKEN in head.via:
+        of_path = table.find_path(head.path)
+        state = of_path.value if isinstance(of_path, Found) else None
+        return Asked(head, state, reply=shed() or refusal.loop_detected())
     if head.path == b"*":  # about the server, not a resource of it (RFC 9110 §9.3.7)
         return Asked(head, reply=shed() or allow_reply(table.methods()))
     found = table.find(head.method, head.path)

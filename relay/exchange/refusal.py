@@ -33,6 +33,11 @@ def not_found() -> Reply:
     return refuse(404, "not_found", "no route matches this path", _refused())
 
 
+def loop_detected() -> Reply:
+    message = "the request has been through this relay before: an upstream leads back to it"
+    return refuse(508, "loop_detected", message, Ending(Side.RELAY, Phase.ROUTE, Cause.REFUSED))
+
+
 def ambiguous_path() -> Reply:
     message = "the path belongs to another route once it is decoded: write it plainly"
     return refuse(400, "ambiguous_path", message, _refused())

@@ -86,7 +86,7 @@ def _fields_for(
             head,
             authority=origin.url.authority if upstream.host_header == "upstream" else head.host,
             client=exchange.view,
-            via=server.via.encode(),
+            via=exchange.worker.via,
             request_id=exchange.record.id.encode(),
             request_id_header=server.request_id_header,
             set_fields=edits.set,

@@ -6,7 +6,9 @@ configure(config) ─► table of RouteStates ─► every new exchange takes th
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterable
+from typing import Final
 
 import trio
 
@@ -28,6 +30,10 @@ from relay.wires.engine import Engine
 from relay.wires.threads import Threads
 
 logger = logging.getLogger("relay")
+
+# What a relay calls itself towards upstreams, behind its name in Via: a request that comes with it has been here before.
+# Made before the workers are forked, so all of them know it.
+TOKEN: Final = b"-" + secrets.token_hex(6).encode()
 
 
 class RouteState:
@@ -72,6 +78,7 @@ class Worker:
 
     def _take(self, config: Config) -> None:
         self.config = config
+        self.via = config.server.via.encode() + TOKEN  # towards upstreams
         self.admission.configure(config.limits)
         if config.server.trace != self.tracing.mode:
             self.tracing = Tracing(config.server.trace)

@@ -48,7 +48,8 @@ _NONE: Final[frozenset[bytes]] = frozenset()
 _OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade"))
 _FRAMING: Final = frozenset((b"content-length", b"transfer-encoding"))
 _NOTED_REQUEST = (
-    frozenset((b"host", b"connection", b"expect", b"upgrade", b"accept", b"traceparent")) | _FRAMING
+    frozenset((b"host", b"connection", b"expect", b"upgrade", b"accept", b"traceparent", b"via"))
+    | _FRAMING
 )
 _LOCATING: Final = frozenset((b"location", b"content-location", b"refresh"))
 _NOTED_RESPONSE = (
@@ -85,6 +86,7 @@ class RequestHead:
     wants_events: bool = False  # Accept names text/event-stream
     traceparent: bytes = b""  # as it came; several lines are joined, which makes them invalid
     odd: bool = False  # a name has more than letters, digits and hyphens: see names
+    via: bytes = b""  # who has passed it on; several lines are joined
 
 
 @dataclass(slots=True)
@@ -201,7 +203,7 @@ def _read_request(raw: bytes, count: int) -> RequestHead:
     if version not in (b"1.1", b"1.0"):
         raise version_not_supported("only HTTP/1.1 and HTTP/1.0 are supported")
     fields = lower_fields(event.headers.raw_items(), count, bad_request)
-    host = traceparent = b""
+    host = traceparent = via = b""
     named = _NONE
     upgrade: bytes | None = None
     continues = events = framed = hosted = False
@@ -217,6 +219,8 @@ def _read_request(raw: bytes, count: int) -> RequestHead:
                 upgrade = value if upgrade is None else upgrade + b", " + value
             elif name == b"traceparent":
                 traceparent = traceparent + b", " + value if traceparent else value
+            elif name == b"via":
+                via = via + b", " + value if via else value
             elif name == b"expect":
                 continues = continues or value.lower() == b"100-continue"
             else:
@@ -245,6 +249,7 @@ def _read_request(raw: bytes, count: int) -> RequestHead:
         events,
         traceparent,
         odd,
+        via,
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from relay.config import describe, loads, warnings
 from relay.config.reference import reference
 
@@ -89,6 +91,39 @@ def test_describe() -> None:
 def test_an_upstream_that_no_route_uses_is_a_warning() -> None:
     config = loads(TEXT, {"TOKEN": "s3cret"})
     assert warnings(config) == ("upstreams.spare: no route uses it",)
+
+
+CIRCULAR = [
+    ("127.0.0.1:8000", "http://127.0.0.1:8000", True),
+    ("127.0.0.1:8000", "http://localhost:8000/base", True),
+    ("localhost:8000", "http://[::1]:8000", True),
+    ("0.0.0.0:8000", "http://127.0.0.1:8000", True),
+    ("[::]:8000", "http://localhost:8000", True),
+    ("10.0.0.1:8000", "http://10.0.0.1:8000", True),
+    ("relay.example:8000", "https://Relay.example:8000", True),
+    ("unix:/run/r.sock?mode=660", "unix:/run/r.sock", True),
+    ("127.0.0.1:8000", "http://127.0.0.1:8001", False),
+    ("127.0.0.1:0", "http://127.0.0.1:8000", False),
+    ("10.0.0.1:8000", "http://127.0.0.1:8000", False),
+    ("0.0.0.0:8000", "http://192.0.2.1:8000", False),  # it may be another machine's
+    ("unix:/run/r.sock", "unix:/run/s.sock", False),
+    ("unix:/run/r.sock", "http://127.0.0.1:8000", False),
+    ("fd:3", "http://127.0.0.1:8000", False),
+]
+
+
+@pytest.mark.parametrize(("listen", "url", "circular"), CIRCULAR)
+def test_an_upstream_that_leads_back_is_a_warning(listen: str, url: str, circular: bool) -> None:
+    text = f"""
+        server.listen = ["127.0.0.9:1", "{listen}"]
+        upstreams.b.url = "{url}"
+        [[routes]]
+        path = "/"
+        upstream = "b"
+    """
+    found = warnings(loads(text, {}))
+    assert [w for w in found if "circle" in w] == list(found)
+    assert len(found) == circular
 
 
 def test_order_over_several_workers_is_a_warning() -> None:

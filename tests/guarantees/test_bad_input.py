@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 import trio
 
+from relay.exchange.worker import TOKEN
 from relay.observing.ending import Cause
 from tests.guarantees.descriptor_ground import no_descriptors_left
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, route_to, running, settle
@@ -181,6 +182,9 @@ BEFORE_THE_HEAD: dict[str, Case] = {
     ),
     "the connection is not there within timeouts.connect": Case(
         get, "", '[timeouts]\nconnect = "20ms"', url=lambda _: no_answer()
+    ),
+    "the request has been through this relay before": Case(
+        says(b"GET / HTTP/1.1\r\nHost: a\r\nVia: 1.1 relay" + TOKEN + b"\r\n\r\n")
     ),
     "relay is out of descriptors for the connection": Case(lacks_descriptors),
     "the TLS handshake fails": Case(not_tls, url=lambda up: up.url.replace("http:", "https:")),

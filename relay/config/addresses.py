@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import Final, Literal, cast
 
+from relay.config.interpolation import written_as
 from relay.config.values import Address, Url
 
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?|[0-9.]+", re.ASCII)
@@ -19,6 +21,10 @@ _UNIX_PATH_MOST: Final = 107  # bytes: sun_path of Linux holds 108 with the NUL
 
 def parse_address(text: str) -> Address:
     """A listener's address. Raises: ValueError with a reason that does not repeat the text."""
+    return replace(_address(text), written=written_as(text))
+
+
+def _address(text: str) -> Address:
     if text.startswith("unix:"):
         path, _, options = text[5:].partition("?")
         return Address("unix", path=_unix_path(path), mode=_mode(options) if options else None)
@@ -40,6 +46,10 @@ def parse_address(text: str) -> Address:
 
 def parse_url(text: str) -> Url:
     """An upstream's url. Raises: ValueError with a reason that does not repeat the text."""
+    return replace(_url(text), written=written_as(text))
+
+
+def _url(text: str) -> Url:
     if text.startswith("unix:"):
         return Url("http", "localhost", 80, unix=_unix_path(text[5:].removeprefix("//")))
     match = _URL.fullmatch(text)

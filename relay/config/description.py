@@ -1,17 +1,19 @@
 """A configuration as text for `relay check`: where it listens, and its routes in matching order.
 
-No value of a field edit, no token and no user info is in it: edits are shown by name alone.
+No value of a field edit, no token and no user info is in it: edits are shown by name alone. Where
+something was put in, what was written is shown, of numbers too.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import MISSING, fields
 from ipaddress import ip_address
 from math import inf
 from typing import Final
 
-from relay.config.interpolation import Filled
+from relay.config.interpolation import written_as
 from relay.config.units import show_duration, show_size
 from relay.config.values import (
     Address,
@@ -28,7 +30,6 @@ from relay.config.values import (
     Url,
 )
 from relay.routing.table import Ambiguous, RouteTable
-from relay.routing.template import Template
 from relay.sse.dialects import WITH_FAILURE
 
 _CIRCULAR: Final = "its url is an address that relay itself listens on: requests would go round in a circle, and get a 508"
@@ -161,12 +162,12 @@ def _rows(config: Config, route: Route) -> list[tuple[str, ...]]:
     """A route's line, and one more for every further request it makes."""
     methods = "any"
     if route.methods is not None:
-        methods = ",".join(sorted(method.decode() for method in route.methods))
+        methods = ",".join(sorted(map(_shown, route.methods)))
     first, *others = _source(route.source)
     others += _auth(route)
     policies = ", ".join(_policies(config, route))
     return [
-        (methods, route.pattern.text, first, policies),
+        (methods, str(route.pattern), first, policies),
         *(("", "", f"  {other}", "") for other in others),
         *_stream_rows(route),
     ]
@@ -174,7 +175,7 @@ def _rows(config: Config, route: Route) -> list[tuple[str, ...]]:
 
 def _auth(route: Route) -> list[str]:
     auth = route.auth
-    return [f"if GET {auth.upstream.name} {_template(auth.path)} says so"] if auth else []
+    return [f"if GET {auth.upstream.name} {auth.path} says so"] if auth else []
 
 
 def _stream_rows(route: Route) -> list[tuple[str, ...]]:
@@ -182,45 +183,47 @@ def _stream_rows(route: Route) -> list[tuple[str, ...]]:
     resume = route.resume
     if resume is None:
         return []
-    whose = "public" if resume.principal is None else _written(resume.principal.text)
-    key = "each its own" if resume.key is None else f"key {_written(resume.key.text)}"
-    policy = f"principal {whose}, {key}, unwatched {show_duration(resume.unwatched)}"
+    whose = "public" if resume.principal is None else str(resume.principal)
+    key = "each its own" if resume.key is None else f"key {resume.key}"
+    policy = f"principal {whose}, {key}, unwatched {_number(resume.unwatched)}"
     if route.cors is None:
         policy += ", pages of this origin only (no cors)"
     if resume.at is None:
         return [("", "", "  resumed by Last-Event-ID", policy)]
     methods = "DELETE,GET,HEAD" if resume.stop else "GET,HEAD"
-    return [(methods, resume.at.text, "  joined, resumed, stopped", policy)]
+    return [(methods, str(resume.at), "  joined, resumed, stopped", policy)]
 
 
 def _source(source: Source) -> list[str]:
     if isinstance(source, Forward):
-        path = _template(source.path) if source.path is not None else "(as it came)"
+        path = source.path if source.path is not None else "(as it came)"
         return [f"forward {source.upstream.name} {path}", *_translated(source.translate)]
     if isinstance(source, Answer):
-        method = source.method.decode()
+        method = _shown(source.method)
         fallback = [f"else {source.fallback.name}"] if source.fallback else []
-        return [f"answer {method} {source.upstream.name} {_template(source.path)}", *fallback]
+        return [f"answer {method} {source.upstream.name} {source.path}", *fallback]
     if isinstance(source, Enqueue):
         cancel = [f"cancel {_step(source.cancel)}"] if source.cancel else []
         first, then = _step(source.enqueue), _step(source.follow)
         return [f"enqueue {first}", f"then {then}", *_translated(source.translate), *cancel]
     if source.directory is not None:
         return [f"files {source.directory}"]
-    return [f"local {source.status}"]
+    return [f"local {_shown(source.status)}"]
 
 
 def _step(step: Step) -> str:
-    return f"{step.method.decode()} {step.upstream.name} {_template(step.path)}"
+    return f"{_shown(step.method)} {step.upstream.name} {step.path}"
 
 
-def _template(template: Template) -> str:
-    """As it was written: a secret may have been put into its query."""
-    return _written(template.text)
+def _shown(value: object) -> str:
+    written = written_as(value)
+    if written is not None:
+        return written
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _written(text: str) -> str:
-    return text.written if isinstance(text, Filled) else text
+def _number(value: float, show: Callable[..., str] = show_duration) -> str:
+    return written_as(value) or show(value)
 
 
 def _translated(translation: Translation | None) -> list[str]:
@@ -229,7 +232,7 @@ def _translated(translation: Translation | None) -> list[str]:
 
 def _policies(config: Config, route: Route) -> list[str]:
     """What differs from the defaults, or from `[timeouts]` and `[limits]`."""
-    shown = [] if route.name == route.pattern.text else [f"name {route.name}"]
+    shown = [] if route.name == str(route.pattern) else [f"name {route.name}"]
     for name in _POLICIES:
         value, default = getattr(route, name), _DEFAULTS[name]
         if name == "after_error" and route.dialect in WITH_FAILURE:
@@ -239,24 +242,25 @@ def _policies(config: Config, route: Route) -> list[str]:
     for name in ("request_headers", "response_headers"):
         shown += _edits(f"{name} set", getattr(route, name))
     if route.cors is not None:
-        shown.append(f"cors {' '.join(origin.decode() for origin in route.cors.origins)}")
+        shown.append(f"cors {' '.join(map(_shown, route.cors.origins))}")
     for group in ("timeouts", "limits"):
         here, there = getattr(route, group), getattr(config, group)
         for each in fields(there):
             value = getattr(here, each.name)
             if value != getattr(there, each.name):
-                text = show_duration(value) if group == "timeouts" else show_size(value)
+                text = _number(value, show_duration if group == "timeouts" else show_size)
                 shown.append(f"{group}.{each.name} {text}")
     return shown
 
 
 def _text(name: str, value: object) -> str:
     if name in _DURATIONS and isinstance(value, float):
-        before = "after " if name == "commit_after" and value != inf else ""
-        return before + show_duration(value)
+        written = written_as(value)
+        before = "after " if name == "commit_after" and value != inf and written is None else ""
+        return written or before + show_duration(value)
     if isinstance(value, frozenset):
-        return "/".join(sorted(value))
-    return value.decode() if isinstance(value, bytes) else str(value)
+        return "/".join(sorted(map(_shown, value)))
+    return _shown(value)
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

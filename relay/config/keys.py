@@ -24,10 +24,10 @@ def _read_workers(value: object) -> int:
 def _server(values: dict[str, Any]) -> Server:
     values.setdefault("listen", (parse_address("127.0.0.1:8000"),))
     listen, admin = values["listen"], values.get("admin")
-    fixed = [str(address) for address in listen if address.kind != "tcp" or address.port]
+    fixed = [address.text for address in listen if address.kind != "tcp" or address.port]
     if len(set(fixed)) < len(fixed):
         raise ValueError("`listen` names an address twice")
-    if admin is not None and str(admin) in fixed:
+    if admin is not None and admin.text in fixed:
         raise ValueError("`admin` must not be an address of `listen`: it would be public")
     outside = admin is not None and admin.kind == "tcp" and not _is_loopback(admin.host)
     if outside and "admin_token" not in values:

@@ -10,6 +10,7 @@ from ipaddress import ip_network
 from typing import Any, Final
 
 from relay.config import addresses, units
+from relay.config.interpolation import value_of
 from relay.config.schema import Kind, ListOf, MapOf
 from relay.config.values import UNLIMITED, FieldEdits
 from relay.http.names import barred
@@ -186,6 +187,16 @@ def _id_field(value: str) -> bytes:
     return name.encode()
 
 
+def _label(value: str) -> str:
+    """What stands in logs and metrics and nowhere else: as it was written."""
+    return str(_filled(value))
+
+
+def _line(value: str) -> str:
+    """What is sent and not printed: the text itself."""
+    return value_of(_filled(value))
+
+
 def _target(value: str) -> str:
     """A fixed request target. A template without placeholders is exactly that."""
     if Template.parse(value).names:
@@ -244,10 +255,13 @@ FLAG = Kind("boolean", "true or false", _read_flag)
 SWITCH = Kind("`on` \\| `off`", '"on" or "off"', _read_switch)
 STATUS = whole(200, 599)  # of a final response: a 1xx promises that another one follows
 STRING = text("a text", _filled, "string")
-LINE = text("a text without line breaks", _filled, "string")
+LABEL = text("a text", _label, "string")
+LINE = text("a text without line breaks", _line, "string")
 NAME = text("a name", plain_name, "name")
 BODY = text("a text", str.encode, "string")
-TOKEN = text("a token (letters, digits, -)", _matching(_TOKEN), "token")
+TOKEN = text(
+    "a token (letters, digits, -)", lambda value: value_of(_matching(_TOKEN)(value)), "token"
+)
 OWN_FIELD = text("a field name", _id_field, "field name")
 FIELD_NAME = text(
     "a field name", lambda value: _matching(_TOKEN)(value).lower().encode(), "field name"
@@ -275,7 +289,7 @@ URL_OR_OFF = text(
 TARGET = text('a path such as "/health"', _target, "path")
 NETWORK = text(
     'an address or network such as "10.0.0.0/8", or "unix"',
-    lambda value: None if value == "unix" else ip_network(value),
+    lambda value: None if value == "unix" else ip_network(value_of(value)),
     "network or `unix`",
 )
 PATTERN = text("a path pattern", Pattern.parse, "path pattern")

@@ -33,8 +33,11 @@ its key and line, or the routes in the order in which they are tried.
 
 In every string value `${NAME}` is an environment variable, `${NAME:-text}` one with a default,
 and `{file:/run/secrets/x}` the text of a file without its trailing newline. What is not set,
-empty or cannot be read is a mistake. What was put in is never printed: messages show the text as
-written. `$${` is a literal `${`. Relative paths, here and in `tls_ca`, `directory` and
+empty or cannot be read is a mistake. What came from outside the file is never printed, wherever
+it stands: logs, metrics, `/streams`, `relay check` and messages show the text as written
+(`http://${HOST}/${TOKEN}`), and a client's path that has such a literal of a route in it shows `***`
+instead. Numbers are the exception in messages that count (`no byte for 30 s`), as is the TCP
+address of `relay: listening on`. `$${` is a literal `${`. Relative paths, here and in `tls_ca`, `directory` and
 `translate`, start from the folder of the file.
 
 ## Paths and targets

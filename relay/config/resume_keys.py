@@ -247,14 +247,15 @@ def _unknown(
         subject: Subject | None = resume.get(key)
         for name in sorted(subject.names) if subject is not None else ():
             source, _, member = name.partition(".")
+            told = subject.shown(name) if subject is not None else name
             if source == "auth" and "auth" not in values and "auth" not in values.broken:
-                yield (key,), f"{{{name}}} needs [routes.auth]"
+                yield (key,), f"{{{told}}} needs [routes.auth]"
             elif source == "body" and bodiless:
-                yield (key,), f"{{{name}}} has no value: a GET has no body"
+                yield (key,), f"{{{told}}} has no value: a GET has no body"
             elif source == "path" and pattern is not None and member not in pattern.parameters:
-                parameters = sorted(pattern.parameters)
+                parameters = sorted(filter(pattern.shows, pattern.parameters))
                 hint = nearest(member, parameters) or ": the path has none"
-                yield (key,), f'no route parameter "{member}"{hint}'
+                yield (key,), f'no route parameter "{told.removeprefix("path.")}"{hint}'
 
 
 def shared_addresses(routes: Iterable[tuple[int, Route]]) -> Iterable[tuple[int, str]]:

@@ -6,6 +6,7 @@ from typing import Any, Final, get_args
 
 from relay.config import kinds, units
 from relay.config.expressions import EXPRESSION
+from relay.config.interpolation import joined
 from relay.config.keys import ROUTE_LIMITS, ROUTE_TIMEOUTS
 from relay.config.resume_keys import AUTH, RESUME
 from relay.config.schema import REQUIRED, Key, Kind, ListOf, Table
@@ -42,7 +43,7 @@ def _markers(values: list[bytes]) -> bytes:
     markers = b"|".join(values).split(b"|")
     if b"eof" in markers and len(markers) > 1:
         raise ValueError('`complete_when` has "eof" and others: "eof" asks for no marker at all')
-    return b"|".join(markers)
+    return joined(values, b"|")
 
 
 def _cors(values: dict[str, Any]) -> Cors:
@@ -234,7 +235,7 @@ FILES: Final = Table(
 _MATCH: Final = (
     Key("path", kinds.PATTERN, REQUIRED, "`{name}` is one segment, `{name...}` the rest."),
     Key("methods", kinds.METHODS, "", "Which methods; not set: all. `GET` brings `HEAD`."),
-    Key("name", kinds.STRING, "", "The label in logs and metrics; not set: the path as written."),
+    Key("name", kinds.LABEL, "", "The label in logs and metrics; not set: the path as written."),
     Key(
         "source",
         kinds.choice("forward", "enqueue", "answer", "local", "files"),

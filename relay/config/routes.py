@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from relay.config.interpolation import made_of, value_of
 from relay.config.mistakes import KeyPath, nearest, shown
 from relay.config.resume_keys import parts_of, read_resume, shared_addresses
 from relay.config.route_keys import ROUTE, SOURCE_KEYS
@@ -109,7 +110,7 @@ class _RouteBuilder:
         if values.get("stream") == "bytes":
             for key in sorted(given & _STREAM_KEYS):
                 self._mistake((key,), 'has no effect with stream = "bytes"')
-        source: Source | None = getattr(self, f"_{kind}")()
+        source: Source | None = getattr(self, f"_{value_of(kind)}")()
         right = self._auth() and self._resume(kind)
         if source is None or not right or values.broken:
             return None
@@ -149,7 +150,7 @@ class _RouteBuilder:
         limits = replace(self._known.limits, **values.pop("limits", {}))
         timeouts = replace(self._known.timeouts, **values.pop("timeouts", {}))
         pattern = values.pop("path")
-        name = values.pop("name", pattern.text)
+        name = values.pop("name", str(pattern))
         return Route(name, pattern, source, timeouts, limits, **values)
 
     def _forward(self) -> Source | None:
@@ -218,11 +219,12 @@ class _RouteBuilder:
         values = self._table("files")
         if values is None:
             return None
-        directory = self._known.base / values["directory"]
+        given = values["directory"]
+        directory = self._known.base / value_of(given)
         if not directory.is_dir():
             self._mistake(("files", "directory"), "is not a folder")
             return None
-        return Local(directory=str(directory))
+        return Local(directory=made_of(given, str(directory)))
 
     def _table(self, name: str) -> Any:
         """The table of a source, None after a mistake."""
@@ -257,11 +259,14 @@ class _RouteBuilder:
         for name in sorted(template.names):
             source, _, member = name.partition(".")
             if source not in sources:
-                self._mistake(at, f"{{{name}}} is not known here, only {', '.join(sources)}")
+                shown = template.shown(name)
+                self._mistake(at, f"{{{shown}}} is not known here, only {', '.join(sources)}")
                 right = False
             elif source == "path" and member not in parameters:
-                hint = nearest(member, parameters) or ": the path has none"
-                self._mistake(at, f'no route parameter "{member}"{hint}')
+                known = [each for each in parameters if pattern.shows(each)]
+                hint = nearest(member, known) or ": the path has none"
+                shown = template.shown(name).removeprefix("path.")
+                self._mistake(at, f'no route parameter "{shown}"{hint}')
                 right = False
         return right
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from relay.config.interpolation import Filled, Interpolation
+from relay.config.interpolation import Filled, Interpolation, read_from
 from relay.config.mistakes import KeyPath, nearest, shown
 
 REQUIRED: Final = "required"
@@ -150,7 +150,7 @@ class Reader:
                 self.mistake(path, str(error))
                 return INVALID
         try:
-            return kind.read(value)
+            return read_from(kind.read(value), value)
         except ValueError as error:
             # A reason may quote the text it is about, so it is only given for what was written so.
             filled = isinstance(value, Filled)

@@ -168,7 +168,7 @@ def find_translation(
     if not callable(function):
         reader.mistake(path, f"{shown(text)} is not a function")
         return None
-    return Translation(text, function=function)
+    return Translation(str(text), function=function, told=str(text))
 
 
 def _imported(name: str, base: Path) -> Any:

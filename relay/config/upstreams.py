@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from relay.config.interpolation import made_of, value_of
 from relay.config.keys import UPSTREAM
 from relay.config.kinds import plain_name
 from relay.config.mistakes import KeyPath, nearest, shown
@@ -80,8 +81,8 @@ class Upstreams:
             return False
         if "tls_ca" not in values:
             return True
-        file = self._base / values["tls_ca"]
-        values["tls_ca"] = str(file)
+        file = self._base / value_of(values["tls_ca"])
+        values["tls_ca"] = made_of(values["tls_ca"], str(file))
         try:
             readable = b"-----BEGIN" in file.read_bytes()
         except OSError as error:

@@ -27,9 +27,11 @@ UNLIMITED = 2**63 - 1  # a size that is "off": larger than any Content-Length we
 Network = IPv4Network | IPv6Network
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Address:
-    """Where a listener is bound. `str()` gives the form of the command line."""
+    """Where a listener is bound. `text` is its form on the command line; printed it is as it was
+    written.
+    """
 
     kind: Literal["tcp", "unix", "fd"]
     host: str = ""  # tcp; without brackets
@@ -38,13 +40,22 @@ class Address:
     fd: int = -1  # fd: its number, or
     name: str = ""  # fd: its name in LISTEN_FDNAMES
     mode: int | None = None  # unix: permission bits, `unix:/path?mode=660`
+    written: str | None = field(default=None, compare=False)  # where something was put in
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """For use: what tells one from another."""
         if self.kind == "unix":
             return f"unix:{self.path}"
         if self.kind == "fd":
             return f"fd:{self.name or self.fd}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return self.written or self.text
+
+    def __repr__(self) -> str:
+        return f"Address({str(self)!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +68,7 @@ class Server:
     proxy_protocol: bool = False
     access_log: str = "stdout"  # "stdout" | "stderr" | "off" | a path
     log_query: bool = False  # whether `path` in the access log has the query
-    via: str = "relay"  # the pseudonym in Via
+    via: str = field(default="relay", repr=False)  # the pseudonym in Via
     request_id_header: bytes = b"x-request-id"
     trace: Literal["pass", "create", "otel"] = "pass"  # relay's part in traces (traceparent)
     ambiguous_paths: Literal["refuse", "pass"] = "refuse"  # see routing.readings
@@ -90,7 +101,7 @@ class Timeouts:
     drain: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Url:
     """One origin of an upstream: `http://host:port/base`, `https://…`, `unix:/path` (no TLS)."""
 
@@ -99,6 +110,7 @@ class Url:
     port: int
     base_path: str = ""  # "" or "/base": put before every upstream path; no trailing slash
     unix: str | None = None  # socket path
+    written: str | None = field(default=None, compare=False)  # where something was put in
 
     @property
     def authority(self) -> bytes:
@@ -108,11 +120,18 @@ class Url:
         return (host if self.port == default else f"{host}:{self.port}").encode("ascii")
 
     def __str__(self) -> str:
-        """For logs and errors: never user info, never a query."""
+        """For logs and errors: as it was written, where something was put in; never user info, never
+        a query.
+        """
+        if self.written is not None:
+            return self.written
         if self.unix is not None:
             return f"unix:{self.unix}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}{self.base_path}"
+
+    def __repr__(self) -> str:
+        return f"Url({str(self)!r})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from relay.http.fields import client_view
 from relay.http.heads import RequestHead, parse_request
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.record import Record
+from relay.routing.hidden import shown
 from relay.routing.table import STANDARD_METHODS
 from relay.sources.reply import Reply
 from relay.wires.socket_wire import SocketWire
@@ -231,7 +232,8 @@ class Connection:
         view = client_view(head, self.peer, server.trusted_proxies, self.scheme)
         record = Record(new_id(), view.address.decode("latin-1"), trio.current_time())
         record.method = head.method.decode("ascii")
-        record.path = (head.target if server.log_query else head.path).decode("latin-1")
+        target = head.target if server.log_query else head.path
+        record.path = shown(target, self.worker.hidden).decode("latin-1")
         if not head.keep_alive or self.worker.draining:
             self.reusable = False
         exchange = Exchange(self, head, view, record)

@@ -84,6 +84,7 @@ class Worker:
             self.tracing = Tracing(config.server.trace)
         load_for(config.routes)
         states = [self._state(route) for route in config.routes]
+        self.hidden = _hidden(config.routes)  # in the paths of clients, where they are printed
         self.table: RouteTable[RouteState] = RouteTable(
             [(state.route.pattern, state.route.methods, state) for state in states],
             strict=config.server.ambiguous_paths == "refuse",
@@ -115,6 +116,14 @@ class Worker:
 def _report(origin: Origin, up: bool, why: str) -> None:
     """A health check changed its mind."""
     logger.warning("upstream %s is %s: %s", origin.url, "up" if up else "down", why)
+
+
+def _hidden(routes: Iterable[Route]) -> frozenset[bytes]:
+    patterns = [route.pattern for route in routes]
+    patterns += [
+        route.resume.at for route in routes if route.resume is not None and route.resume.at
+    ]
+    return frozenset[bytes]().union(*(pattern.hidden for pattern in patterns))
 
 
 def _used(route: Route) -> Iterable[Upstream]:

@@ -40,12 +40,12 @@ class Segment(NamedTuple):
     text: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Pattern:
     """A route's path, parsed.
 
     Attributes:
-        text: as written.
+        text: for use. Printed it may be another one: see `hidden`.
         segments: also the sort key: the least of two patterns that match is the most specific one,
             and equal segments mean that both match the same paths.
         names: for each segment its parameter, or "" for a literal.
@@ -82,8 +82,24 @@ class Pattern:
     def has_rest(self) -> bool:
         return self.segments[-1].kind is Kind.REST
 
+    @property
+    def hidden(self) -> frozenset[bytes]:
+        """The literals that are not to be printed: those of a text that prints as another one."""
+        written = str(self.text)
+        if written == self.text:
+            return frozenset()
+        shown = {decode(segment.encode()) for segment in written.split("/")}
+        return frozenset(each.text for each in self.segments if each.text) - shown
+
+    def shows(self, name: str) -> bool:
+        """Whether a parameter of this name may be printed."""
+        return f"{{{name}}}" in str(self) or f"{{{name}...}}" in str(self)
+
     def __str__(self) -> str:
-        return self.text
+        return str(self.text)
+
+    def __repr__(self) -> str:
+        return f"Pattern({str(self)!r})"
 
 
 def decode(segment: bytes) -> bytes:

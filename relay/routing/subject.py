@@ -56,12 +56,12 @@ class Values:
     auth: Fields = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Subject:
     """A text with placeholders for what a request, and who sent it, says.
 
     Attributes:
-        text: as written.
+        text: for use; printed it may be another one.
         names: every placeholder in full (`path.id`, `auth.x-user-id`), for checking at load time.
     """
 
@@ -104,8 +104,15 @@ class Subject:
             out.append(value)
         return tuple(out)
 
+    def shown(self, name: str) -> str:
+        """A placeholder for a message: one that does not stand in the text as it prints is not told."""
+        return name if f"{{{name.removeprefix('path.')}}}" in str(self) else "…"
+
     def __str__(self) -> str:
-        return self.text
+        return str(self.text)
+
+    def __repr__(self) -> str:
+        return f"Subject({str(self)!r})"
 
 
 def _literal(text: str) -> str:

@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 
 from relay.routing.pattern import decode
 
+_UNTOLD: Final = "…"  # for a name that does not stand in the text as it prints
 SOURCES: Final = ("path", "query", "body", "reply")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -52,18 +53,19 @@ class _Placeholder(NamedTuple):
     source: str
     keys: tuple[str, ...]
     in_query: bool
+    told: str  # its name in messages
 
     @property
     def name(self) -> str:
         return ".".join((self.source, *self.keys))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Template:
     """A request target to be filled in.
 
     Attributes:
-        text: as written.
+        text: for use; printed it may be another one.
         has_query: the template has a query of its own, which then replaces the client's.
         names: every placeholder in full (`path.id`, `body.user_id`), for checking at load time.
         tail: the route parameter that is the end of the path, alone behind a slash; "" if none is.
@@ -86,7 +88,8 @@ class Template:
         for match in _PLACEHOLDER.finditer(text):
             literal = text[end : match.start()]
             in_query = in_query or "?" in literal
-            parts += [_literal(literal), _placeholder(match.group(1), in_query)]
+            written = match.group() in str(text)
+            parts += [_literal(literal), _placeholder(match.group(1), in_query, written=written)]
             end = match.end()
         parts.append(_literal(text[end:]))
         in_query = in_query or "?" in text[end:]
@@ -128,8 +131,18 @@ class Template:
             raise TemplateError("", "the path would have a dot segment")
         return target
 
+    def shown(self, name: str) -> str:
+        """A placeholder for a message: one that does not stand in the text as it prints is not told."""
+        for part in self._parts:
+            if isinstance(part, _Placeholder) and part.name == name:
+                return part.told
+        return _UNTOLD
+
     def __str__(self) -> str:
-        return self.text
+        return str(self.text)
+
+    def __repr__(self) -> str:
+        return f"Template({str(self)!r})"
 
 
 def escape(value: bytes) -> bytes:
@@ -161,11 +174,11 @@ def _literal(text: str) -> bytes:
     return re.sub(rb"[\x80-\xff]", _percent, text.encode())
 
 
-def _placeholder(inner: str, in_query: bool) -> _Placeholder:
+def _placeholder(inner: str, in_query: bool, *, written: bool) -> _Placeholder:
     if inner.endswith("..."):
         raise ValueError(f"here the rest is written {{{inner[:-3]}}}, without the dots")
     if _NAME.fullmatch(inner):
-        return _Placeholder("path", (inner,), in_query)
+        return _Placeholder("path", (inner,), in_query, f"path.{inner}" if written else _UNTOLD)
     match = _DOTTED.fullmatch(inner)
     if match is None:
         raise ValueError(
@@ -174,7 +187,7 @@ def _placeholder(inner: str, in_query: bool) -> _Placeholder:
     source, keys = match.group(1), tuple(match.group(2).split("."))
     if source in ("path", "query") and len(keys) > 1:
         raise ValueError(f"{{{inner}}}: {source} has names without dots")
-    return _Placeholder(source, keys, in_query)
+    return _Placeholder(source, keys, in_query, inner if written else _UNTOLD)
 
 
 def _fill(placeholder: _Placeholder, root: object) -> bytes:
@@ -182,17 +195,17 @@ def _fill(placeholder: _Placeholder, root: object) -> bytes:
     if source == "path":
         raw = root.get(placeholder.keys[0]) if isinstance(root, Mapping) else None
         if raw is None:
-            raise TemplateError(placeholder.name, "has no value")
+            raise TemplateError(placeholder.told, "has no value")
         return escape(decode(raw)) if in_query else _BREAKS_PATH.sub(_percent, raw)
     if source == "query":
         found = query_value(root, placeholder.keys[0]) if isinstance(root, bytes) else None
         if found is None:
-            raise TemplateError(placeholder.name, "has no value")
+            raise TemplateError(placeholder.told, "has no value")
         value = found
     else:
         value = _scalar(placeholder, root)
     if not value and not in_query:
-        raise TemplateError(placeholder.name, "is empty")
+        raise TemplateError(placeholder.told, "is empty")
     return escape(value)
 
 
@@ -205,11 +218,11 @@ def _scalar(placeholder: _Placeholder, root: object) -> bytes:
         return json.dumps(value).encode()
     if not isinstance(value, str):
         problem = "has no value" if value is None else "is no string, number or boolean"
-        raise TemplateError(placeholder.name, problem)
+        raise TemplateError(placeholder.told, problem)
     try:
         return value.encode()
     except UnicodeEncodeError:  # a lone surrogate: JSON may carry one, UTF-8 may not
-        raise TemplateError(placeholder.name, "is not valid Unicode") from None
+        raise TemplateError(placeholder.told, "is not valid Unicode") from None
 
 
 def _has_dots(path: bytes) -> bool:

@@ -21,7 +21,7 @@ from ipaddress import ip_address
 
 import trio
 
-from relay.config.values import Config
+from relay.config.values import Address, Config
 from relay.http.fault import Fault
 from relay.http.heads import RequestHead, parse_request
 from relay.http.serialise import response_bytes
@@ -59,7 +59,7 @@ async def serve_admin(
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     places = _Places(min(CONNECTIONS, max(_FEWEST, reserved() // 2)))
     async with trio.open_nursery() as nursery:
-        print(f"relay: admin on {_name(sock)}", file=sys.stderr, flush=True)
+        print(f"relay: admin on {_name(sock, config.server.admin)}", file=sys.stderr, flush=True)
         task_status.started()
         while True:
             connection = _Connection(await _accept(listener), pages, places)
@@ -225,9 +225,11 @@ def _reach(sock: socket.socket) -> Reach:
     return "loopback" if ip_address(sock.getsockname()[0]).is_loopback else "outside"
 
 
-def _name(sock: socket.socket) -> str:
-    """The address as it is announced: with the port that was really bound."""
+def _name(sock: socket.socket, address: Address | None) -> str:
+    """The address as it is announced: as that of any listener."""
     if sock.family == socket.AF_UNIX:
+        if address is not None and address.written is not None:
+            return address.written
         return f"unix:{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

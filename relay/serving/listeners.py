@@ -41,9 +41,18 @@ class Listener:
         return self.sock.family in (socket.AF_INET, socket.AF_INET6)
 
     @property
+    def place(self) -> str:
+        """What tells it from others of the configuration; "" for one that is not in it."""
+        return self.address.text if self.address is not None else ""
+
+    @property
     def name(self) -> str:
-        """The address as it is announced: with the port that was really bound."""
+        """The address as it is announced: with the port that was really bound. A path is as it was
+        written.
+        """
         if self.sock.family == socket.AF_UNIX:
+            if self.address is not None and self.address.written is not None:
+                return self.address.written
             return f"unix:{self.sock.getsockname()}"
         host, port = self.sock.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -43,19 +43,19 @@ def plan(
     """
     if current.path is None:
         raise Refused("there is no file to read again")
-    here = {str(address) for address in bound}
+    here = {address.text for address in bound}
     try:
         text = Path(current.path).read_bytes().decode()
         config = loads(text, environ, path=current.path)
-        new = [address for address in config.server.listen if str(address) not in here]
+        new = [address for address in config.server.listen if address.text not in here]
         log_fd = open_log(config)
         opened = open_listeners(new, passed)
     except (ConfigError, BindError) as error:
         raise Refused(str(error)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"{current.path} cannot be read: {error}") from None
-    wanted = {str(address) for address in config.server.listen}
-    closed = [address for address in bound if str(address) not in wanted]
+    wanted = {address.text for address in config.server.listen}
+    closed = [address for address in bound if address.text not in wanted]
     return Change(config, text, opened, closed, log_fd, _restart_needed(current, config))
 
 

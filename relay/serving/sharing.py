@@ -30,7 +30,7 @@ class Sharing:
         self.shared = [each for each in listeners if not _per_worker(each)]
         first.listeners = [each for each in listeners if _per_worker(each)]
         # Every TCP address: as it was configured, and with the port that was really bound.
-        self._tcp = {str(each.address): _placed(each) for each in first.listeners}
+        self._tcp = {each.place: _placed(each) for each in first.listeners}
         self.generation = 0  # of the configuration
 
     @property
@@ -53,16 +53,16 @@ class Sharing:
     def take(self, change: Change) -> None:
         """Note what a reload opens and closes."""
         self.generation += 1
-        gone = {str(address) for address in change.closed}
+        gone = {address.text for address in change.closed}
         for name in gone:
             self._tcp.pop(name, None)
-        for listener in [each for each in self.shared if str(each.address) in gone]:
+        for listener in [each for each in self.shared if each.place in gone]:
             self.shared.remove(listener)
             listener.remove_file()
             listener.close()
         for listener in change.opened:
             if _per_worker(listener):
-                self._tcp[str(listener.address)] = _placed(listener)
+                self._tcp[listener.place] = _placed(listener)
             else:
                 self.shared.append(listener)
 
@@ -76,8 +76,8 @@ class Sharing:
         except OSError as error:
             logger.error("worker %d keeps its configuration: %s", slot.number, error.strerror)
             return
-        gone = {str(address) for address in change.closed}
-        for listener in [each for each in slot.listeners if str(each.address) in gone]:
+        gone = {address.text for address in change.closed}
+        for listener in [each for each in slot.listeners if each.place in gone]:
             slot.listeners.remove(listener)
             listener.close()
         opened = [each for each in change.opened if not _per_worker(each)]
@@ -97,7 +97,7 @@ class Sharing:
                 "do": "configure",
                 "generation": self.generation,
                 "path": change.config.path,
-                "opened": [(str(each.address), each.passed) for each in opened],
+                "opened": [(each.place, each.passed) for each in opened],
                 "closed": sorted(gone),
             }
             tell(slot.asker, request, [file.fileno(), *(each.sock.fileno() for each in opened)])

@@ -170,14 +170,14 @@ class _Member:
                 sock.close()
             return
         server.configure(config, log_fd)
-        by_name = {str(address): address for address in config.server.listen}
+        by_name = {address.text: address for address in config.server.listen}
         for (name, passed), sock in zip(request["opened"], sockets, strict=True):
             listener = Listener(sock, by_name[name], passed=True)
             if not passed:
                 ours.add(listener)
             server.open(listener)
         for listener in server.listeners:
-            if str(listener.address) in request["closed"]:
+            if listener.place in request["closed"]:
                 listener.passed = listener not in ours
                 server.shut(listener)
 

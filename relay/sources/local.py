@@ -6,6 +6,7 @@ from pathlib import Path
 
 import trio
 
+from relay.config.interpolation import value_of
 from relay.config.values import Local
 from relay.http.bodies import Fields
 from relay.sources.ask import Ask
@@ -18,7 +19,7 @@ async def local(plan: Local, ask: Ask) -> Reply:
         # Tables of types and dates: most relays serve no files.
         from relay.sources.files import file
 
-        return await file(Path(plan.directory), ask)
+        return await file(Path(value_of(plan.directory)), ask)
     await trio.lowlevel.checkpoint()
     fields: Fields = [(b"x-content-type-options", b"nosniff")]
     if plan.body:

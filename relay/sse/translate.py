@@ -43,10 +43,10 @@ class Rule:
 
     name: str
     when: Expression | None = None
-    data: Mapping[str, object] | None = None
+    data: Mapping[str, object] | None = field(default=None, repr=False)  # a secret may be in it
     fields: Mapping[str, Expression] = field(default_factory=dict)
     carry: bool = True
-    event: str | None = None
+    event: str | None = field(default=None, repr=False)  # as `data`
     drop: bool = False
     last: bool = False
 
@@ -59,12 +59,14 @@ class Translation:
         function: gives the client's events for one of upstream's, in place of rules. It must not
             block: it runs in the middle of the relaying.
         unmatched: what becomes of an event without a rule; "pass": it goes on as it is.
+        told: what the function is called in messages; "": by its own name.
     """
 
     name: str
     rules: tuple[Rule, ...] = ()
     function: EventFunction | None = None
     unmatched: Literal["drop", "pass"] = "drop"
+    told: str = ""
 
 
 class TranslationError(Exception):
@@ -114,7 +116,7 @@ class Translator:
             if event.data is None:
                 out += _cursor(event)
             elif self._translation.function is not None:
-                out += _call(self._translation.function, event)
+                out += _call(self._translation.function, event, self._translation.told)
             else:
                 out += self._by_rules(event, event.data)
         return out
@@ -152,9 +154,9 @@ def _apply(rule: Rule, event: Event, data: dict[str, object]) -> Event:
     return Event(line, rule.event or "", event.id, event.retry)
 
 
-def _call(function: EventFunction, event: Event) -> list[Event]:
+def _call(function: EventFunction, event: Event, told: str) -> list[Event]:
     name = getattr(function, "__qualname__", type(function).__qualname__)
-    name = f"{getattr(function, '__module__', '')}:{name}"
+    name = told or f"{getattr(function, '__module__', '')}:{name}"
     try:
         out = list(function(event))
         for each in out:

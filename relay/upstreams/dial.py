@@ -133,7 +133,8 @@ def forget_tls_contexts() -> None:
 
 def _tls_reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"certificate refused: {error.verify_message}"
+        # For a mismatch Python's message goes on with the name that was asked for, which may be secret.
+        return f"certificate refused: {error.verify_message.partition(',')[0]}"
     if isinstance(error, ssl.SSLEOFError | ConnectionError | Gone):
         return "the connection ended during the TLS handshake"
     if isinstance(error, ssl.SSLError):

@@ -138,6 +138,32 @@ class Page:
             mobile=False,
         )
 
+    def phone(self, width: int = 390, height: int = 844) -> None:
+        """A phone: a small viewport that is touched. `desk` ends it."""
+        self.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=2,
+            mobile=True,
+        )
+        self.command("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=5)
+
+    def desk(self) -> None:
+        self.command("Emulation.setTouchEmulationEnabled", enabled=False)
+        self.size(1440, 900)
+
+    def tap(self, selector: str) -> None:
+        """Touch the middle of an element, where it can be seen; what lies over it gets the touch."""
+        x, y = self.run(
+            f"(() => {{ const element = document.querySelector({selector!r});"
+            " element.scrollIntoView({ block: 'center', inline: 'nearest' });"
+            " const box = element.getBoundingClientRect();"
+            " return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+        )
+        for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
+            self.command("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+
     def prefers(self, scheme: str) -> None:
         """`dark` or `light`."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]

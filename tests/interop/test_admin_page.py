@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.interop import phones
 from tests.interop.browser import Page, start_browser
 from tests.interop.processes import Server, start_relay, wait_until
 
@@ -303,6 +304,47 @@ def test_it_fits_a_narrow_window(page: Page) -> None:
         assert page.run("document.documentElement.scrollWidth <= innerWidth")
     finally:
         page.size(1440, 900)
+
+
+@pytest.mark.parametrize("size", phones.PHONES)
+def test_it_is_usable_on_a_phone(
+    busy: tuple[Server, str], page: Page, size: tuple[int, int], tmp_path: Path
+) -> None:
+    """By touch: see how relay is, find one stream by the filter, end it."""
+    page.phone(*size)
+    try:
+        assert phones.fits(page)
+        assert phones.too_small(page) == []
+        assert phones.keys_shown(page) == []
+        assert phones.clipped(page, "#state, #workers, #workers li, #count, .figure") == []
+        assert phones.clipped(page, ".tile, .bar, .streams") == []
+        assert page.run("document.querySelector('#filter').clientWidth") >= 200
+        for selector in ("#pause", "#filter", "#previous", "#next"):
+            assert phones.reached(page, selector), selector
+        victim = ids(page)[-1]
+        page.tap("#filter")
+        assert page.run("document.activeElement.id") == "filter"
+        page.command("Input.insertText", text=victim)
+        page.wait_for("document.querySelectorAll('#streams tbody tr').length === 1")
+        assert phones.reached(page, "#streams tbody button")
+        page.screenshot(
+            Path(os.environ.get("RELAY_SCREENSHOTS", tmp_path)) / f"admin-{size[0]}.png"
+        )
+        page.tap("#streams tbody button")
+        page.wait_for("document.querySelector('#confirm').open")
+        assert phones.too_small(page) == []
+        assert phones.clipped(page, "#confirm, #confirm dd") == []
+        page.tap("#confirm [value=end]")
+        line = busy[0].wait_for_record(lambda r: r["at"] == "end" and r["id"] == victim)
+        assert line["ending"] == "stopped"
+        page.tap("#pause")
+        page.wait_for("document.querySelector('#state').textContent === 'paused'")
+    finally:
+        page.desk()
+
+
+def test_a_desk_has_its_keys(page: Page) -> None:
+    assert phones.keys_shown(page) == ["/"]
 
 
 def test_the_picture_for_the_documentation(page: Page) -> None:

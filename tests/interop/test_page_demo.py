@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.interop import phones
 from tests.interop.browser import Page, start_browser
 from tests.interop.processes import ROOT, Server, start
 
@@ -225,6 +226,39 @@ def test_it_is_usable_by_keyboard(page: Page) -> None:
         stops.add(page.run("document.activeElement.ariaLabel || document.activeElement.id"))
     named = {f"Start {name}" for name in ("Workload logs", "Ask")} | {"stall", "half", "kill"}
     assert named <= stops
+
+
+@pytest.mark.parametrize("size", phones.PHONES)
+def test_it_is_usable_on_a_phone(page: Page, size: tuple[int, int], tmp_path: Path) -> None:
+    """By touch: start all, read every sentence in whole, ask for something else, stop."""
+    page.phone(*size)
+    try:
+        assert page.run("matchMedia('(pointer: coarse)').matches")
+        page.tap("#start-all")
+        for system in SENDERS:
+            page.wait_for(f"{lane(system, 'proxy')}.events.length >= {ENOUGH}")
+        assert phones.fits(page)
+        assert phones.too_small(page) == []
+        assert phones.keys_shown(page) == []
+        page.tap("#query-stream .buttons button[aria-label^=Stop]")
+        page.wait_for(f"{lane('query-stream')}.told.textContent.includes('ms after you did')")
+        folder = Path(os.environ.get("RELAY_SCREENSHOTS", tmp_path))
+        page.screenshot(ROOT / folder / f"demo-{size[0]}.png")
+        assert phones.clipped(page, ".title p, .lane, .told, #backend, footer p") == []
+        for selector in ("#stop-all", "#stall", "#kill", "#compare", "#ask input"):
+            assert phones.reached(page, selector), selector
+        page.tap("#workload-logs .field input")
+        page.run("document.activeElement.select()")
+        page.command("Input.insertText", text="missing")
+        page.wait_for("demo['workload-logs'].output.textContent.includes('no such workload')")
+        page.tap("#stop-all")
+        page.wait_for("Object.values(demo).every((system) => !system.running)")
+    finally:
+        page.desk()
+
+
+def test_a_desk_has_its_keys(page: Page) -> None:
+    assert phones.keys_shown(page)
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])

@@ -38,7 +38,7 @@ def head_bytes(exchange: Exchange, reply: Reply, framing: int | None) -> bytes:
         framing: of the body towards the client; None: the head has no body (HEAD, 204, 304).
     """
     connection = exchange.connection
-    if framing == UNTIL_CLOSE or exchange.uploading or exchange.worker.draining:
+    if framing == UNTIL_CLOSE or exchange.unread or exchange.worker.draining:
         connection.reusable = False
     fields = _fields(exchange, reply)
     if framing is not None:

@@ -60,7 +60,6 @@ class Delivery:
         "_body",
         "_exchange",
         "_failure",
-        "_keep",
         "_reply",
         "_transfer",
         "pump",
@@ -72,7 +71,6 @@ class Delivery:
         self._failure = failure
         self._body = reply.upstream
         self._transfer: Transfer | None = None
-        self._keep = False  # the upstream connection may serve again
         self.pump: EpollPump | TrioPump | None = None
 
     async def begin(self) -> None:
@@ -97,7 +95,8 @@ class Delivery:
             elif self._body is None:
                 await self._whole(reply.body)
             elif self._is_whole(self._body):
-                self._keep = len(self._body.rest) == self._body.framing
+                if len(self._body.rest) == self._body.framing:
+                    self._body.lease.answer_whole()
                 await self._whole(self._body.rest[: self._body.framing])
             else:
                 await self._stream(self._body)
@@ -112,7 +111,7 @@ class Delivery:
             self._close_books(transfer)
         if body is not None:
             self._body = None
-            self._settle(body)
+            body.release()
         if self._reply.file is not None:
             self._reply.file.close()
         unfinished, self._reply.on_unfinished = self._reply.on_unfinished, None
@@ -312,7 +311,8 @@ class Delivery:
             return  # cancelled, or the client left: whoever did it has recorded it
         if transfer.abort:
             self._abort(transfer)
-        self._keep = ending is COMPLETE and flow.reader.done and not flow.rest
+        if ending is COMPLETE and flow.reader.done and not flow.rest and self._body is not None:
+            self._body.lease.answer_whole()
         self._end((ending is COMPLETE and self._reply.ending) or ending)
 
     async def _send(self, out: bytes) -> None:
@@ -348,11 +348,3 @@ class Delivery:
             exchange.ending = ending
         if ending.side is Side.CLIENT and ending in (LEFT, STALLED):
             exchange.connection.reusable = False
-
-    def _settle(self, body: UpstreamBody) -> None:
-        """Give the upstream connection back where it is clean, close it where it is not."""
-        body.origin.streams -= 1
-        if self._keep and body.keep_alive and not self._exchange.uploading and not body.wire.closed:
-            body.origin.put(body.wire)
-        else:
-            body.wire.close()

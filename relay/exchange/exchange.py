@@ -44,6 +44,7 @@ from relay.sources.reply import Failure, Outgoing, Reply
 from relay.sources.request_body import RequestBody
 from relay.sources.turns import Turns
 from relay.upstreams.group import Group
+from relay.upstreams.lease import Lease
 from relay.wires.socket_wire import SocketWire
 from relay.wires.threads import Threads
 from relay.wires.wire import Expired, Gone
@@ -363,9 +364,9 @@ class Exchange:
             self.wire.write_within = self.route.timeouts.write
             await self.wire.send(interim)
 
-    def upload(self, wire: SocketWire, within: float) -> None:
+    def upload(self, lease: Lease, within: float) -> None:
         assert self.nursery is not None
-        self._upload = Upload(self, wire, within)
+        self._upload = Upload(self, lease, within)
         self.nursery.start_soon(self._upload.run)
 
     async def stop_upload(self) -> None:
@@ -389,6 +390,6 @@ class Exchange:
             await self._commitment.settle()
 
     @property
-    def uploading(self) -> bool:
-        """Whether the request body is still on its way."""
+    def unread(self) -> bool:
+        """Whether a part of the request body is still to be read from the client."""
         return self.body is not None and not self.body.done

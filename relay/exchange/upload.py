@@ -15,6 +15,7 @@ from relay.http.fault import Fault
 from relay.http.serialise import response_bytes
 from relay.observing.ending import Phase
 from relay.sources.request_body import RequestBody
+from relay.upstreams.lease import Lease
 from relay.wires.socket_wire import SocketWire
 from relay.wires.splice import TAKE
 from relay.wires.wire import Expired, Gone
@@ -30,11 +31,12 @@ GRACE = (
 class Upload:
     """Feeds the rest of one request body to one upstream wire."""
 
-    __slots__ = ("_exchange", "_finished", "_scope", "_wire", "_within", "fault")
+    __slots__ = ("_exchange", "_finished", "_lease", "_scope", "_wire", "_within", "fault")
 
-    def __init__(self, exchange: Exchange, wire: SocketWire, within: float) -> None:
+    def __init__(self, exchange: Exchange, lease: Lease, within: float) -> None:
         self._exchange = exchange
-        self._wire = wire
+        self._lease = lease
+        self._wire = lease.wire
         self._within = within
         self._scope = trio.CancelScope()
         self._finished = trio.Event()
@@ -66,6 +68,7 @@ class Upload:
         client = self._exchange.wire
         sockets = isinstance(client, SocketWire) and type(self._wire) is SocketWire
         try:
+            await self._wire.flushed()  # the head, and what there was of the body
             while not body.done:
                 if sockets and body.plain:
                     await self._move(reader, body)
@@ -73,6 +76,7 @@ class Upload:
                 out = body.take(await reader.next())
                 if out:
                     await self._wire.send(out)
+            self._lease.request_sent()
         except (Gone, Expired):
             pass  # the upstream takes no more: it may have answered, or must now
         if self._exchange.phase is Phase.REQUEST:

@@ -25,7 +25,8 @@ def clients_request(exchange: Exchange, upstream: Upstream, target: bytes) -> Ou
     """The client's request on its way to `upstream`."""
     head = exchange.head
     safely = head.method in _IDEMPOTENT or any(f[0] == b"idempotency-key" for f in head.fields)
-    return Outgoing(head.method, target, _fields_for(exchange, upstream, head), safely)
+    fields = _fields_for(exchange, upstream, head)
+    return Outgoing(head.method, target, fields, safely, upgrade=head.upgrade)
 
 
 def late_in_request(exchange: Exchange, upstream: Upstream) -> Barred:

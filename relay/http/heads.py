@@ -295,6 +295,8 @@ def _read_response(raw: bytes, to_head: bool, count: int) -> ResponseHead:
         # RFC 9112 §6.1, RFC 9110 §8.6: 1xx and 204 carry no framing. An upstream that sends some
         # may send a body too, and that would be read as the next response.
         keep_alive = keep_alive and (not framing or to_head or status == 304)
+        # RFC 9110 §15.2.2: behind a 101 the connection speaks another protocol.
+        keep_alive = keep_alive and status != 101
         framing = 0
     elif framing is None:
         framing = UNTIL_CLOSE

@@ -14,9 +14,9 @@ from relay.sources.reply import Outgoing
 from relay.sources.request_body import RequestBody
 from relay.sources.turns import Turns
 from relay.upstreams.group import Group
+from relay.upstreams.lease import Lease
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
-from relay.wires.socket_wire import SocketWire
 from relay.wires.threads import Threads
 
 
@@ -64,9 +64,9 @@ class Ask(Protocol):
     async def interim(self, head: ResponseHead) -> None:
         """Pass a 1xx on to the client."""
 
-    def upload(self, wire: SocketWire, within: float) -> None:
-        """Begin to feed the rest of the request body to `wire`, beside the source; once it is fed, the response head is
-        due `within` seconds."""
+    def upload(self, lease: Lease, within: float) -> None:
+        """Begin to feed the rest of the request body to the connection, beside the source; once it is fed, the response
+        head is due `within` seconds."""
 
     async def stop_upload(self) -> None:
         """The wire of `upload` is given up: stop feeding it; what was read is kept for the next one."""
@@ -133,7 +133,7 @@ class Aside:
     async def interim(self, head: ResponseHead) -> None:
         await trio.lowlevel.checkpoint()
 
-    def upload(self, wire: SocketWire, within: float) -> None:
+    def upload(self, lease: Lease, within: float) -> None:
         raise AssertionError("there is no body of the client")
 
     async def stop_upload(self) -> None:

@@ -13,6 +13,7 @@ from math import inf
 import trio
 
 from relay.http.fault import Fault
+from relay.http.head_rules import connection_tokens
 from relay.http.heads import ResponseHead, parse_response
 from relay.http.serialise import request_bytes
 from relay.observing.ending import Cause, Phase, Side
@@ -20,6 +21,7 @@ from relay.sources.ask import Ask
 from relay.sources.reply import Failure, Outgoing, UpstreamBody
 from relay.sources.request_body import RequestBody
 from relay.upstreams.dial import DialError, dial
+from relay.upstreams.lease import Lease
 from relay.upstreams.origin import Origin
 from relay.wires.socket_wire import SocketWire
 from relay.wires.wire import Expired, Gone
@@ -52,14 +54,13 @@ async def attempt(
     wire = origin.take()
     if wire is not None:
         try:
-            return await _converse(
-                ask, origin, wire, request, body, out.method, within, reused=True
-            )
+            lease = Lease(origin, wire, reused=True)
+            return await _converse(ask, lease, out, request, body, within)
         except Stale:
             if not out.resent_safely or not (body is None or body.resendable):
                 raise _broke("the upstream closed a kept-alive connection") from None
-    wire = await _dial(ask, origin)
-    return await _converse(ask, origin, wire, request, body, out.method, within, reused=False)
+    lease = Lease(origin, await _dial(ask, origin), reused=False)
+    return await _converse(ask, lease, out, request, body, within)
 
 
 async def _dial(ask: Ask, origin: Origin) -> SocketWire:
@@ -96,76 +97,83 @@ def _exhausted(error: DialError) -> Failure:
 
 async def _converse(
     ask: Ask,
-    origin: Origin,
-    wire: SocketWire,
+    lease: Lease,
+    out: Outgoing,
     request: bytes,
     body: RequestBody | None,
-    method: bytes,
     within: float,
-    *,
-    reused: bool,
 ) -> tuple[ResponseHead, UpstreamBody]:
-    """Write the request, read the response head. The wire is closed unless this returns."""
+    """Write the request, read the response head. The lease is released unless this returns.
+
+    Only the read side tells what became of the request: a write that fails may follow an answer that says why.
+    """
+    wire, origin = lease.wire, lease.origin
     ask.phase = Phase.REQUEST
     kept = False
     try:
+        await trio.lowlevel.checkpoint_if_cancelled()  # nothing is sent for a client that has left
+        early = b"" if lease.reused else lease.unasked()
         wire.write_within = ask.route.timeouts.write
-        try:
-            await wire.send(request if body is None else request + body.opening())
-        except Gone:
-            raise _NoAnswer(False) from None
+        wire.post(request if body is None else request + body.opening())
         if body is not None:
             body.sent()
         if body is None or body.done:
+            lease.request_sent()
             wire.read_by = trio.current_time() + within
         else:
-            ask.upload(wire, within)
-        head, rest = await _response_head(ask, wire, method)
+            ask.upload(lease, within)
+        head, rest = await _response_head(ask, lease, out, early)
         wire.read_by = inf
-        kept = True
         ask.phase = Phase.RESPONSE
+        if head.status == 101:
+            _check_switch(head, out, lease)
+        kept = True
         origin.worked()
-        return head, UpstreamBody(wire, origin, head.framing, rest, head.keep_alive)
-    except _NoAnswer as silence:
-        if reused and not silence.started:
+        return head, UpstreamBody(lease, head.framing, rest)
+    except _Ended:
+        if lease.reused and not lease.heard:
             raise Stale from None
         origin.failed("broke")
-        raise _broke("the upstream closed before it answered") from None
+        raise _broke("the upstream closed before it answered", answered=lease.heard) from None
     except Expired as expired:
         if expired.side is not wire.side:
             raise  # the client took nothing of an interim response
         origin.failed("timeout")
-        raise Failure(504, Cause.SILENT, f"no response head within {within:g} s") from None
+        message = f"no response head within {within:g} s"
+        raise Failure(504, Cause.SILENT, message, answered=lease.heard) from None
     except Fault as fault:
-        raise Failure(502, Cause.NONSENSE, fault.message) from None
+        raise Failure(502, Cause.NONSENSE, fault.message, answered=True) from None
     finally:
         if not kept:
-            wire.close()
+            lease.release()
             await ask.stop_upload()
 
 
-class _NoAnswer(Exception):
-    """The upstream closed; `started` tells whether part of a head had come."""
-
-    def __init__(self, started: bool) -> None:
-        super().__init__()
-        self.started = started
+class _Ended(Exception):
+    """The upstream closed or broke before the final head was whole."""
 
 
-async def _response_head(ask: Ask, wire: SocketWire, method: bytes) -> tuple[ResponseHead, bytes]:
-    data = b""
+async def _response_head(
+    ask: Ask, lease: Lease, out: Outgoing, data: bytes
+) -> tuple[ResponseHead, bytes]:
+    """The final head, and what came behind it; `data` is what there is already.
+
+    Raises: _Ended, Expired (of either side), Fault; Gone is the client's, from passing on an interim head.
+    """
+    wire = lease.wire
     limit = ask.route.limits.response_head
     interim = 0  # bytes of 1xx heads. How many there are is the upstream's affair: 102 says "still at work"
     while True:
-        parsed = parse_response(data, method, limit) if data else None
+        parsed = parse_response(data, out.method, limit) if data else None
         if parsed is not None:
             head, used = parsed
             data = data[used:]
             if head.status >= 200 or head.status == 101:
+                lease.answered(head)
                 return head, data
             interim += used
             if interim > limit:
-                raise Fault("upstream", 502, "bad_response", "too many interim responses")
+                raise _nonsense("too many interim responses")
             due, began = wire.read_by, trio.current_time()
             await ask.interim(head)
             if wire.read_by == due:  # the time a client takes to read is not the upstream's
@@ -174,11 +182,31 @@ async def _response_head(ask: Ask, wire: SocketWire, method: bytes) -> tuple[Res
         try:
             more = await wire.receive()
         except Gone:
-            raise _NoAnswer(bool(data) or interim > 0) from None
+            raise _Ended from None
         if not more:
-            raise _NoAnswer(bool(data) or interim > 0)
+            raise _Ended
+        lease.heard = True
         data = data + more if data else more
 
 
-def _broke(message: str) -> Failure:
-    return Failure(502, Cause.BROKE, message)
+def _check_switch(head: ResponseHead, out: Outgoing, lease: Lease) -> None:
+    """A 101 must name what the request offered, and come behind all of it (RFC 9110 §7.8). Raises: Fault.
+
+    Otherwise a tunnel would be opened past every rule for messages.
+    """
+    if head.upgrade is None or out.upgrade is None:
+        offered = False
+    else:
+        offered = connection_tokens(head.upgrade) <= connection_tokens(out.upgrade)
+    if not offered:
+        raise _nonsense("the upstream switched to a protocol nobody asked for")
+    if not lease.request_taken:
+        raise _nonsense("the upstream switched protocols in the middle of the request")
+
+
+def _nonsense(message: str) -> Fault:
+    return Fault("upstream", 502, "bad_response", message)
+
+
+def _broke(message: str, *, answered: bool = False) -> Failure:
+    return Failure(502, Cause.BROKE, message, answered=answered)

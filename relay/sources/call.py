@@ -80,8 +80,8 @@ async def reach(ask: Ask, upstream: Upstream, out: Outgoing) -> tuple[ResponseHe
     The caller owns the deadline.
 
     Raises: Failure.
-    Resource handling: the caller owns the body, to `read_whole`, to `drop`, or to hand on in a
-        Reply.
+    Resource handling: the caller owns the body, to `read_whole`, to `release`, or to hand on
+        in a Reply.
     """
     group = ask.group(upstream)
     tried: list[Origin] = []
@@ -114,7 +114,6 @@ async def read_whole(body: UpstreamBody, limit: int) -> bytes:
     """The decoded body, of at most `limit` bytes. The caller owns the deadline. Raises: Failure."""
     pieces: list[bytes] = []
     left = limit
-    whole = False
     try:
         if body.framing > limit:
             raise _too_large(limit)
@@ -134,7 +133,8 @@ async def read_whole(body: UpstreamBody, limit: int) -> bytes:
                 raise Gone
         # Bytes behind the body answer a question nobody put: such a connection serves no more.
         surplus = fresh if body.framing == 0 else reader.rest
-        whole = body.keep_alive and not surplus
+        if not surplus:
+            body.lease.answer_whole()
         return b"".join(pieces)
     except Gone:
         body.origin.failed("broke")
@@ -142,16 +142,7 @@ async def read_whole(body: UpstreamBody, limit: int) -> bytes:
     except Fault as fault:
         raise Failure(502, Cause.NONSENSE, fault.message) from None
     finally:
-        drop(body, reusable=whole)
-
-
-def drop(body: UpstreamBody, *, reusable: bool = False) -> None:
-    """Be done with a response: its connection serves again where it is clean, or is closed."""
-    body.origin.streams -= 1
-    if reusable:
-        body.origin.put(body.wire)
-    else:
-        body.wire.close()
+        body.release()
 
 
 def _too_large(limit: int) -> Failure:

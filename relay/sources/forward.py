@@ -14,7 +14,6 @@ import trio
 from relay.config.values import Forward
 from relay.http.bodies import body_reader
 from relay.http.fault import Fault
-from relay.http.head_rules import connection_tokens
 from relay.http.heads import ResponseHead
 from relay.observing.ending import Cause
 from relay.routing import relocation
@@ -56,7 +55,7 @@ async def forward(plan: Forward, ask: Ask) -> Reply:
         except Failure as failure:
             unsent = failure.cause is Cause.UNREACHABLE and more_urls
             if not unsent:
-                if left == 0 or not _allowed(ask, failure):
+                if left == 0 or not _allowed(ask, out, failure):
                     raise
                 left -= 1
             if not more_urls and failure.retry_after != inf:
@@ -101,10 +100,6 @@ async def _once(ask: Ask, plan: Forward, origin: Origin, out: Outgoing, *, last:
     try:
         head, body = await attempt(ask, origin, out, ask.route.timeouts.response_head)
         try:
-            if head.status == 101 and not _asked_for(head.upgrade, ask.head.upgrade):
-                raise Failure(
-                    502, Cause.NONSENSE, "the upstream switched to a protocol nobody asked for"
-                )
             events = head.media_type == b"text/event-stream" and ask.route.stream == "auto"
             if not last:
                 _refuse_by_status(ask, head)
@@ -115,21 +110,11 @@ async def _once(ask: Ask, plan: Forward, origin: Origin, out: Outgoing, *, last:
             return reply
         finally:
             if not handed_over:
-                body.wire.close()
+                body.lease.release()
                 await ask.stop_upload()
     finally:
         if not handed_over:
             origin.streams -= 1
-
-
-def _asked_for(answered: bytes | None, asked: bytes | None) -> bool:
-    """Whether a 101 names what the request named (RFC 9110 §7.8).
-
-    Otherwise a tunnel would be opened past every rule for messages.
-    """
-    if answered is None or asked is None:
-        return False
-    return connection_tokens(answered) <= connection_tokens(asked)
 
 
 def _reply(plan: Forward, head: ResponseHead, body: UpstreamBody, *, events: bool) -> Reply:
@@ -143,9 +128,12 @@ def _reply(plan: Forward, head: ResponseHead, body: UpstreamBody, *, events: boo
     )
 
 
-def _allowed(ask: Ask, failure: Failure) -> bool:
-    """Whether the route retries this failure, and the request can be sent again."""
+def _allowed(ask: Ask, out: Outgoing, failure: Failure) -> bool:
+    """Whether the route retries this failure, and the request can be sent again: not what was answered in part, or with
+    nonsense, unless it may be processed twice."""
     if ask.body is not None and not ask.body.resendable:
+        return False
+    if failure.answered and not out.resent_safely:
         return False
     if failure.retry_after != inf and failure.retry_after > MAX_WAIT:
         return False

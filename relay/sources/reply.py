@@ -12,6 +12,7 @@ from relay.http.bodies import Fields
 from relay.http.heads import ResponseHead
 from relay.observing.ending import Cause, Ending, Side
 from relay.sse.translate import Translation
+from relay.upstreams.lease import Lease
 from relay.upstreams.origin import Origin
 from relay.wires.socket_wire import SocketWire
 
@@ -23,14 +24,25 @@ Produce = Callable[[SendEvents], Awaitable[Ending | None]]  # None: the stream i
 class UpstreamBody:
     """A response body that is still to come from an upstream connection.
 
-    Resource handling: whoever holds it gives the wire back to `origin` or closes it.
+    Resource handling: whoever holds it calls `release`, once; before that, `lease.answer_whole` if it is so.
     """
 
-    wire: SocketWire
-    origin: Origin
+    lease: Lease
     framing: int
     rest: bytes  # body bytes that came with the head
-    keep_alive: bool  # the connection may serve again once the body is whole
+
+    @property
+    def wire(self) -> SocketWire:
+        return self.lease.wire
+
+    @property
+    def origin(self) -> Origin:
+        return self.lease.origin
+
+    def release(self) -> None:
+        """Be done with it: the connection serves again or is closed, and the url has an exchange less."""
+        self.lease.origin.streams -= 1
+        self.lease.release()
 
 
 class OpenFile:
@@ -97,9 +109,20 @@ class Failure(Exception):
         cause, side: for the Ending; `detail` for its line in the log, where names of the inside may stand.
         retryable: whether another attempt may succeed; nothing was processed, or the route allows it.
         message: for the client; no secret, no address, no bytes of a body.
+        answered: bytes of an answer had come, if not a whole head: the request was processed, in part at least.
     """
 
-    __slots__ = ("cause", "code", "detail", "message", "retry_after", "retryable", "side", "status")
+    __slots__ = (
+        "answered",
+        "cause",
+        "code",
+        "detail",
+        "message",
+        "retry_after",
+        "retryable",
+        "side",
+        "status",
+    )
 
     def __init__(
         self,
@@ -112,6 +135,7 @@ class Failure(Exception):
         detail: str = "",
         retryable: bool = True,
         retry_after: float = inf,
+        answered: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -122,6 +146,7 @@ class Failure(Exception):
         self.detail = detail or message
         self.retryable = retryable
         self.retry_after = retry_after  # seconds the upstream asked for; inf: it did not
+        self.answered = answered
 
 
 @dataclass(slots=True)
@@ -133,3 +158,4 @@ class Outgoing:
     fields: Callable[[Origin], Fields]
     resent_safely: bool = False  # idempotent (RFC 9110 §9.2.2), or says so (Idempotency-Key)
     payload: bytes | None = None  # a body of relay's own; None: the client's, if it has one
+    upgrade: bytes | None = None  # the protocols it offers to switch to (RFC 9110 §7.8)

@@ -119,12 +119,13 @@ class Origin:
         return None
 
     def put(self, wire: SocketWire) -> None:
-        """Keep a wire whose exchange is complete in both directions, or close it."""
+        """Keep a wire that serves again by its lease, or close it where there is no use or no place for it."""
         if wire.closed:
             return
         if (
             self.retired
             or wire.hung_up
+            or wire.torn
             or len(self._idle) >= self.upstream.keepalive_connections
             or (wire.readable and not _quiet(wire))
         ):

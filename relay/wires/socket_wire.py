@@ -9,6 +9,13 @@ State of the read side, each arrow with the function that does it:
 Edge-triggered: `readable` stays true until a recv came back short or empty, and the bytes that nobody wants yet stay
 in the kernel. That is the backpressure and the bound of read-ahead; a hang-up is reported all the same, because the
 kernel tells it apart from data (EPOLLRDHUP).
+
+State of the write side:
+
+    whole ──post, send (short write)──► torn ──all of it written──► whole
+    torn ──Gone, cancelled, given up──► torn for good: only the read side is still of use
+
+A write that fails says nothing of what the other end had said before; that is read to its end all the same.
 """
 
 from __future__ import annotations
@@ -60,6 +67,7 @@ class SocketWire:
         "_alarms",
         "_at_once",
         "_engine",
+        "_posted",
         "_reader",
         "_unacknowledged",
         "_write_by",
@@ -77,6 +85,7 @@ class SocketWire:
         "readable",
         "side",
         "sock",
+        "torn",
         "unread_within",
         "wants_write",
         "write_within",
@@ -93,6 +102,8 @@ class SocketWire:
         self._reader: trio.lowlevel.Task | None = None
         self._writer: trio.lowlevel.Task | None = None
         self.wants_write = False
+        self.torn = False  # a write is halfway, or has ended there
+        self._posted: memoryview | None = None  # what the kernel has not taken of `post`
         self._at_once = 0
         self._write_by = inf
         self._unacknowledged = 0  # when the writer began to wait, or had made progress last
@@ -198,15 +209,43 @@ class SocketWire:
 
     async def send(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self.closed:
+        if self.closed or self.torn:
             raise Gone
+        self.torn = True
         sent = self.send_nowait(data)
-        if sent == len(data):
-            return
-        rest = memoryview(data)[sent:]
-        while rest:
+        if sent < len(data):
+            rest = memoryview(data)[sent:]
+            while rest:
+                await self._wait_writable()
+                rest = rest[self.send_nowait(rest) :]
+        self.torn = False
+
+    def post(self, data: bytes) -> None:
+        """Send all of `data` without waiting: the engine writes what the kernel does not take now. Called once between two
+        waits of `flushed`; `torn` tells whether it is out, or failed."""
+        self.torn = True
+        self._posted = memoryview(data)
+        self._write_posted()
+
+    async def flushed(self) -> None:
+        """Wait until what was posted is written. Raises: Gone, Expired."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self._posted is not None:
             await self._wait_writable()
-            rest = rest[self.send_nowait(rest) :]
+        if self.torn:
+            raise Gone
+
+    def _write_posted(self) -> None:
+        posted = self._posted
+        assert posted is not None
+        try:
+            posted = posted[self.send_nowait(posted) :]
+        except Gone:
+            self._posted = None
+        else:
+            self._posted = posted or None
+            self.torn = self._posted is not None
+        self.want_write(self._posted is not None)
 
     async def send_file(self, fd: int, at: int, limit: int) -> int:
         """Up to `limit` bytes of a regular file, from the kernel to the kernel. The disk is waited for here and now.
@@ -238,7 +277,7 @@ class SocketWire:
             await trio.lowlevel.wait_task_rescheduled(self._abort_write)
         finally:
             self._write_by = inf
-            self.want_write(False)
+            self.want_write(self._posted is not None)
         if self.closed:
             raise Gone
 
@@ -291,6 +330,8 @@ class SocketWire:
                 gone, self.on_gone = self.on_gone, None
                 gone()
         if mask & _OUT and not self.closed:
+            if self._posted is not None:
+                self._write_posted()
             if self.on_writable is not None:
                 self.on_writable()
             elif self._writer is not None:
@@ -335,6 +376,7 @@ class SocketWire:
         if self.closed:
             return
         self.closed = True
+        self._posted = None
         self.on_gone = self.on_readable = self.on_writable = self.owner = None
         self._engine.discard(self.fd)
         self._alarms.forget(self)

@@ -153,9 +153,13 @@ class FieldEdits:
     set: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)  # values may be secrets
     remove: frozenset[bytes] = frozenset()
 
+    def sets(self, name: bytes) -> bool:
+        """Whether they give this field a value."""
+        return any(field[0] == name for field in self.set)
+
     def touch(self, name: bytes) -> bool:
         """Whether they decide what becomes of this field."""
-        return name in self.remove or any(field[0] == name for field in self.set)
+        return name in self.remove or self.sets(name)
 
 
 @dataclass(frozen=True, slots=True)

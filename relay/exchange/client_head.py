@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from relay.exchange.exchange import Exchange
 
 EVENT_STREAM: Fields = [(b"content-type", b"text/event-stream")]
+NO_STORE = (b"cache-control", b"no-store, no-transform")
 _NO_EDITS = FieldEdits()
 _CHUNKED_FIELD = (b"transfer-encoding", b"chunked")
 _CLOSE_FIELD = (b"connection", b"close")
@@ -101,6 +102,12 @@ def _fields(exchange: Exchange, reply: Reply) -> Fields:
         date=date(),
     )
     state = exchange.state
+    if state is not None and state.route.resume is not None:
+        # Whatever the upstream says: 204 and 404 are cacheable by default (RFC 9110 §15.1).
+        fields = [field for field in fields if field[0] != b"cache-control"]
+        fields.append(NO_STORE)
+    if exchange.granted is not None:
+        fields += exchange.granted.cookies
     if state is not None and state.route.cors is not None:
         if reply.head is not None:
             fields = cors.without_upstreams(fields)
@@ -110,5 +117,5 @@ def _fields(exchange: Exchange, reply: Reply) -> Fields:
 
 async def send_event_head(exchange: Exchange) -> None:
     """Send the head of an event stream of relay's own, before its source has one."""
-    reply = Reply(200, list(EVENT_STREAM), events=True)
+    reply = Reply(200, list(exchange.early_head), events=exchange.early_head is EVENT_STREAM)
     await exchange.wire.send(head_bytes(exchange, reply, event_framing(exchange)))

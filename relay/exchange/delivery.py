@@ -24,24 +24,28 @@ from relay.exchange.client_head import (
 )
 from relay.exchange.epoll_pump import EpollPump
 from relay.exchange.file_body import send_file
-from relay.exchange.refusal import code_of
+from relay.exchange.refusal import in_words
+from relay.exchange.streaming import new_flow
 from relay.exchange.transfer import LEFT, STALLED, Transfer
 from relay.exchange.trio_pump import TrioPump
 from relay.exchange.tunnel import tunnel
+from relay.exchange.viewing import Shown, viewer_of
+from relay.feeds.socket_viewer import SocketViewer
+from relay.feeds.stream_viewer import StreamViewer
+from relay.feeds.viewer import Viewer
 from relay.flows.bytes_flow import BytesFlow
 from relay.flows.event_flow import EventFlow
 from relay.http.bodies import LengthReader, chunk, last_chunk
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.sources.reply import Failure, OpenFile, Reply, SendEvents, UpstreamBody
-from relay.sse.completion import Completion
-from relay.sse.dialects import terminal_event
-from relay.sse.translate import Translator
 from relay.wires.socket_wire import SocketWire
 from relay.wires.wire import READ_SIZE, Expired, Gone, Wire
 
 if TYPE_CHECKING:
     from relay.exchange.exchange import Exchange
+
+Pump = EpollPump | TrioPump | SocketViewer | StreamViewer
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s: close sends a reset
 _STOPS_A_BROWSER = frozenset(
@@ -62,6 +66,7 @@ class Delivery:
         "_failure",
         "_reply",
         "_transfer",
+        "_viewer",
         "pump",
     )
 
@@ -71,23 +76,27 @@ class Delivery:
         self._failure = failure
         self._body = reply.upstream
         self._transfer: Transfer | None = None
-        self.pump: EpollPump | TrioPump | None = None
+        self._viewer: SocketViewer | StreamViewer | None = None
+        self.pump: Pump | None = None
 
     async def begin(self) -> None:
         """Send the head, and the body where it is there. Cancellation: `finish` is still to be called."""
         exchange, reply = self._exchange, self._reply
         try:
             await exchange.settled()
-            if exchange.head_out:
+            if exchange.head_out and isinstance(reply, Shown):
+                await self._show(reply)
+            elif exchange.head_out:
                 await self._after_commitment()
             elif self._hidden_from_event_source():
                 await self._retry_event()
             elif reply.status == 101:
                 await self._switch()
             elif self._is_stream() and not exchange.take_place():
-                self._reply = too_many_streams()
-                self._reply.on_unfinished = reply.on_unfinished
-                await self._whole(self._reply.body)
+                refused = too_many_streams()
+                await self._whole(refused.body, refused)
+            elif isinstance(reply, Shown):
+                await self._show(reply)
             elif reply.produce is not None and exchange.head.method != b"HEAD":
                 await self._produce()
             elif reply.file is not None and exchange.head.method != b"HEAD":
@@ -109,6 +118,12 @@ class Delivery:
         if transfer is not None:
             self._transfer = None
             self._close_books(transfer)
+        if self._viewer is not None:
+            viewer, self._viewer = self._viewer, None
+            self._close_view(viewer)
+        if isinstance(self._reply, Shown) and self._reply.viewing is not None:
+            viewing, self._reply.viewing = self._reply.viewing, None
+            viewing.release()
         if body is not None:
             self._body = None
             body.release()
@@ -121,6 +136,8 @@ class Delivery:
     def _is_stream(self) -> bool:
         """Whether the body is an event stream, also on a route that has it pass as bytes."""
         reply = self._reply
+        if isinstance(reply, Shown):
+            return reply.viewing is not None
         if reply.events or reply.head is None:
             return reply.events
         return reply.status == 200 and reply.head.media_type == b"text/event-stream"
@@ -132,9 +149,9 @@ class Delivery:
 
     # -- ways out --------------------------------------------------------------------------------------------
 
-    async def _whole(self, payload: bytes) -> None:
-        """Head and body, complete as they are."""
-        exchange, reply = self._exchange, self._reply
+    async def _whole(self, payload: bytes, instead: Reply | None = None) -> None:
+        """Head and body, complete as they are. `instead`: of what was brought, which is let go."""
+        exchange, reply = self._exchange, instead or self._reply
         bodyless = exchange.head.method == b"HEAD" or reply.status in (204, 304)
         out = head_bytes(exchange, reply, None if bodyless else len(payload))
         exchange.record.first_byte = trio.current_time()
@@ -171,6 +188,54 @@ class Delivery:
         """Run the producer; the Ending it returns is the reply's, and there before the stream ends."""
         assert self._reply.produce is not None
         self._reply.ending = await self._reply.produce(send)
+
+    async def _show(self, reply: Shown) -> None:
+        """Head now, if it is not out; then what there is of a run, and what comes."""
+        exchange = self._exchange
+        if exchange.head.method == b"HEAD":
+            await self._whole(b"")
+            return
+        framing = event_framing(exchange)
+        head = b"" if exchange.head_out else head_bytes(exchange, reply, framing)
+        exchange.phase = Phase.BODY
+        record, worker = exchange.record, exchange.worker
+        now = trio.current_time()
+        record.first_byte = record.first_byte or now
+        if reply.viewing is None:
+            await self._say(reply, head, framing)
+            return
+        record.streaming = True
+        self._viewer = viewer_of(reply.viewing, framing, exchange)
+        self._viewer.counters.active += 1
+        if head:
+            await self._send(head)
+        if worker.log is not None:
+            worker.log.write(record.start_line(now))
+        worker.registry.add(self._viewer)
+        self.pump = self._viewer
+
+    async def _say(self, reply: Shown, head: bytes, framing: int) -> None:
+        """One thing, and the end."""
+        words = reply.framed(framing)
+        self._exchange.record.bytes_out = len(words)
+        if reply.abort:
+            self._exchange.connection.reusable = False
+        await self._send(head + words)
+        self._end(reply.ending or COMPLETE)
+
+    def _close_view(self, viewer: SocketViewer | StreamViewer) -> None:
+        """The books of a view; who ended it has said how."""
+        exchange = self._exchange
+        record = exchange.record
+        record.events = viewer.events
+        record.bytes_out += viewer.sent
+        viewer.counters.active -= 1
+        ending = viewer.ending
+        if ending is None:
+            return  # cancelled, or the client left: whoever did it has recorded it
+        if viewer.abort:
+            self._abort(viewer, exchange.head.version != b"1.1")
+        self._end(ending)
 
     async def _file(self, file: OpenFile) -> None:
         """Head now, then the file, piece by piece."""
@@ -229,13 +294,8 @@ class Delivery:
 
     async def _say_failure(self, before: bytes, framing: int, opening: bytes = b"") -> None:
         """One terminal event and the end, where a status can no longer be given. `opening`: lines of the same block."""
-        exchange, failure, status = self._exchange, self._failure, self._reply.status
-        if failure is not None:
-            code, message, retryable = code_of(failure), failure.message, failure.retryable
-        else:
-            code, message = f"status_{status}", f"the upstream answered {status}"
-            retryable = status >= 500 or status == 429
-        event = terminal_event(exchange.route.dialect, code, message, retryable=retryable)
+        exchange = self._exchange
+        event, message = in_words(self._failure, self._reply.status, exchange.route.dialect)
         if opening:
             event = opening + (event or b"\n")
         closes = exchange.route.after_error == "close" or exchange.record.status == 0
@@ -250,22 +310,12 @@ class Delivery:
     # -- parts -----------------------------------------------------------------------------------------------
 
     def _new_transfer(self, framing_in: int, framing_out: int) -> Transfer:
-        exchange, reply = self._exchange, self._reply
-        state = exchange.state
+        exchange, reply, state = self._exchange, self._reply, self._exchange.state
         assert state is not None
-        route = state.route
         late = late_in_response(exchange, reply)
-        flow: BytesFlow | EventFlow
-        if not reply.events:
-            flow = BytesFlow(framing_in, framing_out, "upstream", late)
-        else:
-            translator = Translator(reply.translate) if reply.translate is not None else None
-            watched = translator is None and route.complete_when != b"eof"
-            completion = Completion(route.complete_when) if watched else None
-            size = route.limits.max_event
-            flow = EventFlow(framing_in, framing_out, size, completion, translator, late=late)
+        flow = new_flow(reply, state.route, framing_in, framing_out, late)
         exchange.record.streaming = reply.events
-        return Transfer(flow, route, exchange.record, state.counters, trio.current_time())
+        return Transfer(flow, state.route, exchange.record, state.counters, trio.current_time())
 
     async def _open(self, transfer: Transfer, head: bytes, upstream: Wire, rest: bytes) -> None:
         """Send the head with what there is of the body; the pump for the rest of it."""
@@ -310,7 +360,9 @@ class Delivery:
         if ending is None:
             return  # cancelled, or the client left: whoever did it has recorded it
         if transfer.abort:
-            self._abort(transfer)
+            counted = isinstance(flow, BytesFlow) and isinstance(flow.reader, LengthReader)
+            unframed = exchange.head.version != b"1.1" and not flow.reader.done and not counted
+            self._abort(transfer, unframed)
         if ending is COMPLETE and flow.reader.done and not flow.rest and self._body is not None:
             self._body.lease.answer_whole()
         self._end((ending is COMPLETE and self._reply.ending) or ending)
@@ -322,7 +374,7 @@ class Delivery:
         exchange.wire.write_within = timeouts.write
         await exchange.wire.send(out)
 
-    def _abort(self, transfer: Transfer) -> None:
+    def _abort(self, body: Transfer | Viewer, unframed: bool) -> None:
         """Close so that the client can tell: fewer bytes than promised, no last chunk, or else a reset.
 
         Where it was told already the connection closes in its own time: a reset for bytes that were not read (an upload,
@@ -330,12 +382,10 @@ class Delivery:
         """
         exchange = self._exchange
         exchange.connection.reusable = False
-        if transfer.told:
+        if body.told:
             return
-        flow = transfer.flow
-        counted = isinstance(flow, BytesFlow) and isinstance(flow.reader, LengthReader)
-        unframed = exchange.head.version != b"1.1" and not flow.reader.done and not counted
-        if (unframed or transfer.ending is STALLED) and isinstance(exchange.wire, SocketWire):
+        stalled = body.ending is not None and body.ending.cause is Cause.STALLED
+        if (unframed or stalled) and isinstance(exchange.wire, SocketWire):
             try:
                 exchange.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             except OSError:
@@ -346,5 +396,5 @@ class Delivery:
         exchange = self._exchange
         if exchange.ending is None:
             exchange.ending = ending
-        if ending.side is Side.CLIENT and ending in (LEFT, STALLED):
+        if ending.side is Side.CLIENT and ending.cause in (Cause.LEFT, Cause.STALLED):
             exchange.connection.reusable = False

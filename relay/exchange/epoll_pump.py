@@ -18,6 +18,7 @@ import outcome
 import trio
 
 from relay.exchange.transfer import Transfer, nobody
+from relay.feeds.log_wire import LogWire
 from relay.flows.bytes_flow import BytesFlow
 from relay.wires.alarms import Alarms, Entry
 from relay.wires.engine import Engine
@@ -55,7 +56,7 @@ class EpollPump:
         self,
         transfer: Transfer,
         upstream: SocketWire,
-        client: SocketWire,
+        client: SocketWire | LogWire,
         engine: Engine,
         alarms: Alarms,
     ) -> None:
@@ -191,6 +192,7 @@ class EpollPump:
     def _move(self, flow: BytesFlow) -> None:
         """Bytes that pass as they are go from socket to socket without becoming objects."""
         transfer, upstream, client = self._transfer, self._upstream, self._client
+        assert isinstance(client, SocketWire)
         try:
             size, rest = self._engine.pipe.move(upstream.sock, client.sock, flow.wanted(TAKE))
         except BlockingIOError:

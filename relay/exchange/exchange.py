@@ -21,13 +21,18 @@ import trio
 from relay.config.values import Answer, Enqueue, Forward, Local, Route, Upstream
 from relay.exchange import own_answers, refusal
 from relay.exchange.admission import too_many_streams
-from relay.exchange.client_head import interim_bytes
+from relay.exchange.client_head import EVENT_STREAM, interim_bytes
 from relay.exchange.commitment import Commitment
-from relay.exchange.delivery import Delivery
-from relay.exchange.epoll_pump import EpollPump
-from relay.exchange.trio_pump import TrioPump
+from relay.exchange.delivery import Delivery, Pump
+from relay.exchange.looking import refused
+from relay.exchange.resumption import resumed
 from relay.exchange.upload import Upload
-from relay.exchange.upstream_head import clients_request, late_in_request, own_request
+from relay.exchange.upstream_head import (
+    clients_request,
+    late_in_request,
+    own_request,
+    question,
+)
 from relay.exchange.worker import RouteState
 from relay.http.fault import Fault
 from relay.http.fields import ClientView
@@ -36,10 +41,8 @@ from relay.http.names import LATE
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.record import Record
 from relay.observing.tracing import Trace
-from relay.sources.answer import answer
-from relay.sources.enqueue import enqueue
-from relay.sources.forward import forward
-from relay.sources.local import local
+from relay.sources.authorize import Grant
+from relay.sources.bring import bring
 from relay.sources.reply import Failure, Outgoing, Reply
 from relay.sources.request_body import RequestBody
 from relay.sources.turns import Turns
@@ -70,8 +73,10 @@ class Exchange:
         "body",
         "connection",
         "delivery",
+        "early_head",
         "ending",
         "engine",
+        "granted",
         "head",
         "head_out",
         "left_at",
@@ -107,6 +112,8 @@ class Exchange:
         self.state: RouteState | None = None
         self.trace: Trace | None = None  # None: the client's fields go on as they are
         self.nursery: trio.Nursery | None = None
+        self.granted: Grant | None = None  # what the route's auth said of the client
+        self.early_head = EVENT_STREAM  # fields of a head that goes out before its source has one
         self._upload: Upload | None = None
         self._answering = False  # a response is on its way, beyond an early head
         self._counted = False  # against the streams of the client's address
@@ -140,7 +147,7 @@ class Exchange:
             await self._refuse(fault)
 
     @property
-    def pump(self) -> EpollPump | TrioPump:
+    def pump(self) -> Pump:
         """What is still to be run of a parked exchange. Lets go of what only the way to it needed."""
         assert self.delivery is not None and self.delivery.pump is not None
         self._forget()
@@ -187,6 +194,8 @@ class Exchange:
         if state is not None:
             self.state = state
             self.record.route = state.route.name
+            if state.at:
+                self.record.path = state.place  # the address names the key, or the run
             if asked.reply is None and self.head.framing > state.route.limits.request_body:
                 raise Fault("client", 413, "body_too_large", "the request body is over the limit")
         return asked.reply
@@ -264,25 +273,18 @@ class Exchange:
         """Run the source and deliver what it brings; with `park` the pump is left to the caller of `run`."""
         if self.ending is not None:
             await trio.lowlevel.checkpoint()  # the client has left: nobody is dialled for it
-        self._commitment = Commitment.begin(self)
         failure: Failure | None = None
         try:
-            reply = await self._source()
+            reply = await refused(self)
+            if reply is None:
+                self._commitment = Commitment.begin(self)
+                resumes = self.route.resume is not None
+                reply = await (resumed(self) if resumes else bring(self.route.source, self))
         except Failure as caught:
             # Without the traceback, which refers to this frame: nothing here waits for the garbage collector.
             failure = caught.with_traceback(None)
             reply = refusal.of_failure(caught, self.phase)
         await self.answer(reply, failure, park=park)
-
-    async def _source(self) -> Reply:
-        source = self.route.source
-        if isinstance(source, Forward):
-            return await forward(source, self)
-        if isinstance(source, Enqueue):
-            return await enqueue(source, self)
-        if isinstance(source, Answer):
-            return await answer(source, self)
-        return await local(source, self)
 
     async def answer(
         self, reply: Reply, failure: Failure | None = None, *, park: bool = False
@@ -340,6 +342,9 @@ class Exchange:
 
     def outgoing(self, upstream: Upstream, target: bytes) -> Outgoing:
         return clients_request(self, upstream, target)
+
+    def question(self, upstream: Upstream, target: bytes) -> Outgoing:
+        return question(self, upstream, target)
 
     def own_request(
         self,

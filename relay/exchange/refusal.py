@@ -10,9 +10,10 @@ from json import dumps
 from relay.http.fault import Fault
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.sources.reply import Failure, Reply
+from relay.sse.dialects import Dialect, terminal_event
 
 JSON = (b"content-type", b"application/json")
-_CODES = {
+CODES = {
     Cause.UNREACHABLE: "upstream_unreachable",
     Cause.BROKE: "upstream_broke",
     Cause.NONSENSE: "upstream_nonsense",
@@ -85,7 +86,20 @@ def of_failure(failure: Failure, phase: Phase) -> Reply:
 
 def code_of(failure: Failure) -> str:
     """The stable code of a failure, in bodies and in terminal events."""
-    return failure.code or _CODES.get(failure.cause, failure.cause.value)
+    return failure.code or CODES.get(failure.cause, failure.cause.value)
+
+
+def in_words(failure: Failure | None, status: int, dialect: Dialect) -> tuple[bytes, str]:
+    """A failure as a terminal event, where a status can no longer be given; and its message.
+
+    failure: None where the upstream answered, with `status`.
+    """
+    if failure is not None:
+        code, message, retryable = code_of(failure), failure.message, failure.retryable
+    else:
+        code, message = f"status_{status}", f"the upstream answered {status}"
+        retryable = status >= 500 or status == 429
+    return terminal_event(dialect, code, message, retryable=retryable), message
 
 
 def _refused() -> Ending:

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relay.exchange.transfer import Transfer
+from relay.feeds.viewer import Viewer
 from relay.observing.ending import Cause
+
+UnderWay = Transfer | Viewer
 
 
 class Registry:
@@ -18,15 +21,15 @@ class Registry:
     __slots__ = ("_live",)
 
     def __init__(self) -> None:
-        self._live: dict[str, Transfer] = {}
+        self._live: dict[str, UnderWay] = {}
 
     def __len__(self) -> int:
         return len(self._live)
 
-    def __iter__(self) -> Iterator[Transfer]:
+    def __iter__(self) -> Iterator[UnderWay]:
         return iter(list(self._live.values()))
 
-    def add(self, transfer: Transfer) -> None:
+    def add(self, transfer: UnderWay) -> None:
         self._live[transfer.record.id] = transfer
 
     def discard(self, exchange_id: str) -> None:

@@ -11,6 +11,7 @@ from math import inf
 import trio
 
 from relay.exchange.transfer import Transfer, nobody
+from relay.feeds.log_wire import LogWire
 from relay.wires.wire import Expired, Gone, Wire
 
 
@@ -19,7 +20,7 @@ class TrioPump:
 
     __slots__ = ("_client", "_receiving", "_transfer", "_upstream")
 
-    def __init__(self, transfer: Transfer, upstream: Wire, client: Wire) -> None:
+    def __init__(self, transfer: Transfer, upstream: Wire, client: Wire | LogWire) -> None:
         self._transfer = transfer
         self._upstream = upstream
         self._client = client

@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
-from relay.config.values import Upstream
+from relay.config.values import FieldEdits, Upstream
 from relay.http.bodies import Fields
 from relay.http.fields import request_fields, request_late
 from relay.http.heads import RequestHead
 from relay.http.names import Barred
 from relay.observing.tracing import TRACEPARENT, carried
+from relay.sources.authorize import asks_with
 from relay.sources.reply import Outgoing
 from relay.upstreams.origin import Origin
 
 if TYPE_CHECKING:
-    from relay.exchange.exchange import Exchange
+    from relay.exchange.worker import RouteState, Worker
+    from relay.http.forwarded import ClientView
+    from relay.observing.record import Record
+    from relay.observing.tracing import Trace
+    from relay.sources.authorize import Grant
 
 _BODILESS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
 
-def clients_request(exchange: Exchange, upstream: Upstream, target: bytes) -> Outgoing:
+class Requester(Protocol):
+    """On whose behalf relay asks: an exchange, or a run that outlives the one that began it."""
+
+    head: RequestHead
+    worker: Worker
+    view: ClientView
+    record: Record
+    trace: Trace | None
+    granted: Grant | None
+
+    @property
+    def state(self) -> RouteState | None: ...
+
+
+def clients_request(exchange: Requester, upstream: Upstream, target: bytes) -> Outgoing:
     """The client's request on its way to `upstream`."""
     head = exchange.head
     safely = head.method in _IDEMPOTENT or any(f[0] == b"idempotency-key" for f in head.fields)
@@ -29,7 +49,30 @@ def clients_request(exchange: Exchange, upstream: Upstream, target: bytes) -> Ou
     return Outgoing(head.method, target, fields, safely, upgrade=head.upgrade)
 
 
-def late_in_request(exchange: Exchange, upstream: Upstream) -> Barred:
+def question(exchange: Requester, upstream: Upstream, target: bytes) -> Outgoing:
+    """The question whether the client may: a GET with its fields, and where it wants to go."""
+    head = exchange.head
+    path, _, query = target.partition(b"?")
+    asks = replace(
+        head,
+        method=b"GET",
+        target=target,
+        path=path,
+        query=query,
+        fields=asks_with(head.fields),
+        framing=0,
+        expects_continue=False,
+        upgrade=None,
+        wants_events=False,
+    )
+    state = exchange.state
+    assert state is not None
+    about: Fields = [(b"x-forwarded-method", head.method), (b"x-forwarded-uri", head.target)]
+    send = _fields_for(exchange, upstream, asks, state.asking, about)
+    return Outgoing(b"GET", target, send, True, b"")
+
+
+def late_in_request(exchange: Requester, upstream: Upstream) -> Barred:
     """What does not pass among the trailers of the client's request."""
     assert exchange.state is not None
     edits = exchange.state.edits[upstream.name]
@@ -42,7 +85,7 @@ def late_in_request(exchange: Exchange, upstream: Upstream) -> Barred:
 
 
 def own_request(
-    exchange: Exchange,
+    exchange: Requester,
     upstream: Upstream,
     method: bytes,
     target: bytes,
@@ -72,12 +115,25 @@ def own_request(
 
 
 def _fields_for(
-    exchange: Exchange, upstream: Upstream, head: RequestHead
+    exchange: Requester,
+    upstream: Upstream,
+    head: RequestHead,
+    edits: FieldEdits | None = None,
+    more: Fields = (),  # type: ignore[assignment]  # never written
 ) -> Callable[[Origin], Fields]:
+    """The fields of a request to one of the upstream's urls.
+
+    Args:
+        edits: None: the route's and the upstream's; then what the route's auth said of the client is set as well.
+        more: fields of relay's own.
+    """
     state = exchange.state
     assert state is not None
     server = exchange.worker.config.server
-    edits = state.edits[upstream.name]
+    if edits is None:
+        edits = state.edits[upstream.name]
+        if exchange.granted is not None:
+            more = [f for f in exchange.granted.copied if not edits.sets(f[0])]
     trace = exchange.trace
     if trace is not None and edits.touch(TRACEPARENT):
         trace = None  # the operator's word stands
@@ -94,6 +150,7 @@ def _fields_for(
             remove=edits.remove,
             event_stream=state.route.stream == "auto",
         )
+        out += more
         return out if trace is None else trace.put(out)
 
     return fields

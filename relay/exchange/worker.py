@@ -8,7 +8,11 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterable
+<<<<<<< HEAD
 from typing import Final
+=======
+from typing import TYPE_CHECKING
+>>>>>>> f8c672f (Make event streams resumable and shared, in the memory of one process)
 
 import trio
 
@@ -16,6 +20,7 @@ from relay.config.values import Answer, Config, Enqueue, FieldEdits, Forward, Ro
 from relay.exchange.admission import Admission
 from relay.exchange.errands import Errands
 from relay.exchange.registry import Registry
+from relay.feeds.feeds import Feeds
 from relay.observing.counters import Counters, RouteCounters
 from relay.observing.log import LineLog
 from relay.observing.tracing import Tracing
@@ -29,25 +34,41 @@ from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
 from relay.wires.threads import Threads
 
+if TYPE_CHECKING:
+    from relay.exchange.feed import Feed
+
 logger = logging.getLogger("relay")
 
+<<<<<<< HEAD
 # What a relay calls itself towards upstreams, behind its name in Via: a request that comes with it has been here before.
 # Made before the workers are forked, so all of them know it.
 TOKEN: Final = b"-" + secrets.token_hex(6).encode()
+=======
+_AT_METHODS = frozenset((b"GET", b"HEAD", b"DELETE"))
+>>>>>>> f8c672f (Make event streams resumable and shared, in the memory of one process)
 
 
 class RouteState:
     """One route as it runs: what would otherwise be worked out for every request."""
 
-    __slots__ = ("counters", "edits", "route", "turns")
+    __slots__ = ("asking", "at", "counters", "edits", "place", "route", "turns")
 
-    def __init__(self, route: Route, counters: RouteCounters, turns: Turns) -> None:
+    def __init__(
+        self, route: Route, counters: RouteCounters, turns: Turns, *, at: bool = False
+    ) -> None:
+        """at: the state of the address of the route's streams."""
         self.route = route
+        self.at = at
+        resume = route.resume
+        self.place = str(resume.at) if at and resume is not None else str(route.pattern)
         self.counters = counters
         self.turns = turns  # of the route's name, so that a reload changes no order
         self.edits = {
-            up.name: _merged(up.request_headers, route.request_headers) for up in _used(route)
+            up.name: _merged(up.request_headers, route.request_headers, _told(route))
+            for up in _used(route)
         }
+        auth = route.auth
+        self.asking = auth.upstream.request_headers if auth is not None else FieldEdits()
 
 
 class Worker:
@@ -67,6 +88,7 @@ class Worker:
         self.draining = False
         self.admission = Admission(config.limits)
         self.tracing = Tracing(config.server.trace)
+        self.feeds: Feeds[Feed] = Feeds(self.engine, self.alarms, config.streams)
         self.groups = Groups(config, self.engine, self.alarms)
         self.engine.on_lack = self.groups.close_idle
         self._take(config)
@@ -84,11 +106,20 @@ class Worker:
             self.tracing = Tracing(config.server.trace)
         load_for(config.routes)
         states = [self._state(route) for route in config.routes]
+<<<<<<< HEAD
         self.hidden = _hidden(config.routes)  # in the paths of clients, where they are printed
+=======
+        rows = [(state.route.pattern, state.route.methods, state) for state in states]
+        rows += [
+            (resume.at, _AT_METHODS, RouteState(state.route, state.counters, state.turns, at=True))
+            for state in states
+            if (resume := state.route.resume) is not None and resume.at is not None
+        ]
+>>>>>>> f8c672f (Make event streams resumable and shared, in the memory of one process)
         self.table: RouteTable[RouteState] = RouteTable(
-            [(state.route.pattern, state.route.methods, state) for state in states],
-            strict=config.server.ambiguous_paths == "refuse",
+            rows, strict=config.server.ambiguous_paths == "refuse"
         )
+        self.feeds.book.limits = config.streams
 
     def _state(self, route: Route) -> RouteState:
         turns = self._turns.setdefault(route.name, Turns())
@@ -101,6 +132,7 @@ class Worker:
                 nursery.start_soon(self.engine.run)
                 nursery.start_soon(self.alarms.run)
                 nursery.start_soon(self.errands.run)
+                nursery.start_soon(self.feeds.run)
                 nursery.start_soon(health.watch, self.groups, _report)
         finally:
             self.groups.close()
@@ -140,10 +172,15 @@ def _used(route: Route) -> Iterable[Upstream]:
             yield source.fallback
 
 
-def _merged(upstream: FieldEdits, route: FieldEdits) -> FieldEdits:
+def _told(route: Route) -> frozenset[bytes]:
+    """Fields that only the route's auth may say, whatever the client claims."""
+    return frozenset(route.auth.copy) if route.auth is not None else frozenset()
+
+
+def _merged(upstream: FieldEdits, route: FieldEdits, told: frozenset[bytes]) -> FieldEdits:
     """The route's edits over the upstream's; an upstream's secrets are set last of all and cannot be unset."""
     names = {name for name, _ in upstream.set}
     return FieldEdits(
         upstream.set + tuple(field for field in route.set if field[0] not in names),
-        (upstream.remove | route.remove) - names,
+        (upstream.remove | route.remove | told) - names,
     )

@@ -17,7 +17,7 @@ from typing import Final
 from relay.flows.intake import Intake
 from relay.flows.outlet import Outlet
 from relay.http.bodies import PLAIN_SIZES, ChunkReader
-from relay.http.framing import CHUNKED
+from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.http.names import LATE, Barred
 from relay.observing.ending import COMPLETE
 from relay.sse.completion import Completion
@@ -39,9 +39,10 @@ class EventFlow(Intake):
         completion: Completion | None = None,
         translator: Translator | None = None,
         *,
+        exact: bool = False,
         late: Barred = LATE,
     ) -> None:
-        super().__init__(framing_in, max_event, completion, translator, late=late)
+        super().__init__(framing_in, max_event, completion, translator, exact=exact, late=late)
         self.outlet = Outlet(framing_out)
         self._clear = False  # nothing is held or half read anywhere: see `feed`
         welds = framing_in == framing_out == CHUNKED and self._steps is None and not self._exact
@@ -114,3 +115,26 @@ class EventFlow(Intake):
     def close(self) -> bytes:
         """The clean end after words of ours."""
         return self.outlet.last([])
+
+
+class KeptFlow(EventFlow):
+    """An event stream that is kept: nothing but whole events comes out, and relay says nothing in between. Whoever reads
+    what was kept is told by a word of its own how it ended."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        framing_in: int,
+        max_event: int,
+        completion: Completion | None = None,
+        translator: Translator | None = None,
+    ) -> None:
+        super().__init__(framing_in, UNTIL_CLOSE, max_event, completion, translator, exact=True)
+
+    def inject(self, events: bytes) -> bytes | None:
+        return b""
+
+    def cut_off(self, event: bytes) -> bytes | None:
+        self.drop()
+        return b""

@@ -80,7 +80,7 @@ class EventLog:
         self.total += size
         self.size += size
         if self.size > self.limit:
-            self._trim()
+            self._trim(self.limit)
         return wire
 
     def seal(self, end: End) -> bool:
@@ -89,6 +89,12 @@ class EventLog:
             return False
         self.end = end
         return True
+
+    def shrink(self, size: int) -> int:
+        """Trim to `size` bytes, or to the newest event. Returns: the bytes that this frees."""
+        before = self.size
+        self._trim(size)
+        return before - self.size
 
     def drop(self) -> int:
         """Forget every event (the run has expired, or its room is needed). Returns: the bytes that this frees."""
@@ -113,11 +119,11 @@ class EventLog:
             stop += 1
         return events[at:stop]
 
-    def _trim(self) -> None:
+    def _trim(self, limit: int) -> None:
         events = self._events
         at = self.first - self._base
         newest = len(events) - 1
-        while self.size > self.limit and at < newest:
+        while self.size > limit and at < newest:
             self.size -= len(events[at])
             events[at] = b""
             at += 1
@@ -140,6 +146,7 @@ class View:
         pending: what is to go out before anything else: the rest of an event, or words to this reader alone.
         done: nothing is to come any more; `aborted` says how the body ends.
         gaps: holes that this reader was told of.
+        skipped: sequence numbers that it was never handed: those before its beginning, and in holes.
     """
 
     __slots__ = (
@@ -153,6 +160,7 @@ class View:
         "gaps",
         "log",
         "pending",
+        "skipped",
     )
 
     def __init__(self, log: EventLog, cursor: int, gap: Gap, *, chunked: bool, hole: bool) -> None:
@@ -163,12 +171,18 @@ class View:
         self.done = False
         self.aborted = False
         self.gaps = 0
+        self.skipped = cursor
         self._gap = gap
         self._chunked = chunked
         self._finishing = False
         self._batch: list[bytes] = []
         if hole:
             self._say_gap()
+
+    @property
+    def events(self) -> int:
+        """How many events were handed out."""
+        return self.cursor - self.skipped
 
     @property
     def at_tail(self) -> bool:
@@ -237,6 +251,7 @@ class View:
         self.gaps += 1
         first = self.log.first
         block, is_end = self._gap(self.cursor, first)
+        self.skipped += first - 1 - self.cursor
         self.cursor = first - 1
         if is_end:
             self.leave(block, abort=False)

@@ -165,6 +165,13 @@ class Intake:
         return held + (self._steps.held if self._steps is not None else 0)
 
     @property
+    def completed(self) -> bool:
+        """Whether the stream has said itself that it is complete."""
+        if self._translator is not None:
+            return self._translator.complete
+        return self._completion is not None and self._completion.seen
+
+    @property
     def in_steps(self) -> bool:
         """Whether anything may ever be `pending`."""
         return self._steps is not None

@@ -49,6 +49,8 @@ class Cause(StrEnum):
     SHED = "shed"  # over a limit of connections, streams or rate
     STOPPED = "stopped"  # an operator ended it (DELETE /streams/{id})
     DRAINED = "drained"  # ended by shutdown
+    UNWATCHED = "unwatched"  # a resumable run that nobody watched for too long
+    LOST = "lost"  # a resumable run whose process ended before it did
     FAULT = "fault"  # a bug of ours, logged with its traceback
 
 

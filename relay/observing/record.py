@@ -23,10 +23,13 @@ class Record:
         "client",
         "events",
         "first_byte",
+        "from_seq",
+        "how",
         "id",
         "method",
         "path",
         "route",
+        "run",
         "started",
         "status",
         "streaming",
@@ -49,6 +52,13 @@ class Record:
         self.events = 0
         self.first_byte = 0.0
         self.streaming = False
+        self.run = ""  # the run that a viewer reads, `how` it came to it, and behind which event
+        self.how = ""
+        self.from_seq = 0
+
+    def watches(self, run: str, how: str, after: int) -> None:
+        """The exchange reads a run from now on."""
+        self.run, self.how, self.from_seq = run, how, after
 
     def start_line(self, now: float) -> str:
         """The line for a stream that starts: long streams are seen before they end."""
@@ -70,8 +80,31 @@ class Record:
             f'"ttfb_ms":{ttfb},"duration_ms":{self._ms(now)}{detail}}}\n'
         )
 
+    def run_line(
+        self,
+        run: str,
+        ending: Ending,
+        now: float,
+        *,
+        events: int,
+        size: int,
+        viewers: int,
+        unwatched: float,
+    ) -> str:
+        """The line for a run that ended; `viewers` at most, `unwatched` seconds."""
+        detail = f',"detail":{quoted(ending.detail)}' if ending.detail else ""
+        return (
+            f'{{"time":{time():.3f},"at":"run","run":{quoted(run)},"id":{quoted(self.id)},'
+            f'"route":{quoted(self.route)},"upstream":{quoted(self.upstream)},'
+            f'"ending":"{ending.cause.value}","side":"{ending.side.value}","phase":"{ending.phase.value}",'
+            f'"events":{events},"bytes":{size},"viewers":{viewers},"unwatched_ms":{unwatched * 1000:.1f},'
+            f'"duration_ms":{self._ms(now)}{detail}}}\n'
+        )
+
     def _who(self) -> str:
         trace = f'"trace":"{self.trace}",' if self.trace else ""
+        if self.run:
+            trace += f'"run":{quoted(self.run)},"how":"{self.how}","from":{self.from_seq},'
         return (
             f'"id":{quoted(self.id)},{trace}"route":{quoted(self.route)},"client":{quoted(self.client)},'
             f'"method":{quoted(self.method)},"path":{quoted(self.path)}'

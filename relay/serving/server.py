@@ -278,12 +278,13 @@ class Server:
             now = trio.current_time()
             for transfer in worker.registry:
                 if not isinstance(transfer.flow, EventFlow):
-                    continue
+                    continue  # bytes; and viewers of runs, which finish first
                 at = farewells.setdefault(
                     transfer, uniform(now, max(now, started + seconds * _SPREAD))
                 )
                 if now >= min(at, end):  # whatever held this up, nobody is cut without a word
                     transfer.ask(Cause.DRAINED)
             if now >= end:
+                worker.feeds.lose()
                 return
             await trio.sleep(min(_TICK, max(0.001, end - now)))

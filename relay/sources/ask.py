@@ -48,6 +48,9 @@ class Ask(Protocol):
     def outgoing(self, upstream: Upstream, target: bytes) -> Outgoing:
         """The client's request as it goes to `upstream`: end-to-end fields, edits, forwarding fields."""
 
+    def question(self, upstream: Upstream, target: bytes) -> Outgoing:
+        """Whether the client may: a GET with its fields."""
+
     def own_request(
         self,
         upstream: Upstream,
@@ -116,6 +119,9 @@ class Aside:
 
     def outgoing(self, upstream: Upstream, target: bytes) -> Outgoing:
         raise AssertionError("the client's request is not sent beside it")
+
+    def question(self, upstream: Upstream, target: bytes) -> Outgoing:
+        raise AssertionError("the client was asked about before")
 
     def own_request(
         self,

@@ -17,13 +17,14 @@ KEPT = 64 * 1024  # bytes; what Go, Pingora and HAProxy keep for a second attemp
 class RequestBody:
     """One request body, sans-IO, in the encoding its taker gets: the client's own framing, or the bare payload."""
 
-    __slots__ = ("_flow", "_limit", "_sent", "kept", "received")
+    __slots__ = ("_flow", "_limit", "_sent", "bare", "kept", "received")
 
     def __init__(
         self, framing: int, limit: int, *, bare: bool = False, late: Barred = LATE
     ) -> None:
         self._flow = BytesFlow(framing, UNTIL_CLOSE if bare else framing, "client", late)
         self._limit = limit
+        self.bare = bare
         self._sent = False  # the opening is out
         self.kept: bytearray | None = (
             bytearray()

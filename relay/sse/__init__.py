@@ -23,7 +23,7 @@ an event reads `EventParser.held`.
 
 from relay.sse.chunking import cut
 from relay.sse.completion import Completion
-from relay.sse.dialects import HEARTBEAT, Dialect, farewell, terminal_event
+from relay.sse.dialects import HEARTBEAT, Dialect, farewell, gap_event, terminal_event
 from relay.sse.event import Event, EventParser, parse, serialise
 from relay.sse.scanner import BoundaryScanner
 from relay.sse.translate import Rule, Translation, TranslationError, Translator
@@ -41,6 +41,7 @@ __all__ = [
     "Translator",
     "cut",
     "farewell",
+    "gap_event",
     "parse",
     "serialise",
     "terminal_event",

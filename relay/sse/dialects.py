@@ -58,6 +58,24 @@ def terminal_event(dialect: Dialect, code: str, message: str, retryable: bool) -
     return _block(plain, "event: error\n" if dialect == "named" else "")
 
 
+def gap_event(dialect: Dialect, requested: str, first: str) -> tuple[bytes, bool]:
+    """What tells a reader that events between two ids are missing, and whether that is its end.
+
+    The clients of the dialects that have a failure of their own put one answer together from all its
+    events and cannot go on behind a hole: there it is their terminal error.
+
+    Args:
+        requested: the id that the reader named; any text, it cannot break the event.
+        first: that of the event that comes next.
+    """
+    if dialect in WITH_FAILURE:
+        return terminal_event(dialect, "gap", "a part of this stream is missing", True), True
+    if dialect == "off":
+        return b"", False
+    head = "event: gap\n" if dialect == "named" else ""
+    return _block({"type": "gap", "requested": requested, "first": first}, head), False
+
+
 def farewell(retry_ms: int, dialect: Dialect = "plain") -> bytes:
     """The block that asks a reader to come back after `retry_ms` milliseconds, before relay ends
     its stream.

@@ -36,6 +36,14 @@ LINGER = 0.001  # seconds; epoll's own resolution
 REST = 0.001  # seconds
 
 
+class Turning(Protocol):
+    """What may have another turn: a wire, or whatever goes on for several."""
+
+    @property
+    def closed(self) -> bool: ...
+    def crash(self, error: Exception) -> None: ...
+
+
 class Registered(Protocol):
     def ready(self, mask: int) -> None: ...
     def crash(self, error: Exception) -> None: ...
@@ -66,7 +74,7 @@ class Engine(trio.abc.Instrument):
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Registered] = {}
-        self._again: list[tuple[SocketWire, Callable[[], None]]] = []
+        self._again: list[tuple[Turning, Callable[[], None]]] = []
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(
             self._bell, select.EPOLLIN | select.EPOLLET
@@ -108,7 +116,7 @@ class Engine(trio.abc.Instrument):
         if not self._epoll.closed:  # cancelled together with those who still wait
             self._epoll.modify(fd, WRITE_EVENTS if wanted else READ_EVENTS)
 
-    def again(self, wire: SocketWire, step: Callable[[], None]) -> None:
+    def again(self, wire: Turning, step: Callable[[], None]) -> None:
         """Give `step` another turn after the others had theirs. May be called by a task too."""
         self._again.append((wire, step))
         self._ring()

@@ -1,0 +1,333 @@
+"""A feed: the exchange of a run, whose client is a log.
+
+    frozen request ─► source ─► Reply ─┬─ 200 event stream ─► Intake ─► LogWire ─► EventLog ─► the run's viewers
+                                       └─ anything else ─► those who wait for it, as it is
+
+A task of the worker, not of any client. Who can cancel it: `stop` (a DELETE, nobody watching, the drain), in every phase;
+the upstream's connection is closed on the way out, and the run is sealed before anybody hears of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from random import uniform
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from relay.config.values import Route
+from relay.exchange import refusal
+from relay.exchange.channel_wire import ChannelWire
+from relay.exchange.epoll_pump import EpollPump
+from relay.exchange.run_request import FrozenRequest, RunRequest
+from relay.exchange.streaming import kept_flow
+from relay.exchange.transfer import Transfer
+from relay.exchange.trio_pump import TrioPump
+from relay.feeds.asking import CURSOR_FIELD
+from relay.feeds.log_wire import LogWire
+from relay.feeds.run import Run
+from relay.flows.event_log import End
+from relay.http.bodies import Fields
+from relay.http.fault import Fault
+from relay.http.fields import HOP_BY_HOP
+from relay.http.framing import UNTIL_CLOSE
+from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
+from relay.sources.bring import bring
+from relay.sources.call import read_whole
+from relay.sources.reply import Failure, Reply
+from relay.sse.blocks import stamp
+from relay.sse.dialects import terminal_event
+from relay.wires.socket_wire import SocketWire
+
+if TYPE_CHECKING:
+    from relay.exchange.worker import RouteState, Worker
+
+logger = logging.getLogger("relay")
+
+SHARED: Final = 64 * 1024  # bytes of an answer that is no stream, for those who joined meanwhile
+_SHARED_WITHIN: Final = 30.0  # seconds in which it must be whole
+_FIRST_PAUSE: Final = 0.25  # seconds before a broken upstream is asked again; doubled, jittered
+_LONGEST_PAUSE: Final = 10.0
+
+# Of one client, or of one moment: not for those who come later.
+_ONE_READERS: Final = frozenset(
+    b"set-cookie vary date age etag location x-request-id retry-after cache-control x-accel-buffering"
+    b" content-type content-length content-encoding content-digest repr-digest digest content-md5 expires pragma"
+    b" last-modified accept-ranges content-range trailer relay-run incremental".split()
+)
+_ONE_READERS_PREFIXES: Final = (b"access-control-", b"ratelimit", b"x-ratelimit")
+
+_WHY: Final = {
+    Cause.STOPPED: "the stream was stopped",
+    Cause.UNWATCHED: "nobody watched this stream any more",
+    Cause.LOST: "the relay that kept this stream has ended",
+    Cause.FAULT: "a fault of the relay's own",
+}
+
+
+class Feed:
+    """One run under way.
+
+    Attributes:
+        ask: the request, for its source.
+        cookies: those of the response, for the client that began the run.
+        others: how many wait for the head beside that client.
+        reply: what the source brought, where that is no event stream; see `take`.
+    """
+
+    __slots__ = (
+        "_completed",
+        "_failure",
+        "_nursery",
+        "_reply_taken",
+        "_scope",
+        "_state",
+        "ask",
+        "cookies",
+        "others",
+        "reply",
+        "run",
+        "worker",
+    )
+
+    def __init__(self, worker: Worker, state: RouteState, request: FrozenRequest) -> None:
+        self.worker = worker
+        self.ask = RunRequest(worker, state, request)
+        self.run: Run | None = None
+        self.reply: Reply | None = None
+        self.cookies: Fields = []
+        self.others = 0
+        self._state = state
+        self._nursery: trio.Nursery | None = None
+        self._scope = trio.CancelScope()
+        self._reply_taken = trio.Event()
+        self._completed = False  # the source's completion marker was seen
+        self._failure: Failure | Fault | None = None
+
+    @property
+    def route(self) -> Route:
+        return self._state.route
+
+    # -- its life ------------------------------------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """Ask the source, and keep what it brings until it ends. Never raises but for cancellation."""
+        run = self.run
+        assert run is not None
+        ending = Ending(Side.RELAY, self.ask.phase, Cause.LOST, _WHY[Cause.LOST])
+        try:
+            with self._scope:
+                ending = await self._bring(run)
+        except Exception:
+            logger.exception("a fault of relay's own; it cost this run alone")
+            ending = Ending(Side.RELAY, self.ask.phase, Cause.FAULT, _WHY[Cause.FAULT])
+        finally:
+            self._seal(ending)
+            run.decided.set()
+            if self.reply is not None and not self._reply_taken.is_set():
+                _release(self.reply)
+            self._log()
+
+    def stop(self, cause: Cause) -> None:
+        """End the run now: sealed when this returns; the upstream is closed with the next turn of the loop."""
+        side = Side.CLIENT if cause is Cause.STOPPED else Side.RELAY
+        self._seal(Ending(side, self.ask.phase, cause, _WHY[cause]))
+        assert self.run is not None
+        self.run.decided.set()
+        self._scope.cancel()
+
+    async def _bring(self, run: Run) -> Ending:
+        async with trio.open_nursery() as self._nursery:
+            reply = await self._asked()
+            if reply.events and reply.status == 200:
+                self._begin_stream(run, reply)
+                ending = await self._streamed(reply)
+                ending = await self._reconnected(run, ending)
+            else:
+                ending = await self._not_a_stream(run, reply)
+            self._nursery.cancel_scope.cancel()
+        return ending
+
+    async def _asked(self) -> Reply:
+        self._failure = None
+        try:
+            return await bring(self.route.source, self.ask)
+        except Failure as failure:
+            self._failure = failure
+            return refusal.of_failure(failure, self.ask.phase)
+        except Fault as fault:
+            self._failure = fault
+            return refusal.of_fault(fault, self.ask.phase)
+
+    # -- an event stream -----------------------------------------------------------------------------------------
+
+    def _begin_stream(self, run: Run, reply: Reply) -> None:
+        """The head is there: the key moves, and everybody who waits begins to read."""
+        fields = reply.head.fields if reply.head is not None else reply.fields
+        named = reply.head.connection if reply.head is not None else frozenset()
+        keeps_location = run.resume.handle == "location"
+        run.fields = [
+            field
+            for field in fields
+            if field[0] not in _ONE_READERS
+            and field[0] not in HOP_BY_HOP
+            and field[0] not in named
+            and not field[0].startswith(_ONE_READERS_PREFIXES)
+            and (keeps_location or field[0] != b"content-location")
+        ]
+        self.cookies = [field for field in fields if field[0] == b"set-cookie"]
+        self.ask.phase = Phase.BODY
+        self.worker.feeds.book.head(run)
+        run.decided.set()
+
+    async def _streamed(self, reply: Reply) -> Ending:
+        """The stream, to its end. The body is released, whatever happens."""
+        run, body = self.run, reply.upstream
+        assert run is not None and self._nursery is not None
+        now = trio.current_time()
+        framing = body.framing if body is not None else UNTIL_CLOSE
+        flow = kept_flow(reply, self.route, framing)
+        transfer = Transfer(flow, self.route, self.ask.record, self._state.counters, now)
+        log = LogWire(run)
+        try:
+            if body is None:
+                wire = ChannelWire.produced_by(
+                    lambda send: self._produced(reply, send), self._nursery
+                )
+                await TrioPump(transfer, wire, log).run()
+            else:
+                rest, body.rest = body.rest, b""
+                first = transfer.data(rest, now) if rest or flow.done else b""
+                log.send_nowait(first)
+                if transfer.ending is None:
+                    if isinstance(body.wire, SocketWire):
+                        await EpollPump(
+                            transfer, body.wire, log, self.worker.engine, self.worker.alarms
+                        ).run()
+                    else:
+                        await TrioPump(transfer, body.wire, log).run()
+                if transfer.ending is COMPLETE and flow.reader.done and not flow.rest:
+                    body.lease.answer_whole()
+        finally:
+            self._completed = flow.completed
+            if body is not None:
+                body.release()
+            unfinished, reply.on_unfinished = reply.on_unfinished, None
+            if unfinished is not None and transfer.ending is not COMPLETE:
+                unfinished()
+        ending = transfer.ending
+        assert ending is not None
+        return (ending is COMPLETE and reply.ending) or ending
+
+    async def _produced(self, reply: Reply, send: Callable[[bytes], Awaitable[None]]) -> None:
+        assert reply.produce is not None
+        reply.ending = await reply.produce(send)
+
+    async def _reconnected(self, run: Run, ending: Ending) -> Ending:
+        """Ask a broken upstream again, behind the last id that it gave, as often as the route says."""
+        pause, asked = _FIRST_PAUSE, self.ask.head
+        for _ in range(run.resume.reconnect):
+            if ending.cause not in (Cause.BROKE, Cause.SILENT) or run.upstream_id is None:
+                return ending
+            await trio.sleep(pause * uniform(0.5, 1.5))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+            fields = [field for field in asked.fields if field[0] != CURSOR_FIELD]
+            if run.upstream_id:
+                fields.append((CURSOR_FIELD, run.upstream_id))
+            self.ask.head = replace(asked, fields=fields)
+            reply = await self._asked()
+            if reply.events and reply.status == 200:
+                self.ask.phase = Phase.BODY
+                before = run.last
+                ending = await self._streamed(reply)
+                if run.last > before:
+                    pause = _FIRST_PAUSE
+            else:
+                _release(reply)
+        return ending
+
+    # -- anything else -------------------------------------------------------------------------------------------
+
+    async def _not_a_stream(self, run: Run, reply: Reply) -> Ending:
+        """It goes to those who wait: to one alone as it is, to several as a copy of at most SHARED bytes."""
+        ending = reply.ending or COMPLETE
+        if self.others and reply.upstream is not None:
+            reply = await self._copied(reply)
+        self.reply = reply
+        self.worker.feeds.book.forget(run)
+        run.decided.set()
+        if reply.upstream is not None or reply.produce is not None:
+            await self._reply_taken.wait()
+        return ending
+
+    async def _copied(self, reply: Reply) -> Reply:
+        body, head = reply.upstream, reply.head
+        assert body is not None and head is not None
+        try:
+            with trio.move_on_after(_SHARED_WITHIN):
+                payload = b"" if head.bodiless else await read_whole(body, SHARED)
+                dropped = HOP_BY_HOP | head.connection | {b"set-cookie", b"content-length"}
+                fields = [field for field in head.fields if field[0] not in dropped]
+                return Reply(head.status, fields, body=payload)
+        except Failure as failure:
+            return refusal.of_failure(failure, self.ask.phase)
+        late = Failure(504, Cause.SILENT, "the upstream's answer did not come to its end")
+        return refusal.of_failure(late, self.ask.phase)
+
+    def take(self) -> Reply:
+        """The reply, for one who waited for a stream. A body in it is now the taker's to release.
+
+        Raises: Failure, Fault: what the source raised.
+        """
+        assert self.reply is not None
+        if self._failure is not None:
+            raise self._failure
+        self._reply_taken.set()
+        return self.reply
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def _seal(self, ending: Ending) -> None:
+        """Put down the end of the run, once: what every reader is told, now and later."""
+        run = self.run
+        assert run is not None
+        if not run.under_way:
+            return
+        route = self.route
+        if ending.clean:
+            run.seal(End(clean=True, over=self._completed), ending)
+            return
+        code = refusal.CODES.get(ending.cause, ending.cause.value)
+        words = terminal_event(route.dialect, code, ending.detail or code, retryable=True)
+        if words:
+            words = stamp(words, b"%b-end" % run.id.encode())
+        stopped = ending.cause is Cause.STOPPED
+        abort = route.after_error == "abort"
+        run.seal(End(clean=False, over=stopped, last_words=words, abort=abort), ending)
+
+    def _log(self) -> None:
+        run, log = self.run, self.worker.log
+        assert run is not None
+        if log is not None and run.fields is not None and run.ending is not None:
+            shown = run.id if run.resume.key is not None else run.id[:8]
+            line = self.ask.record.run_line(
+                shown,
+                run.ending,
+                trio.current_time(),
+                events=run.last,
+                size=run.log.total,
+                viewers=run.most_viewers,
+                unwatched=run.unwatched_seconds,
+            )
+            log.write(line)
+
+
+def _release(reply: Reply) -> None:
+    """Nobody takes it."""
+    if reply.upstream is not None:
+        reply.upstream.release()
+    unfinished, reply.on_unfinished = reply.on_unfinished, None
+    if unfinished is not None:
+        unfinished()

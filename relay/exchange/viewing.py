@@ -1,0 +1,89 @@
+"""A reply that is read from a log: the place of one client in a run, on its way out.
+
+Viewing ─► head, then a viewer (feeds.viewers): on the engine where the client is a plain socket
+words   ─► head, one block, the end
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from relay.feeds.run import Run
+from relay.feeds.socket_viewer import SocketViewer
+from relay.feeds.stream_viewer import StreamViewer
+from relay.flows.event_log import View
+from relay.http.bodies import chunk, last_chunk
+from relay.http.framing import CHUNKED
+from relay.sources.reply import Reply
+from relay.sse.dialects import gap_event
+from relay.wires.socket_wire import SocketWire
+
+if TYPE_CHECKING:
+    from relay.exchange.exchange import Exchange
+
+
+@dataclass(slots=True)
+class Viewing:
+    """One client among the viewers of a run.
+
+    Attributes:
+        after: the cursor it begins behind.
+        hole: a gap comes first.
+        requested: the id that a gap names.
+
+    Resource handling: whoever holds it calls `release`, once.
+    """
+
+    run: Run
+    after: int
+    hole: bool
+    requested: str
+
+    def view(self, framing: int) -> View:
+        """Its place in the log."""
+        run, requested = self.run, self.requested
+
+        def gap(cursor: int, first: int) -> tuple[bytes, bool]:
+            nonlocal requested
+            named, requested = requested, ""
+            return gap_event(run.route.dialect, named or f"{run.id}-{cursor}", f"{run.id}-{first}")
+
+        return View(run.log, self.after, gap, chunked=framing == CHUNKED, hole=self.hole)
+
+    def release(self) -> None:
+        """The client reads no more."""
+        self.run.leave()
+
+
+@dataclass(slots=True)
+class Shown(Reply):
+    """A reply on a resumable route that comes from no source.
+
+    Attributes:
+        viewing: what is read; None: `words` are all.
+        words: whole blocks, said at once.
+        abort: the body is left unfinished behind them.
+    """
+
+    viewing: Viewing | None = None
+    words: bytes = b""
+    abort: bool = False
+
+    def framed(self, framing: int) -> bytes:
+        """The body that says `words`."""
+        if framing != CHUNKED:
+            return self.words
+        return (chunk(self.words) if self.words else b"") + (b"" if self.abort else last_chunk([]))
+
+
+def viewer_of(viewing: Viewing, framing: int, exchange: Exchange) -> SocketViewer | StreamViewer:
+    """Who moves the view to this client."""
+    view, run, wire, worker = viewing.view(framing), viewing.run, exchange.wire, exchange.worker
+    assert exchange.state is not None
+    counters = exchange.state.counters
+    if isinstance(wire, SocketWire):
+        return SocketViewer(
+            run, view, exchange.record, counters, wire, worker.engine, worker.alarms
+        )
+    return StreamViewer(run, view, exchange.record, counters, wire)

@@ -1,0 +1,71 @@
+"""The feeds of one worker: tasks beside all clients, and the book of their runs.
+
+A feed outlives the client that began it and ends with its run. `run` is the task they live under; cancelling it ends all.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
+
+import trio
+
+from relay.config.values import Streams
+from relay.feeds.book import Book
+from relay.feeds.run import Run
+from relay.observing.ending import Cause
+from relay.wires.alarms import Alarms
+from relay.wires.engine import Engine
+
+
+class Living(Protocol):
+    """One feed."""
+
+    run: Run | None
+
+    async def live(self) -> None:
+        """Until its run has ended. Never raises but for cancellation."""
+
+
+F = TypeVar("F", bound=Living)
+
+
+class Feeds(Generic[F]):
+    """What is under way, by run."""
+
+    __slots__ = ("_nursery", "_under_way", "book")
+
+    def __init__(self, engine: Engine, alarms: Alarms, limits: Streams) -> None:
+        self.book = Book(engine, alarms, limits)
+        self._under_way: dict[Run, F] = {}
+        self._nursery: trio.Nursery | None = None
+
+    def __len__(self) -> int:
+        """How many runs are under way."""
+        return len(self._under_way)
+
+    async def run(self) -> None:
+        """Keep the nursery open, for ever. Cancellation: every run is sealed `lost`."""
+        async with trio.open_nursery() as self._nursery:
+            await trio.sleep_forever()
+
+    def start(self, feed: F) -> None:
+        """Let `feed` live beside all exchanges."""
+        assert self._nursery is not None and feed.run is not None
+        self._under_way[feed.run] = feed
+        self._nursery.start_soon(self._live, feed)
+
+    def of(self, run: Run) -> F | None:
+        """Who feeds `run`; None once it has ended."""
+        return self._under_way.get(run)
+
+    def lose(self) -> None:
+        """The process ends: what is still under way will not come to its end here."""
+        for run in tuple(self._under_way):
+            run.stop(Cause.LOST)
+
+    async def _live(self, feed: F) -> None:
+        try:
+            await feed.live()
+        finally:
+            assert feed.run is not None
+            self._under_way.pop(feed.run, None)

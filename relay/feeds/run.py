@@ -1,0 +1,284 @@
+"""One run: a request to the source, the events it brought, and everybody who reads them.
+
+    begun ──head(fields)──► under way ──seal(end)──► ended ──keep──► forgotten
+      └────not a stream──► forgotten
+
+Rules
+  * The key moves to a run when its head is there (`Book.head`), never back; a sealed run never grows.
+  * Who waits for the head counts as a viewer. When the last one leaves, a clock starts: `unwatched`.
+  * What is per reader is in `viewers`; here is what is per run, and one clock for all of it: heartbeats, unwatched, keep.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from math import inf
+from typing import Final, Protocol
+
+import trio
+
+from relay.config.values import Resume, Route
+from relay.feeds.fanout import Fanout
+from relay.flows.event_log import End, EventLog
+from relay.http.bodies import Fields, chunk
+from relay.observing.ending import Cause, Ending
+from relay.sse.blocks import Kind, blocks, kind, last_id, stamp
+from relay.sse.dialects import HEARTBEAT
+from relay.wires.alarms import Alarms, Entry
+from relay.wires.engine import Engine
+
+OVERHEAD: Final = 4096  # bytes a run is counted for beside its events: its objects, its request's head, its entries
+# The decoder of the official client takes the blank line, once it has seen an id, for an event without data and fails.
+_OPENAI_HEARTBEAT: Final = b":\n"
+
+logger = logging.getLogger("relay")
+
+Stop = Callable[[Cause], None]
+
+
+class Keeper(Protocol):
+    """Who keeps runs: it bounds them all together."""
+
+    def grown(self, size: int) -> None:
+        """A log has so many bytes more, or fewer."""
+
+    def unwatched(self, run: Run) -> None:
+        """Nobody watches this run."""
+
+    def watched(self, run: Run) -> None:
+        """Somebody does again."""
+
+    def ended(self, run: Run) -> None:
+        """It was sealed."""
+
+    def forget(self, run: Run) -> None:
+        """Its time is over."""
+
+
+def heartbeat(route: Route) -> bytes:
+    """The comment that keeps a viewer of this route's runs alive."""
+    return _OPENAI_HEARTBEAT if route.dialect == "openai" else HEARTBEAT
+
+
+class Run:
+    """One run. Implements feeds.decisions.KnownRun, and an Alarm.
+
+    Attributes:
+        number: in the order of beginning.
+        identity, key, owner: hashes, of (route, principal, id), (where, principal, key) and the principal.
+        request: what makes a repetition of it, hashed.
+        whose: what its unwatched time counts against: the principal, or a client's address.
+        fields: of its response head, as every viewer gets them; None while there is none.
+        decided: set when `fields` is there, or the source brought something else, or it was stopped.
+        viewers: who reads or waits for the head.
+        most_viewers, unwatched_seconds: for its line in the log.
+    """
+
+    __slots__ = (
+        "_alarms",
+        "_heartbeat",
+        "_keeper",
+        "_stop",
+        "begun_by_get",
+        "decided",
+        "ending",
+        "entry",
+        "fanout",
+        "fields",
+        "id",
+        "identity",
+        "key",
+        "last_out",
+        "log",
+        "most_viewers",
+        "number",
+        "owner",
+        "request",
+        "resume",
+        "route",
+        "until",
+        "unwatched_seconds",
+        "unwatched_since",
+        "upstream_id",
+        "viewers",
+        "whose",
+    )
+
+    def __init__(
+        self,
+        route: Route,
+        engine: Engine,
+        alarms: Alarms,
+        keeper: Keeper,
+        stop: Stop,
+        *,
+        id: str,
+        number: int,
+        identity: bytes,
+        key: str,
+        owner: bytes,
+        request: bytes,
+        begun_by_get: bool,
+        whose: bytes,
+    ) -> None:
+        assert route.resume is not None
+        self.route = route
+        self.resume: Resume = route.resume
+        self.id = id
+        self.number = number
+        self.identity = identity
+        self.key = key
+        self.owner = owner
+        self.request = request
+        self.begun_by_get = begun_by_get
+        self.log = EventLog(self.resume.log)
+        self.whose = whose
+        self.fanout = Fanout(self.log, engine, self._crashed)
+        self.fields: Fields | None = None
+        self.decided = trio.Event()
+        self.ending: Ending | None = None
+        self.viewers = 0
+        self.most_viewers = 0
+        self.upstream_id: bytes | None = None  # the last `id` that the upstream itself gave
+        self.unwatched_since = trio.current_time()  # inf: somebody watches
+        self.unwatched_seconds = 0.0
+        self.last_out = self.unwatched_since
+        self.until = inf  # when an ended run is forgotten
+        self.entry: Entry | None = None
+        self._alarms = alarms
+        self._heartbeat = chunk(heartbeat(route))
+        self._keeper = keeper
+        self._stop: Stop | None = stop
+
+    # -- what decisions ask --------------------------------------------------------------------------------------
+
+    @property
+    def candidate(self) -> bool:
+        return self.fields is None
+
+    @property
+    def first(self) -> int:
+        return self.log.first
+
+    @property
+    def last(self) -> int:
+        return self.log.last
+
+    @property
+    def under_way(self) -> bool:
+        return self.log.end is None
+
+    @property
+    def clean(self) -> bool:
+        return self.log.end is not None and self.log.end.clean
+
+    @property
+    def over(self) -> bool:
+        return self.log.end is not None and self.log.end.over
+
+    # -- its life ------------------------------------------------------------------------------------------------
+
+    def stop(self, cause: Cause) -> None:
+        """End it, if it is under way; sealed when this returns."""
+        if self.under_way and self._stop is not None:
+            self._stop(cause)
+
+    def append(self, whole: bytes) -> list[bytes]:
+        """Whole blocks came: keep the events among them, each with its id. Returns: those that were appended.
+
+        A block that only has an `id` moves the cursor for the upstream, a comment says nothing.
+        """
+        log = self.log
+        before = log.size
+        prefix = self.id.encode()
+        out: list[bytes] = []
+        for block in blocks(whole):
+            if self.resume.reconnect:
+                given = last_id(block)
+                self.upstream_id = given if given is not None else self.upstream_id
+            if kind(block) is Kind.EVENT:
+                out.append(log.append(stamp(block, b"%b-%d" % (prefix, log.last + 1))))
+        if out:
+            self.last_out = trio.current_time()
+            self._keeper.grown(log.size - before)
+            self.fanout.deliver()
+        return out
+
+    def seal(self, end: End, ending: Ending) -> bool:
+        """It has ended. Returns: whether this was the end."""
+        if not self.log.seal(end):
+            return False
+        now = trio.current_time()
+        self.ending = ending
+        self._stop = None
+        self._watch(now)
+        self.until = now + self.resume.keep
+        self.fanout.deliver()
+        self._alarms.arm(self, self.until)
+        self._keeper.ended(self)
+        return True
+
+    # -- viewers -------------------------------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Somebody reads, or waits for the head."""
+        if not self.viewers and self.under_way:
+            self._watch(trio.current_time())
+            self._keeper.watched(self)
+        self.viewers += 1
+        self.most_viewers = max(self.most_viewers, self.viewers)
+
+    def leave(self) -> None:
+        """One of them has left."""
+        self.viewers -= 1
+        if self.viewers or not self.under_way:
+            return
+        self.unwatched_since = trio.current_time()
+        if self.resume.unwatched <= 0:
+            self.stop(Cause.UNWATCHED)
+            return
+        self._keeper.unwatched(self)
+        self._alarms.arm(self, self.due())
+
+    def _watch(self, now: float) -> None:
+        if self.unwatched_since != inf:
+            self.unwatched_seconds += now - self.unwatched_since
+            self.unwatched_since = inf
+
+    def _crashed(self, error: Exception) -> None:
+        """A bug of ours in a step that serves its viewers: it costs this run alone."""
+        logger.error("a fault of relay's own; it cost one run", exc_info=error)
+        self.stop(Cause.FAULT)
+
+    # -- its clock -----------------------------------------------------------------------------------------------
+
+    def watch_clock(self) -> None:
+        """See that heartbeats go out: somebody stands at the tail."""
+        self._alarms.arm(self, self.due())
+
+    def due(self) -> float:
+        """When `ring` has something to do."""
+        if not self.under_way:
+            return self.until
+        if not self.viewers:
+            return self.unwatched_since + self.resume.unwatched
+        return self.last_out + self.route.heartbeat
+
+    def ring(self, now: float) -> float:
+        if now >= self.due():
+            if not self.under_way:
+                self._keeper.forget(self)
+                return inf
+            if not self.viewers:
+                self.stop(Cause.UNWATCHED)
+            else:
+                self.last_out = now
+                self.fanout.say(self._heartbeat)
+        return self.due()
+
+    def forget(self) -> None:
+        """No clock rings for it any more; its events go with the last who reads them."""
+        self._alarms.forget(self)
+        if not self.viewers:
+            self.log.drop()

@@ -1,0 +1,203 @@
+"""A relay with one resumable route, the upstream behind it, and readers that tell events apart."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import trio
+
+from relay.http.bodies import ChunkReader
+from relay.sse.event import Event, EventParser
+from tests.harness import EVENT_HEAD, LIMIT, RawPeer, Relay, Upstream, chunked, running
+
+ROUTE = """
+[upstreams.backend]
+url = "{url}"
+keepalive_idle = "0s"
+[[routes]]
+path = "{path}"
+methods = ["{method}"]
+upstream = "backend"
+heartbeat = "off"
+{route}
+[routes.resume]
+{resume}
+{more}
+"""
+CHAT = 'principal = "{cookie.user}"\nkey = "{body.id}"\nat = "/chat/{key}/stream"\n'
+LOGS = 'principal = "public"\nkey = "{id}"\nat = "/at/{key}"\n'
+OURS = re.compile(r"([A-Za-z0-9_-]{22})-(\d+|end)")
+
+
+class Answer(NamedTuple):
+    """A response head."""
+
+    status: int
+    fields: dict[str, str]
+
+
+class Reader:
+    """A client of a stream: its head, its events as they come, and how it ended."""
+
+    def __init__(self, peer: RawPeer) -> None:
+        self.peer = peer
+        self.status = 0
+        self.fields: dict[str, str] = {}
+        self.events: list[Event] = []
+        self.ids: list[str] = []
+        self.payload = b""
+        self.ended: str | None = None  # "clean" | "cut"
+        self._chunks = ChunkReader("upstream")
+        self._parser = EventParser()
+
+    async def head(self) -> Answer:
+        raw = (await self.peer.head()).decode("latin-1")
+        first, *lines = raw.rstrip("\r\n").split("\r\n")
+        self.status = int(first.split()[1])
+        for line in lines:
+            name, _, value = line.partition(":")
+            self.fields[name.lower()] = value.strip()
+        return Answer(self.status, self.fields)
+
+    async def body(self) -> bytes:
+        """The body of an answer that is no stream."""
+        return await self.peer.exactly(int(self.fields.get("content-length", 0)))
+
+    async def some(self) -> None:
+        """What comes next."""
+        data, self.peer.buffer = self.peer.buffer, b""
+        if not data:
+            with trio.fail_after(LIMIT):
+                try:
+                    data = await self.peer.stream.receive_some(65536)
+                except trio.BrokenResourceError:
+                    data = b""
+        if not data:
+            self.ended = "cut"
+            return
+        payload = self._chunks.feed(data)
+        self.payload += payload
+        for event in self._parser.feed(payload):
+            self.events.append(event)
+            self.ids.append(event.id if event.id is not None else self.ids[-1] if self.ids else "")
+        if self._chunks.done:
+            self.ended = "clean"
+
+    async def until(self, count: int) -> list[Event]:
+        """The first `count` events."""
+        while len(self.events) < count:
+            await self.some()
+            assert self.ended is None or len(self.events) >= count, (self.ended, self.events)
+        return self.events[:count]
+
+    async def rest(self) -> list[Event]:
+        """All events, to the end."""
+        while self.ended is None:
+            await self.some()
+        return self.events
+
+    @property
+    def data(self) -> list[str]:
+        return [event.data or "" for event in self.events]
+
+    @property
+    def codes(self) -> list[str]:
+        """The codes, or types, of what relay said itself."""
+        out = []
+        for event in self.events:
+            if event.data and event.data.startswith('{"type"'):
+                value = json.loads(event.data)
+                out.append(value.get("code", value["type"]))
+        return out
+
+    @property
+    def run(self) -> str:
+        return self.fields["relay-run"]
+
+    def close(self) -> None:
+        self.peer.close()
+
+
+class Ground:
+    """The relay and its upstream."""
+
+    def __init__(self, relay: Relay, upstream: Upstream) -> None:
+        self.relay = relay
+        self.upstream = upstream
+
+    async def ask(
+        self,
+        method: str = "GET",
+        path: str = "/logs/7",
+        *,
+        body: bytes | None = None,
+        cursor: str | None = None,
+        user: str | None = "ann",
+        fields: str = "",
+    ) -> Reader:
+        """A client that has sent a request."""
+        lines = f"{method} {path} HTTP/1.1\r\nHost: relay.test\r\n{fields}"
+        if user is not None:
+            lines += f"Cookie: user={user}\r\n"
+        if cursor is not None:
+            lines += f"Last-Event-ID: {cursor}\r\n"
+        if body is not None:
+            lines += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        peer = await self.relay.client()
+        await peer.send(lines.encode("latin-1") + b"\r\n" + (body or b""))
+        return Reader(peer)
+
+    async def read(self, *args: str, **more: object) -> Reader:
+        """The same, with its head read."""
+        reader = await self.ask(*args, **more)  # type: ignore[arg-type]
+        await reader.head()
+        return reader
+
+    async def taken(self) -> tuple[RawPeer, bytes]:
+        """The next request at the upstream, its body read."""
+        peer, head = await self.upstream.request()
+        if size := re.search(rb"content-length: (\d+)", head.lower()):
+            await peer.exactly(int(size[1]))
+        return peer, head
+
+    async def begun(self, *args: str, **more: object) -> tuple[Reader, RawPeer]:
+        """A run under way: its first reader, and the upstream's end."""
+        reader = await self.ask(*args, **more)  # type: ignore[arg-type]
+        peer, _ = await self.taken()
+        await peer.send(EVENT_HEAD)
+        await reader.head()
+        return reader, peer
+
+
+def event(text: str | int) -> bytes:
+    return chunked(f"data: {text}\n\n".encode())
+
+
+@asynccontextmanager
+async def ground(
+    resume: str = LOGS,
+    *,
+    path: str = "/logs/{id}",
+    method: str = "GET",
+    route: str = "",
+    more: str = "",
+    server: str = "",
+) -> AsyncIterator[Ground]:
+    upstream = await Upstream.open()
+    try:
+        config = server + ROUTE.format(
+            url=upstream.url, path=path, method=method, route=route, resume=resume, more=more
+        )
+        async with running(config) as relay:
+            yield Ground(relay, upstream)
+    finally:
+        upstream.close()
+
+
+def chat(resume: str = "", **more: str) -> object:
+    """A ground whose streams are a user's chats, begun by POST."""
+    return ground(CHAT + resume, path="/chat", method="POST", **more)

@@ -353,7 +353,7 @@ async def test_the_last_reader_that_leaves_starts_the_clock() -> None:
         await settle(lambda: g.run.viewers == 1)
         await client.close()
         await settle(lambda: bool(g.stopped))
-        assert g.stopped == [Cause.UNWATCHED]
+        assert set(g.stopped) == {Cause.UNWATCHED}  # asked until it is sealed
 
 
 async def test_nobody_watches_longer_than_the_principal_may() -> None:

@@ -8,11 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterable
-<<<<<<< HEAD
-from typing import Final
-=======
-from typing import TYPE_CHECKING
->>>>>>> f8c672f (Make event streams resumable and shared, in the memory of one process)
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -39,13 +35,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("relay")
 
-<<<<<<< HEAD
 # What a relay calls itself towards upstreams, behind its name in Via: a request that comes with it has been here before.
 # Made before the workers are forked, so all of them know it.
 TOKEN: Final = b"-" + secrets.token_hex(6).encode()
-=======
-_AT_METHODS = frozenset((b"GET", b"HEAD", b"DELETE"))
->>>>>>> f8c672f (Make event streams resumable and shared, in the memory of one process)
+_AT_METHODS: Final = frozenset((b"GET", b"HEAD", b"DELETE"))
 
 
 class RouteState:
@@ -106,16 +99,13 @@ class Worker:
             self.tracing = Tracing(config.server.trace)
         load_for(config.routes)
         states = [self._state(route) for route in config.routes]
-<<<<<<< HEAD
         self.hidden = _hidden(config.routes)  # in the paths of clients, where they are printed
-=======
         rows = [(state.route.pattern, state.route.methods, state) for state in states]
         rows += [
             (resume.at, _AT_METHODS, RouteState(state.route, state.counters, state.turns, at=True))
             for state in states
             if (resume := state.route.resume) is not None and resume.at is not None
         ]
->>>>>>> f8c672f (Make event streams resumable and shared, in the memory of one process)
         self.table: RouteTable[RouteState] = RouteTable(
             rows, strict=config.server.ambiguous_paths == "refuse"
         )

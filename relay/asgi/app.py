@@ -209,7 +209,7 @@ async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.close", "code": 1000})
         return
     body = dumps({"error": {"code": "not_implemented", "message": _NO_WEBSOCKETS}}).encode()
-    fields = [[b"content-type", b"application/json"]]
+    fields = [[b"content-type", b"application/json"], [b"date", date()]]
     await send({"type": "websocket.http.response.start", "status": 501, "headers": fields})
     await send({"type": "websocket.http.response.body", "body": body})
 

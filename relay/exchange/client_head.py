@@ -111,7 +111,8 @@ def _fields(exchange: Exchange, reply: Reply) -> Fields:
     if state is not None and state.route.cors is not None:
         if reply.head is not None:
             fields = cors.without_upstreams(fields)
-        fields += cors.fields_for(state.route.cors, exchange.head.fields)
+        resumes = state.route.resume is not None
+        fields += cors.fields_for(state.route.cors, exchange.head.fields, resumes=resumes)
     return fields
 
 

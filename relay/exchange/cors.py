@@ -5,6 +5,8 @@ Both only for origins the route names; any other origin gets no CORS field at al
 
 from __future__ import annotations
 
+from typing import Final
+
 from relay.config.values import Cors, Route
 from relay.http.bodies import Fields
 from relay.http.heads import RequestHead
@@ -18,9 +20,18 @@ def asked_method(head: RequestHead) -> bytes | None:
     return _field(head.fields, b"access-control-request-method")
 
 
-def preflight(route: Route, head: RequestHead, method: bytes) -> Reply | None:
-    """The answer to a preflight for `method`, without the fields of every answer (`fields_for`); None where the route
-    leaves it to the upstream."""
+# A reader that comes back names its cursor, and learns from these where it reads and may read again.
+_CURSOR: Final = b"last-event-id"
+_HANDLES: Final = (b"relay-run", b"content-location", b"location")
+
+
+def preflight(route: Route, methods: frozenset[bytes], head: RequestHead) -> Reply | None:
+    """The answer to a preflight, without the fields of every answer (`fields_for`); None where the route leaves it to the
+    upstream.
+
+    Args:
+        methods: those that may be asked for where the policy names none.
+    """
     policy = route.cors
     if policy is None:
         return None
@@ -28,18 +39,21 @@ def preflight(route: Route, head: RequestHead, method: bytes) -> Reply | None:
     reply = Reply(204, [], ending=ending)
     if _allowed(policy, head.fields) is None:
         return reply
-    methods = policy.methods or tuple(sorted(route.methods or (method,)))
-    reply.fields.append((b"access-control-allow-methods", b", ".join(methods)))
+    allowed = policy.methods or tuple(sorted(methods))
+    reply.fields.append((b"access-control-allow-methods", b", ".join(allowed)))
     wanted = _field(head.fields, b"access-control-request-headers")
-    headers = b", ".join(policy.headers) if policy.headers else wanted
+    named = policy.headers
+    if named and route.resume is not None and _CURSOR not in named:
+        named = (*named, _CURSOR)
+    headers = b", ".join(named) if named else wanted
     if headers:
         reply.fields.append((b"access-control-allow-headers", headers))
     reply.fields.append((b"access-control-max-age", b"%d" % int(policy.max_age)))
     return reply
 
 
-def fields_for(policy: Cors, request: Fields) -> Fields:
-    """What every answer to a request with these fields says."""
+def fields_for(policy: Cors, request: Fields, *, resumes: bool = False) -> Fields:
+    """What every answer to a request with these fields says. `resumes`: it may be one of a resumable stream."""
     fields: Fields = [(b"vary", b"Origin")]
     allowed = _allowed(policy, request)
     if allowed is None:
@@ -47,8 +61,11 @@ def fields_for(policy: Cors, request: Fields) -> Fields:
     fields.append((b"access-control-allow-origin", allowed))
     if policy.credentials:
         fields.append((b"access-control-allow-credentials", b"true"))
-    if policy.expose:
-        fields.append((b"access-control-expose-headers", b", ".join(policy.expose)))
+    expose = policy.expose
+    if resumes:
+        expose = (*expose, *(name for name in _HANDLES if name not in expose))
+    if expose:
+        fields.append((b"access-control-expose-headers", b", ".join(expose)))
     return fields
 
 

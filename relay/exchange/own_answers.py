@@ -95,7 +95,9 @@ def _preflight(head: RequestHead, table: RouteTable[RouteState]) -> Asked | None
         found = table.find_path(head.path)
     if not isinstance(found, Found):
         return None
-    reply = cors.preflight(found.value.route, head, asked)
+    state = found.value
+    methods = state.methods if state.methods is not None else frozenset((asked,))
+    reply = cors.preflight(state.route, methods, head)
     return None if reply is None else Asked(head, found.value, reply=reply)
 
 

@@ -44,7 +44,7 @@ _AT_METHODS: Final = frozenset((b"GET", b"HEAD", b"DELETE"))
 class RouteState:
     """One route as it runs: what would otherwise be worked out for every request."""
 
-    __slots__ = ("asking", "at", "counters", "edits", "place", "route", "turns")
+    __slots__ = ("asking", "at", "counters", "edits", "methods", "place", "route", "turns")
 
     def __init__(
         self, route: Route, counters: RouteCounters, turns: Turns, *, at: bool = False
@@ -52,6 +52,7 @@ class RouteState:
         """at: the state of the address of the route's streams."""
         self.route = route
         self.at = at
+        self.methods = _at_methods(route) if at else route.methods
         resume = route.resume
         self.place = str(resume.at) if at and resume is not None else str(route.pattern)
         self.counters = counters
@@ -160,6 +161,12 @@ def _used(route: Route) -> Iterable[Upstream]:
         yield source.upstream
         if source.fallback is not None:
             yield source.fallback
+
+
+def _at_methods(route: Route) -> frozenset[bytes]:
+    """What the address of a stream takes."""
+    stops = route.resume is not None and route.resume.stop
+    return _AT_METHODS if stops else _AT_METHODS - {b"DELETE"}
 
 
 def _told(route: Route) -> frozenset[bytes]:

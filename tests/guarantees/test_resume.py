@@ -547,3 +547,80 @@ async def test_no_key_and_no_principal_in_the_log() -> None:
             assert "se-cret" not in str(line)
             assert "prin-cipal" not in str(line)
             assert line["run"] == reader.run
+
+
+CORS = (
+    'cors = { origins = ["https://app.example"], credentials = true, headers = ["Content-Type"] }'
+)
+ORIGIN = "Origin: https://app.example\r\n"
+
+
+async def test_a_page_of_another_origin_may_resume_and_stop() -> None:
+    async with chat(route=CORS) as g:
+        asked = await g.read(
+            "OPTIONS",
+            "/chat/c1/stream",
+            fields=ORIGIN
+            + "Access-Control-Request-Method: DELETE\r\nAccess-Control-Request-Headers: last-event-id\r\n",
+        )
+        assert asked.status == 204
+        assert asked.fields["access-control-allow-methods"] == "DELETE, GET, HEAD"
+        assert asked.fields["access-control-allow-headers"] == "content-type, last-event-id"
+        reader = await g.ask("POST", "/chat", body=BODY, fields=ORIGIN)
+        peer, _ = await g.taken()
+        await peer.send(EVENT_HEAD + event(1))
+        _, fields = await reader.head()
+        assert fields["access-control-expose-headers"] == "relay-run, content-location, location"
+        missing = await g.read("GET", "/chat/c9/stream", fields=ORIGIN)
+        assert (missing.status, missing.fields["access-control-allow-origin"]) == (
+            404,
+            "https://app.example",
+        )
+
+
+async def test_a_body_that_is_too_large_to_be_looked_at_is_forwarded_all_the_same() -> None:
+    async with chat('max_body = "16B"\n') as g:
+        reader = await g.ask("POST", "/chat", body=BODY)
+        peer, head = await g.upstream.request()
+        assert await peer.exactly(len(BODY)) == BODY
+        await peer.send(EVENT_HEAD + LAST)
+        _, fields = await reader.head()
+        await reader.rest()
+        assert reader.data == ["last"]
+        assert "relay-run" not in fields
+        assert b"content-length: %d\r\n" % len(BODY) in head.lower()
+
+
+async def test_a_coded_body_cannot_be_looked_at() -> None:
+    async with chat() as g:
+        refused = await g.read("POST", "/chat", body=BODY, fields="Content-Encoding: gzip\r\n")
+        assert refused.status == 415
+
+
+async def test_a_chunked_body_is_looked_at_and_goes_on_counted() -> None:
+    async with chat() as g:
+        peer = await g.relay.client()
+        await peer.send(
+            b"POST /chat HTTP/1.1\r\nHost: x\r\nCookie: user=ann\r\nTransfer-Encoding: chunked\r\n"
+            b"Expect: 100-continue\r\n\r\n"
+        )
+        assert (await peer.head()).startswith(b"HTTP/1.1 100 ")
+        await peer.send(chunked(BODY[:7], BODY[7:]) + b"0\r\n\r\n")
+        up, head = await g.taken()
+        assert b"content-length: %d\r\n" % len(BODY) in head.lower()
+        assert b"transfer-encoding" not in head.lower()
+        assert b"expect" not in head.lower()
+        await up.send(EVENT_HEAD + LAST)
+        assert b"content-location: /chat/c1/stream" in (await peer.head()).lower()
+
+
+async def test_a_reader_of_http_1_0_gets_events_without_framing() -> None:
+    async with ground() as g:
+        peer = await g.relay.client()
+        await peer.send(b"GET /logs/7 HTTP/1.0\r\n\r\n")
+        up, _ = await g.taken()
+        await up.send(EVENT_HEAD + event(1) + LAST)
+        await peer.head()
+        body = await peer.rest()
+        assert body.count(b"data: ") == 2
+        assert b"\r\n" not in body

@@ -235,7 +235,9 @@ def _policies(config: Config, route: Route) -> list[str]:
     shown = [] if route.name == str(route.pattern) else [f"name {route.name}"]
     for name in _POLICIES:
         value, default = getattr(route, name), _DEFAULTS[name]
-        if name == "after_error" and route.dialect in WITH_FAILURE:
+        if name == "after_error" and (
+            route.dialect in WITH_FAILURE or isinstance(route.source, Answer)
+        ):
             default = "close"
         if value != default or default is MISSING:
             shown.append(f"{name.removesuffix('_after')} {_text(name, value)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from relay.config import keys, resume_keys, route_keys, translations
+from relay.config import answer_events, keys, resume_keys, route_keys, source_keys, translations
 from relay.config.schema import REQUIRED, Key, ListOf, MapOf, Table
 
 _PREFACE: Final = """\
@@ -78,12 +78,19 @@ _SECTIONS: Final = (
     ("routes.cors", route_keys.CORS, ""),
     ("[routes.auth]", resume_keys.AUTH, "On any route: an upstream says who may."),
     ("[routes.resume]", resume_keys.RESUME, "The event streams of the route are resumable."),
-    ("[routes.enqueue]", route_keys.ENQUEUE, 'For `source = "enqueue"`: a job is posted …'),
-    ("[routes.follow]", route_keys.FOLLOW, "… and its stream is fetched …"),
-    ("[routes.cancel]", route_keys.CANCEL, "… and it is cancelled when the client leaves."),
-    ("[routes.answer]", route_keys.ANSWER, 'For `source = "answer"`: JSON turned into events.'),
-    ("[routes.local]", route_keys.LOCAL, 'For `source = "local"`: relay answers.'),
-    ("[routes.files]", route_keys.FILES, 'For `source = "files"`: files of a folder.'),
+    ("[routes.enqueue]", source_keys.ENQUEUE, 'For `source = "enqueue"`: a job is posted …'),
+    ("[routes.follow]", source_keys.FOLLOW, "… and its stream is fetched …"),
+    ("[routes.cancel]", source_keys.CANCEL, "… and it is cancelled when the client leaves."),
+    ("[routes.answer]", source_keys.ANSWER, 'For `source = "answer"`: JSON turned into events.'),
+    (
+        "[routes.answer.events]",
+        answer_events.EVENTS,
+        "Each is a table, as the client gets it; `{}` leaves it out. A text that is one placeholder becomes the value\n"
+        "itself. `{body.x}` and `{answer.x}` are JMESPath on the request and the answer, `{query.x}`, `{path.x}`, and\n"
+        "`{now}` is the time (ISO 8601); braces that are meant are doubled.",
+    ),
+    ("[routes.local]", source_keys.LOCAL, 'For `source = "local"`: relay answers.'),
+    ("[routes.files]", source_keys.FILES, 'For `source = "files"`: files of a folder.'),
     ("[translations.NAME]", translations.TRANSLATION, "Rules are tried in the order of the file."),
     ("[translations.NAME.KEY]", translations.RULE, "One rule."),
 )

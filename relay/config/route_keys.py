@@ -1,16 +1,16 @@
-"""The keys of `[[routes]]` and of the tables of its sources."""
+"""The keys of `[[routes]]`, but for the tables of its sources."""
 
 from __future__ import annotations
 
 from typing import Any, Final, get_args
 
 from relay.config import kinds, units
-from relay.config.expressions import EXPRESSION
 from relay.config.interpolation import joined
 from relay.config.keys import ROUTE_LIMITS, ROUTE_TIMEOUTS
 from relay.config.resume_keys import AUTH, RESUME
 from relay.config.schema import REQUIRED, Key, Kind, ListOf, Table
-from relay.config.translations import EXPRESSIONS
+from relay.config.source_keys import ANSWER, CANCEL, ENQUEUE, FILES, FOLLOW, LOCAL
+from relay.config.translations import TRANSLATE
 from relay.config.values import Cors, Dialect
 
 RETRY_CAUSES: Final = ("refused", "timeout", "502", "503", "504", "429")
@@ -54,41 +54,12 @@ def _cors(values: dict[str, Any]) -> Cors:
     return Cors(**values)
 
 
-def _local(values: dict[str, Any]) -> dict[str, Any]:
-    status = values.get("status")
-    if status in (204, 205, 304) and values.get("body"):
-        raise ValueError(f"a {status} has no body")
-    return values
-
-
-def _not_ready(values: list[int]) -> tuple[int, ...]:
-    if 200 in values:
-        raise ValueError("200 is the stream itself")
-    return tuple(values)
-
-
-def _with_body(method: str) -> bytes:
-    if method == "HEAD":
-        raise ValueError("the answer to HEAD has no body")
-    read: bytes = kinds.METHOD.read(method)
-    return read
-
-
-_METHOD: Final = kinds.text('a method such as "GET"', _with_body, "method")
 _RETRIES: Final = kinds.choice(*RETRY_CAUSES)
 _COMMIT: Final = Kind("`on-head` \\| `after 5s`", '"on-head" or "after 5s"', _read_commit)
 _COMPLETE: Final = Kind(
     "`eof` \\| `[DONE]` \\| `event:NAME`", '"eof", "[DONE]" or "event:NAME"', _read_complete
 )
 _COMPLETES: Final = ListOf(_COMPLETE, _markers, single=True, least=1)
-_TRANSLATE: Final = Key(
-    "translate",
-    kinds.STRING,
-    "",
-    "A table of `[translations]`, or `package.module:function`, from `(Event)` to the client's "
-    "events; it is imported from beside the file too.",
-)
-
 CORS: Final = Table(
     (
         Key(
@@ -122,116 +93,6 @@ CORS: Final = Table(
     make=_cors,
 )
 
-ENQUEUE: Final = Table(
-    (
-        Key("upstream", kinds.NAME, REQUIRED, "The upstream that takes the job."),
-        Key(
-            "path",
-            kinds.TEMPLATE,
-            REQUIRED,
-            "Where the client's body is sent; `{x}`, `{query.x}`, `{body.x}`.",
-        ),
-        Key("method", _METHOD, '"POST"', "With which method."),
-        Key("timeout", kinds.DURATION, '"30s"', "For connection and whole answer together."),
-        Key(
-            "order_by",
-            EXPRESSION,
-            "",
-            'JMESPath on `{"body": …}`: messages with equal values are enqueued one after the '
-            "other, in the order they came (`body.user_id`).",
-            "Orders within one worker: with several workers keep a user on one connection.",
-        ),
-        Key("order_wait", kinds.DURATION, '"30s"', "How long a message waits for its turn."),
-        Key("max_body", kinds.HELD_SIZE, '"1MiB"', "Largest JSON body, of client and upstream."),
-    ),
-    parts=True,
-)
-FOLLOW: Final = Table(
-    (
-        Key("upstream", kinds.NAME, "enqueue.upstream", "The upstream that streams the answer."),
-        Key(
-            "path",
-            kinds.TEMPLATE,
-            REQUIRED,
-            "The stream's target; as above, and `{reply.x}` from the answer to the first request.",
-        ),
-        Key("method", _METHOD, '"GET"', "With which method."),
-        Key("timeout", kinds.DURATION, '"30s"', "For connection and head of each try."),
-        Key(
-            "not_ready",
-            ListOf(kinds.STATUS, _not_ready),
-            "[404, 425]",
-            "Statuses that mean that the stream does not exist yet.",
-        ),
-        Key("not_ready_for", kinds.TIME, '"5s"', "How long they are tried again."),
-        _TRANSLATE,
-    ),
-    parts=True,
-)
-CANCEL: Final = Table(
-    (
-        Key("upstream", kinds.NAME, "enqueue.upstream", "The upstream that is told."),
-        Key("path", kinds.TEMPLATE, REQUIRED, "Asked when the client left; placeholders as above."),
-        Key("method", kinds.METHOD, '"POST"', "With which method."),
-        Key("timeout", kinds.DURATION, '"30s"', "For connection and head together."),
-    ),
-    parts=True,
-)
-ANSWER: Final = Table(
-    (
-        Key("upstream", kinds.NAME, REQUIRED, "The upstream that gives one JSON answer."),
-        Key(
-            "path",
-            kinds.TEMPLATE,
-            REQUIRED,
-            "Where the client's body is sent; `{x}`, `{query.x}`, `{body.x}`.",
-        ),
-        Key("text", EXPRESSION, REQUIRED, "JMESPath of the text in the answer."),
-        Key("method", _METHOD, '"POST"', "With which method."),
-        Key(
-            "require",
-            ListOf(kinds.STRING),
-            "[]",
-            "Members that the client's body must have; a missing one is `BAD_REQUEST`.",
-        ),
-        Key("metadata", EXPRESSIONS, "{}", "Members of the `metadata` event, by JMESPath."),
-        Key("chunk_chars", kinds.whole(1, 1_000_000), "100", "Longest `chunk`, in characters."),
-        Key("pace", kinds.TIME, '"50ms"', "Between two chunks; `0s`: all at once."),
-        Key("timeout", kinds.DURATION, '"30s"', "For each try, to the end of the answer."),
-        Key(
-            "retries",
-            kinds.whole(0, 10),
-            "0",
-            "Tries after the first that failed, with back-off.",
-            "Not where asking twice costs twice.",
-        ),
-        Key("fallback", kinds.NAME, "", "Upstream that is asked when the tries are used up."),
-        Key("max_body", kinds.HELD_SIZE, '"1MiB"', "Largest body of the client."),
-        Key("max_answer", kinds.HELD_SIZE, '"16MiB"', "Largest answer of the upstream."),
-    ),
-    parts=True,
-)
-LOCAL: Final = Table(
-    (
-        Key("status", kinds.STATUS, "200", "The status."),
-        Key("body", kinds.BODY, '""', "The body."),
-        Key("content_type", kinds.CONTENT_TYPE, '"text/plain; charset=utf-8"', "Its media type."),
-    ),
-    make=_local,
-)
-FILES: Final = Table(
-    (
-        Key(
-            "directory",
-            kinds.STRING,
-            REQUIRED,
-            "Folder that is served, from beside the file; `index.html` for a folder. The rest "
-            "pattern of the route names the file; without one, `index.html` is served.",
-            "For a page or two: a real site belongs on a file server.",
-        ),
-    )
-)
-
 _MATCH: Final = (
     Key("path", kinds.PATTERN, REQUIRED, "`{name}` is one segment, `{name...}` the rest."),
     Key("methods", kinds.METHODS, "", "Which methods; not set: all. `GET` brings `HEAD`."),
@@ -252,7 +113,7 @@ _FORWARD: Final = (
         "For `forward`: the target, with `{x}` and `{query.x}`; not set: the path as it came. "
         "Without a `?` the client's query follows; with one it is replaced.",
     ),
-    _TRANSLATE,
+    TRANSLATE,
     Key(
         "retries",
         kinds.whole(0, 10),
@@ -321,8 +182,8 @@ _STREAM: Final = (
         kinds.choice("abort", "close"),
         '"abort"',
         "After the terminal event: `abort` without the last chunk, or a clean end. With a dialect "
-        "whose protocol has this event for a failure (`openai`, `anthropic`, `ai-sdk`) the "
-        "default is `close`.",
+        "whose protocol has this event for a failure (`openai`, `anthropic`, `ai-sdk`), and for "
+        "`answer`, the default is `close`.",
         "`close` only where clients know the event: it looks complete to the rest.",
     ),
     Key(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from relay.config.answer_events import read_events
 from relay.config.interpolation import made_of, value_of
 from relay.config.mistakes import KeyPath, nearest, shown
 from relay.config.resume_keys import parts_of, read_resume, shared_addresses
@@ -145,8 +146,10 @@ class _RouteBuilder:
         }
         if "commit" in values:
             values["commit_after"] = values.pop("commit")
-        if values.get("dialect") in WITH_FAILURE:
-            values.setdefault("after_error", "close")
+        if values.get("dialect") in WITH_FAILURE or isinstance(source, Answer):
+            values.setdefault(
+                "after_error", "close"
+            )  # the error event is the protocol's own failure
         limits = replace(self._known.limits, **values.pop("limits", {}))
         timeouts = replace(self._known.timeouts, **values.pop("timeouts", {}))
         pattern = values.pop("path")
@@ -207,9 +210,18 @@ class _RouteBuilder:
             at = (*self._path, "answer", "fallback")
             found = self._known.upstreams.find(values["fallback"], at, optional=True)
             values["fallback"] = found
-        if upstream is None or not right or values.broken:
+        pattern: Pattern | None = self._values.get("path")
+        events = read_events(
+            self._reader,
+            parts_of(values, "events") or Parts(),
+            (*self._path, "answer", "events"),
+            sorted(pattern.parameters) if pattern is not None else (),
+            metadata=bool(values.get("metadata")),
+        )
+        if upstream is None or events is None or not right or values.broken:
             return None
         values.pop("upstream")
+        values["events"] = events
         return Answer(upstream, **values)
 
     def _local(self) -> Source | None:

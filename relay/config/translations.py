@@ -23,6 +23,13 @@ _FUNCTION: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _NOT_JSON: Final = "expected a JSON value: text, number, boolean, array or table"
 
 EXPRESSIONS: Final = MapOf(EXPRESSION, "name → JMESPath", str)
+TRANSLATE: Final = Key(
+    "translate",
+    kinds.STRING,
+    "",
+    "A table of `[translations]`, or `package.module:function`, from `(Event)` to the client's "
+    "events; it is imported from beside the file too.",
+)
 UNMATCHED: Final = kinds.choice("drop", "pass")
 
 
@@ -112,7 +119,7 @@ def _rule(reader: Reader, key: str, raw: object, path: KeyPath) -> Rule | None:
     if values is INVALID:
         return None
     if "data" in values:
-        values["data"] = _filled(reader, values["data"], (*path, "data"))
+        values["data"] = filled(reader, values["data"], (*path, "data"))
     if values.get("drop") and len(values) > 1:
         others = ", ".join(f"`{name}`" for name in values if name != "drop")
         reader.mistake(path, f"`drop` swallows the event, so {others} would do nothing")
@@ -124,12 +131,12 @@ def _rule(reader: Reader, key: str, raw: object, path: KeyPath) -> Rule | None:
     return Rule(key, when, **values)
 
 
-def _filled(reader: Reader, value: Any, path: KeyPath) -> Any:
+def filled(reader: Reader, value: Any, path: KeyPath) -> Any:
     """A JSON literal with its texts filled in."""
     if isinstance(value, dict):
-        return {name: _filled(reader, each, (*path, name)) for name, each in value.items()}
+        return {name: filled(reader, each, (*path, name)) for name, each in value.items()}
     if isinstance(value, list):
-        return [_filled(reader, each, (*path, index)) for index, each in enumerate(value)]
+        return [filled(reader, each, (*path, index)) for index, each in enumerate(value)]
     if isinstance(value, str):
         return reader.fill(value, path)
     if value is None or isinstance(value, bool | int) or _is_finite(value):

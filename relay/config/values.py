@@ -13,6 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from math import inf
 from typing import Literal
 
+from relay.routing.json_template import JsonTemplate
 from relay.routing.pattern import Pattern
 from relay.routing.subject import Subject
 from relay.routing.template import Template
@@ -226,12 +227,27 @@ class Enqueue:
 
 
 @dataclass(frozen=True, slots=True)
+class Events:
+    """What the events of an answer hold (`[routes.answer.events]`); None: it is left out.
+
+    Roots: of `start` body, query, path, now; then also answer, and chunk; of `error` error and now.
+    """
+
+    start: JsonTemplate | None
+    chunk: JsonTemplate | None
+    metadata: JsonTemplate | None
+    complete: JsonTemplate | None
+    error: JsonTemplate | None  # None: as the route's dialect says
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """source = "answer": one JSON answer turned into events (design §6.5)."""
 
     upstream: Upstream
     path: Template
     text: Expression
+    events: Events
     method: bytes = b"POST"
     require: tuple[str, ...] = ()
     metadata: Mapping[str, Expression] = field(default_factory=dict)

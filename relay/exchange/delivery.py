@@ -295,7 +295,7 @@ class Delivery:
     async def _say_failure(self, before: bytes, framing: int, opening: bytes = b"") -> None:
         """One terminal event and the end, where a status can no longer be given. `opening`: lines of the same block."""
         exchange = self._exchange
-        event, message = in_words(self._failure, self._reply.status, exchange.route.dialect)
+        event, message = in_words(self._failure, self._reply.status, exchange.route)
         if opening:
             event = opening + (event or b"\n")
         closes = exchange.route.after_error == "close" or exchange.record.status == 0

@@ -36,9 +36,9 @@ from relay.http.framing import UNTIL_CLOSE
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.sources.bring import bring
 from relay.sources.call import read_whole
+from relay.sources.own_events import last_word
 from relay.sources.reply import Failure, Reply
 from relay.sse.blocks import stamp
-from relay.sse.dialects import terminal_event
 from relay.wires.socket_wire import SocketWire
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ class Feed:
             run.seal(End(clean=True, over=self._completed), ending)
             return
         code = refusal.CODES.get(ending.cause, ending.cause.value)
-        words = terminal_event(route.dialect, code, ending.detail or code, retryable=True)
+        words = last_word(route, code, ending.detail or code, retryable=True)
         if words:
             words = stamp(words, b"%b-end" % run.id.encode())
         stopped = ending.cause is Cause.STOPPED

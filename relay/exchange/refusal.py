@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from json import dumps
 
+from relay.config.values import Route
 from relay.http.fault import Fault
 from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.sources.own_events import last_word
 from relay.sources.reply import Failure, Reply
-from relay.sse.dialects import Dialect, terminal_event
 
 JSON = (b"content-type", b"application/json")
 CODES = {
@@ -89,7 +90,7 @@ def code_of(failure: Failure) -> str:
     return failure.code or CODES.get(failure.cause, failure.cause.value)
 
 
-def in_words(failure: Failure | None, status: int, dialect: Dialect) -> tuple[bytes, str]:
+def in_words(failure: Failure | None, status: int, route: Route) -> tuple[bytes, str]:
     """A failure as a terminal event, where a status can no longer be given; and its message.
 
     failure: None where the upstream answered, with `status`.
@@ -99,7 +100,7 @@ def in_words(failure: Failure | None, status: int, dialect: Dialect) -> tuple[by
     else:
         code, message = f"status_{status}", f"the upstream answered {status}"
         retryable = status >= 500 or status == 429
-    return terminal_event(dialect, code, message, retryable=retryable), message
+    return last_word(route, code, message, retryable=retryable), message
 
 
 def _refused() -> Ending:

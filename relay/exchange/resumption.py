@@ -38,8 +38,9 @@ from relay.http.heads import RequestHead
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.routing.subject import Values
 from relay.sources.bring import bring
+from relay.sources.own_events import last_word
 from relay.sources.reply import Reply
-from relay.sse.dialects import WITH_FAILURE, gap_event, terminal_event
+from relay.sse.dialects import WITH_FAILURE, gap_event
 
 if TYPE_CHECKING:
     from relay.exchange.exchange import Exchange
@@ -289,7 +290,7 @@ def _said(exchange: Exchange, place: Place, outcome: Outcome[Run]) -> Reply:
     if what is What.DONE:
         return _words(exchange, b":\n\n")
     if what is What.GONE:
-        gone = terminal_event(route.dialect, "run_gone", "this stream is not kept any more", True)
+        gone = last_word(route, "run_gone", "this stream is not kept any more", retryable=True)
         return _words(exchange, gone)
     cursor = place.question.cursor
     block, _ = gap_event(route.dialect, cursor.text if cursor is not None else "", "")

@@ -23,7 +23,8 @@ from relay.http.fault import Fault
 from relay.observing.counters import RouteCounters
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.observing.record import Record
-from relay.sse.dialects import HEARTBEAT, WITH_FAILURE, farewell, terminal_event
+from relay.sources.own_events import last_word
+from relay.sse.dialects import HEARTBEAT, WITH_FAILURE, farewell
 
 _BODY = Phase.BODY
 LEFT = Ending(Side.CLIENT, _BODY, Cause.LEFT)
@@ -237,7 +238,7 @@ class Transfer:
         out: bytes | None = b""
         if isinstance(flow, EventFlow):
             route = self.route
-            event = terminal_event(route.dialect, cause.value, detail, retryable=True)
+            event = last_word(route, cause.value, detail, retryable=True)
             out = flow.cut_off(event)
             self.told = bool(out)
             if out is not None and route.after_error == "close":

@@ -160,6 +160,15 @@ def query_value(query: bytes, name: str) -> bytes | None:
     return None
 
 
+def query_members(query: bytes) -> dict[str, object]:
+    """The parameters of a query as text, by name; the first one of a name counts."""
+    members: dict[str, object] = {}
+    for pair in query.split(b"&") if query else ():
+        key, _, value = (decode(part.replace(b"+", b" ")) for part in pair.partition(b"="))
+        members.setdefault(key.decode("utf-8", "replace"), value.decode("utf-8", "replace"))
+    return members
+
+
 def _percent(match: re.Match[bytes]) -> bytes:
     return b"%%%02X" % match.group()[0]
 

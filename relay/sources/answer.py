@@ -4,32 +4,41 @@
                 └────────────────────────────────────────────► error
 
 Rules
-  * The status is 200 from the start; what goes wrong is the last event: `{"type": "error", "code",
-    "message", "retryable"}`, the stream ends cleanly behind it, and the Ending tells what it was.
+  * What each event holds is the route's affair (`[routes.answer.events]`); its defaults are the words of the pattern.
+  * The status is 200 from the start; what goes wrong is the last event, `error`, the stream ends
+    cleanly behind it, and the Ending tells what it was.
   * Nothing was shown before the first chunk, so until then another attempt is honest: `retries`
     with back-off on the upstream, then the same on the fallback.
   * `timeout` bounds each attempt, to the last byte of its answer. A backend that was too slow, or
     whose answer cannot be used, is not asked again, as more work would not help it; the fallback
-    is. A request that a backend finds wrong is wrong for the other one too.
+    is. So is one that asks for more patience (Retry-After) than LONGEST_PAUSE. A request that a
+    backend finds wrong is wrong for the other one too.
+  * Of the client's body and of the answer only what the events still need is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 
 import trio
 
-from relay.config.values import Answer, Upstream
+from relay.config.values import Answer, Events, Upstream
+from relay.http.retry_after import retry_after
 from relay.observing.ending import Cause, Ending, Phase, Side
-from relay.routing.template import TemplateError
+from relay.routing.json_template import JsonTemplate, Roots
+from relay.routing.pattern import decode
+from relay.routing.template import TemplateError, query_members
 from relay.sources.ask import Ask
 from relay.sources.call import CallResult, call
 from relay.sources.json_body import members_of, read_json, without_mark
+from relay.sources.own_events import event_of, last_word, told
 from relay.sources.reply import Failure, Reply, SendEvents
-from relay.sse.chunking import cut
+from relay.sse.chunking import pieces
 from relay.sse.json_bounds import TooMuch
-from relay.sse.json_line import NotJSON, write
+from relay.sse.json_line import NotJSON
 
 FIRST_PAUSE = 0.1  # seconds before the second attempt at the same upstream
 LONGEST_PAUSE = 2.0  # seconds
@@ -45,6 +54,25 @@ async def answer(plan: Answer, ask: Ask) -> Reply:
     return Reply(200, [_EVENT_STREAM], produce=telling.run, events=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is kept of the client's request."""
+
+    target: bytes  # where it is asked
+    start: bytes  # the event; b"": there is none
+    events: Events  # with what they say of the request
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is kept of the backend's answer."""
+
+    text: str
+    total: int  # pieces of it
+    chunk: JsonTemplate | None
+    last: tuple[bytes | JsonTemplate, ...]  # `metadata` and `complete`: written, but for the time
+
+
 class _Telling:
     """One answer from the request to its last event."""
 
@@ -58,56 +86,74 @@ class _Telling:
     async def run(self, send: SendEvents) -> Ending | None:
         """Write the events. Returns: the Ending of a stream that is not simply complete."""
         try:
-            target = await self._target()
-            await send(_event(type="start"))
-            text, metadata = await self._answer(target)
+            question = await self._question()
+            if question.start:
+                await send(question.start)
+            found = await self._answer(question)
         except Failure as failure:
-            code, retryable = failure.code, failure.retryable
-            await send(
-                _event(type="error", code=code, message=failure.message, retryable=retryable)
-            )
+            await send(self._error(failure))
             return Ending(failure.side, self._ask.phase, failure.cause, failure.message)
+        self._raw = b""
         self._ask.phase = Phase.BODY
-        await self._tell(send, cut(text, self._plan.chunk_chars))
-        if self._plan.metadata:
-            await send(metadata)
-        await send(_event(type="complete"))
+        await self._tell(send, found)
+        for event in found.last:
+            await send(event if isinstance(event, bytes) else event_of(told(event, {})))
         return None
 
-    async def _tell(self, send: SendEvents, pieces: list[str]) -> None:
-        pace = self._plan.pace
-        total = len(pieces)
-        for index, piece in enumerate(pieces):
+    async def _tell(self, send: SendEvents, found: _Found) -> None:
+        chunk, pace = found.chunk, self._plan.pace
+        if chunk is None:
+            return
+        for index, piece in enumerate(pieces(found.text, self._plan.chunk_chars)):
             if index and pace:
                 await trio.sleep(pace)
-            await send(_event(type="chunk", text=piece, index=index, total=total))
+            about = {"content": piece, "index": index, "total": found.total}
+            await send(event_of(told(chunk, {"chunk": about})))
+
+    def _error(self, failure: Failure) -> bytes:
+        """The last event of a stream that failed: without one it would look complete."""
+        route, code, message = self._ask.route, failure.code, failure.message
+        retryable = failure.retryable
+        return last_word(route, code, message, retryable=retryable) or last_word(
+            replace(route, dialect="plain"), code, message, retryable=retryable
+        )
 
     # -- the client's request ----------------------------------------------------------------------
 
-    async def _target(self) -> bytes:
-        """Where to ask; the client's request is checked then. Raises: Failure (BAD_REQUEST)."""
+    async def _question(self) -> _Question:
+        """What is asked; the client's request is checked then. Raises: Failure (BAD_REQUEST)."""
         try:
             return await read_json(self._raw, self._checked, self._ask.threads.json)
         except NotJSON as error:
             why = f": {error}" if isinstance(error, TooMuch) else ""
             raise _bad_request(f"the request body must be a JSON object{why}") from None
 
-    def _checked(self, value: object) -> bytes:
+    def _checked(self, value: object) -> _Question:
+        """Raises: NotJSON, Failure."""
         plan, ask = self._plan, self._ask
         body = members_of(value)
         for name in plan.require:
-            value = body.get(name)
-            if value is None or (isinstance(value, str) and not value.strip()):
+            member = body.get(name)
+            if member is None or (isinstance(member, str) and not member.strip()):
                 raise _bad_request(f"{name} is required")
         try:
-            return plan.path.render(path=ask.params, query=ask.head.query, body=body)
+            target = plan.path.render(path=ask.params, query=ask.head.query, body=body)
         except TemplateError as error:
             raise _bad_request(f"the request has no usable {error}") from None
+        events = _with_known(plan.events, self._asked(body))
+        start = b"" if events.start is None else event_of(told(events.start, {}))
+        return _Question(target, start, replace(events, start=None))
+
+    def _asked(self, body: dict[str, object]) -> Roots:
+        """What events may say of the request."""
+        ask = self._ask
+        path = {name: decode(raw).decode("utf-8", "replace") for name, raw in ask.params.items()}
+        return {"body": body, "path": path, "query": query_members(ask.head.query)}
 
     # -- the backend's answer ----------------------------------------------------------------------
 
-    async def _answer(self, target: bytes) -> tuple[str, bytes]:
-        """The text, and the metadata as an event. Raises: Failure, that of the last attempt."""
+    async def _answer(self, question: _Question) -> _Found:
+        """The answer of the first attempt that succeeds. Raises: Failure, that of the last one."""
         plan = self._plan
         last: Failure | None = None
         for upstream in _in_order(plan):
@@ -117,24 +163,28 @@ class _Telling:
                     await trio.sleep(pause)
                     pause = min(pause * 2, LONGEST_PAUSE)
                 try:
-                    return await self._attempt(upstream, target)
+                    return await self._attempt(upstream, question)
                 except Failure as failure:
                     if failure.code == "BAD_REQUEST":
                         raise
                     last = failure
                     if not failure.retryable or failure.cause is Cause.SILENT:
                         break
+                    if failure.retry_after != inf:
+                        if failure.retry_after > LONGEST_PAUSE:
+                            break
+                        pause = max(pause, failure.retry_after)
         assert last is not None, "there is at least one attempt"
         raise last
 
-    async def _attempt(self, upstream: Upstream, target: bytes) -> tuple[str, bytes]:
+    async def _attempt(self, upstream: Upstream, question: _Question) -> _Found:
         plan = self._plan
         try:
             result = await call(
                 self._ask,
                 upstream,
                 plan.method,
-                target,
+                question.target,
                 body=b"" if plan.method == b"GET" else self._raw,
                 content_type=b"application/json",
                 within=plan.timeout,
@@ -148,8 +198,9 @@ class _Telling:
             # Not its own words: they name the upstream, which is the operator's affair.
             raise _unavailable("the backend cannot be reached", failure.cause) from None
         _check_status(result)
+        take = partial(_taken, plan, question.events)
         try:
-            return await read_json(result.body, partial(_taken, plan), self._ask.threads.json)
+            return await read_json(result.body, take, self._ask.threads.json)
         except NotJSON as error:
             why = f": {error}" if isinstance(error, TooMuch) else ""
             raise _bad_answer(f"the backend's answer is not JSON that can be read{why}") from None
@@ -171,28 +222,47 @@ def _check_status(result: CallResult) -> None:
         raise _bad_request(message)
     if 300 <= status < 400:
         raise _bad_answer(message)
-    raise _unavailable(message, Cause.FAILED, retryable=status >= 500 or status in _BUSY)
+    again = status >= 500 or status in _BUSY
+    after = retry_after(result.fields, time.time())
+    raise _unavailable(message, Cause.FAILED, retryable=again, after=after)
 
 
-def _taken(plan: Answer, value: object) -> tuple[str, bytes]:
-    """What is told of an answer: the text, and the metadata as an event. Raises: Failure."""
+def _taken(plan: Answer, events: Events, value: object) -> _Found:
+    """What is told of an answer. Raises: Failure."""
     text = plan.text(value)
     if not isinstance(text, str):
         raise _bad_answer("the backend's answer has no text")
-    members = {name: expression(value) for name, expression in plan.metadata.items()}
+    events = _with_known(events, {"answer": value})
+    last: list[bytes | JsonTemplate] = []
     try:
-        return text, _event(**_metadata(members))
+        if events.metadata is not None:
+            members = {name: expression(value) for name, expression in plan.metadata.items()}
+            last.append(_ready(events.metadata.over(members)))
+        if events.complete is not None:
+            last.append(_ready(events.complete))
     except (ValueError, TypeError, RecursionError):
         raise _bad_answer("the backend's metadata cannot be passed on") from None
+    total = sum(1 for _ in pieces(text, plan.chunk_chars))
+    return _Found(text, total, events.chunk, tuple(last))
 
 
-def _metadata(members: Mapping[str, object]) -> dict[str, object]:
-    return {"type": "metadata", **{k: v for k, v in members.items() if k != "type"}}
+def _ready(template: JsonTemplate) -> bytes | JsonTemplate:
+    """An event that is written already, unless it tells the time. Raises: ValueError, TypeError."""
+    written = event_of(told(template, {}))
+    return template if template.roots else written
 
 
-def _event(**members: object) -> bytes:
-    """One event of the default type, on one data line."""
-    return f"data: {write(members)}\n\n".encode()
+def _with_known(events: Events, roots: Roots) -> Events:
+    known = {
+        name: None if template is None else template.with_known(roots)
+        for name, template in (
+            ("start", events.start),
+            ("chunk", events.chunk),
+            ("metadata", events.metadata),
+            ("complete", events.complete),
+        )
+    }
+    return replace(events, **known)
 
 
 def _bad_request(message: str) -> Failure:
@@ -209,5 +279,7 @@ def _bad_answer(message: str, cause: Cause = Cause.FAILED) -> Failure:
     return Failure(502, cause, message, code="BAD_ANSWER", retryable=False)
 
 
-def _unavailable(message: str, cause: Cause, *, retryable: bool = True) -> Failure:
-    return Failure(503, cause, message, code="UNAVAILABLE", retryable=retryable)
+def _unavailable(
+    message: str, cause: Cause, *, retryable: bool = True, after: float = inf
+) -> Failure:
+    return Failure(503, cause, message, code="UNAVAILABLE", retryable=retryable, retry_after=after)

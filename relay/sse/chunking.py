@@ -27,6 +27,11 @@ class _Cluster(Protocol):
 
 
 def cut(text: str, limit: int) -> list[str]:
+    """The pieces of `text`; [] for "". See `pieces`."""
+    return list(pieces(text, limit))
+
+
+def pieces(text: str, limit: int) -> Iterator[str]:
     """`text` in pieces of at most `limit` characters, cut at spaces; cost linear in the text.
 
     A piece above the limit has no space in it: it is one word. The rare piece that begins with a
@@ -35,31 +40,29 @@ def cut(text: str, limit: int) -> list[str]:
     Args:
         limit: in characters (code points), at least 1.
 
-    Returns:
-        The pieces, none of them empty; [] for "".
+    Yields:
+        The pieces, none of them empty, as they are asked for.
 
     Raises: ValueError for a limit below 1.
     """
     if limit < 1:
         raise ValueError("a piece has at least one character")
-    pieces: list[str] = []
     start = 0  # of the piece that is being filled; what is behind it so far fits into the limit
     for word, spaces, end in _units(text):
         if word > start and end - start > limit:
-            pieces.append(text[start:word])
+            yield text[start:word]
             start = word
         if spaces - start > limit:  # the word alone
-            pieces.append(text[start:spaces])
+            yield text[start:spaces]
             start = spaces
         while end - start > limit:  # the cut is in the run of spaces
             stop = start + limit
             if text[stop - 1] == "\r" and text[stop] == "\n":  # one cluster
                 stop += 1 if limit == 1 else -1
-            pieces.append(text[start:stop])
+            yield text[start:stop]
             start = stop
     if start < len(text):
-        pieces.append(text[start:])
-    return pieces
+        yield text[start:]
 
 
 def _units(text: str) -> Iterator[tuple[int, int, int]]:

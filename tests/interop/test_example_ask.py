@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.interop.reading import calls, events_of, last_call
 EXAMPLE = ROOT / "examples" / "ask"
 CONFIG = EXAMPLE / "relay.toml"
 PATH = "/api/ask/stream"
+COMPLETE = {"type": "complete", "success": True}
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +41,14 @@ def told(relay: Server, body: Any) -> list[dict[str, Any]]:
     return [event.json() for event in events]
 
 
+def assert_start(event: dict[str, Any], query: str) -> None:
+    assert list(event) == ["type", "query", "timestamp"]
+    assert (event["type"], event["query"]) == ("start", query)
+    assert datetime.fromisoformat(event["timestamp"]).tzinfo is not None
+
+
 def text_of(events: list[dict[str, Any]]) -> str:
-    return "".join(event["text"] for event in events if event["type"] == "chunk")
+    return "".join(event["content"] for event in events if event["type"] == "chunk")
 
 
 def test_the_answer_comes_as_start_chunks_metadata_complete(
@@ -48,24 +56,24 @@ def test_the_answer_comes_as_start_chunks_metadata_complete(
 ) -> None:
     query = "why do 你好, 👩\u200d👩\u200d👧\u200d👦 and e\u0301 stay whole? " + "word " * 60
     start, *chunks, metadata, complete = told(relay, {"query": query})
-    assert start == {"type": "start"}
+    assert_start(start, query)
     assert metadata == {"type": "metadata", "confidence": 0.87, "sources": ["handbook.pdf"]}
-    assert complete == {"type": "complete"}
+    assert complete == COMPLETE
     assert {chunk["type"] for chunk in chunks} == {"chunk"}
     assert [chunk["index"] for chunk in chunks] == list(range(len(chunks)))
     assert {chunk["total"] for chunk in chunks} == {len(chunks)}
-    assert max(len(chunk["text"]) for chunk in chunks) <= 100
+    assert max(len(chunk["content"]) for chunk in chunks) <= 100
     whole = httpx.post(f"{pipeline.url}/api/ask", json={"query": query}).json()["response"]
     assert text_of(chunks) == whole
     # Between words: a piece ends with a space or the next one begins with it.
     for one, other in pairwise(chunks):
-        assert one["text"].endswith(" ") or other["text"].startswith(" ")
+        assert one["content"].endswith(" ") or other["content"].startswith(" ")
 
 
 def test_start_is_there_while_the_pipeline_thinks(relay: Server, pipeline: Server) -> None:
     with httpx.stream("POST", relay.url + PATH, json={"query": "slow"}) as response:
         events = events_of(response)
-        assert next(events).json() == {"type": "start"}
+        assert next(events).json()["type"] == "start"
         wait_until("it thinks", lambda: last_call(pipeline)["state"] == "running")
     wait_until("it is stopped", lambda: last_call(pipeline)["state"] == "stopped")
 
@@ -100,7 +108,7 @@ def test_what_the_pipeline_gets_wrong_is_told(
     relay: Server, query: str, code: str, retryable: bool
 ) -> None:
     start, last = told(relay, {"query": query})
-    assert start == {"type": "start"}
+    assert_start(start, query)
     assert (last["type"], last["code"], last["retryable"]) == ("error", code, retryable)
     assert last["message"]
 
@@ -133,7 +141,7 @@ def test_a_retry_before_the_first_chunk_is_not_seen(relay: Server, pipeline: Ser
     before = len(calls(pipeline))
     events = told(relay, {"query": "flaky"})
     assert [event["type"] for event in events][:2] == ["start", "chunk"]
-    assert events[-1] == {"type": "complete"}
+    assert events[-1] == COMPLETE
     assert len(calls(pipeline)) == before + 2
 
 
@@ -144,5 +152,5 @@ def test_the_fallback_answers_when_the_pipeline_cannot() -> None:
         with start_relay(CONFIG, urls) as relay:
             events = told(relay, {"query": "anybody?"})
         assert [call["state"] for call in calls(fallback)] == ["finished"]
-    assert events[-1] == {"type": "complete"}
+    assert events[-1] == COMPLETE
     assert text_of(events).startswith("You asked: anybody?.")

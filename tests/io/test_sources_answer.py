@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+import trio
 
 from tests.harness import Relay, running, settle
 from tests.io.sources_ground import Asked, Backend, opened, response
@@ -13,6 +15,8 @@ Script = Callable[[Asked], Awaitable[None]]
 
 ASK = {"query": "why?"}
 TEXT = "Nothing is held back, nothing runs on for nobody. Grüße, 你好."
+COMPLETE = {"type": "complete", "success": True}
+ISO_8601 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 ANSWER = {"response": TEXT, "confidence": 0.5, "sources": ["a", "b"]}
 
 
@@ -53,6 +57,12 @@ async def spare() -> AsyncIterator[Backend]:
         yield backend
 
 
+def assert_start(event: dict[str, object]) -> None:
+    assert list(event) == ["type", "query", "timestamp"]
+    assert (event["type"], event["query"]) == ("start", "why?")
+    assert re.fullmatch(ISO_8601, str(event["timestamp"]))
+
+
 async def nothing_left(relay: Relay) -> None:
     worker = relay.worker
     origins = [origin for group in worker.groups for origin in group.origins]
@@ -66,19 +76,19 @@ async def test_one_answer_becomes_events(backend: Backend) -> None:
         client = await backend.post(relay, "/ask", raw)
         answer = await response(client)
         assert b"\r\ncontent-type: text/event-stream\r\n" in answer.head
-        assert await answer.event() == {"type": "start"}
+        assert_start(await answer.event())
         asked = await backend.asked()
         assert asked.line == b"POST /api/ask"
         assert asked.body == raw
         await asked.answer(200, ANSWER)
         *chunks, metadata, complete = await answer.events()
-        assert "".join(str(chunk["text"]) for chunk in chunks) == TEXT
+        assert "".join(str(chunk["content"]) for chunk in chunks) == TEXT
         assert [chunk["index"] for chunk in chunks] == list(range(len(chunks)))
         assert {chunk["total"] for chunk in chunks} == {len(chunks)}
         assert {chunk["type"] for chunk in chunks} == {"chunk"}
-        assert all(len(str(chunk["text"])) <= 12 for chunk in chunks)
+        assert all(len(str(chunk["content"])) <= 12 for chunk in chunks)
         assert metadata == {"type": "metadata", "confidence": 0.5, "sources": ["a", "b"]}
-        assert complete == {"type": "complete"}
+        assert complete == COMPLETE
         assert answer.clean
         line = await relay.line()
         assert (line["ending"], line["status"]) == ("complete", 200)
@@ -94,7 +104,7 @@ async def test_heartbeats_come_while_the_backend_thinks(backend: Backend) -> Non
         await answer.comment()
         await answer.comment()
         await asked.answer(200, ANSWER)
-        assert (await answer.events())[-1] == {"type": "complete"}
+        assert (await answer.events())[-1] == COMPLETE
 
 
 @pytest.mark.parametrize(
@@ -127,7 +137,7 @@ async def test_line_ends_and_half_surrogates_in_the_text_break_no_event(backend:
         text = "a\r\nb\u2028c\n\nd \ud800 e"
         await (await backend.asked()).answer(200, {"response": text})
         chunks = [each for each in await answer.events() if each["type"] == "chunk"]
-        assert "".join(str(chunk["text"]) for chunk in chunks) == text
+        assert "".join(str(chunk["content"]) for chunk in chunks) == text
 
 
 # -- errors ----------------------------------------------------------------------------------------
@@ -273,7 +283,7 @@ async def test_an_answer_that_does_not_come_is_an_event(
         answer = await response(client)
         await script(await backend.asked())
         start, error = await answer.events()
-        assert start == {"type": "start"}
+        assert_start(start)
         assert (error["type"], error["code"]) == ("error", code)
         assert error["retryable"] is retryable
         assert backend.url.removeprefix("http://") not in str(error["message"])
@@ -304,7 +314,7 @@ async def test_a_failed_attempt_is_repeated(backend: Backend) -> None:
             await script(asked)
         events = await answer.events()
         assert [each["type"] for each in events].count("start") == 1
-        assert events[-1] == {"type": "complete"}
+        assert events[-1] == COMPLETE
 
 
 @pytest.mark.parametrize("script", [answers(400), answers(401), answers(200, b"<p>")])
@@ -327,7 +337,7 @@ async def test_the_fallback_is_asked(backend: Backend, spare: Backend, script: S
         answer = await response(await backend.post(relay, "/ask", ASK))
         await script(await backend.asked())
         await (await spare.asked()).answer(200, ANSWER)
-        assert (await answer.events())[-1] == {"type": "complete"}
+        assert (await answer.events())[-1] == COMPLETE
         line = await relay.line()
         assert (line["ending"], line["upstream"]) == ("complete", spare.url)
 
@@ -450,3 +460,34 @@ async def test_a_question_that_is_wrong_after_an_early_head_is_told(
         assert line["side"] == "client"
         assert line["ending"] in ("refused", "bad_request", "client_stalled")
         assert backend.nobody_waits()
+
+
+# -- Retry-After -----------------------------------------------------------------------------------
+
+
+def busy(after: str) -> Script:
+    return sends(f"HTTP/1.1 503 X\r\nRetry-After: {after}\r\nContent-Length: 0\r\n\r\n".encode())
+
+
+@pytest.mark.parametrize("after", ["60", "Fri, 31 Dec 2999 23:59:59 GMT"])
+async def test_a_backend_that_asks_for_patience_is_left_to_the_fallback(
+    backend: Backend, spare: Backend, after: str
+) -> None:
+    """A reader should not be held for a minute, and the backend not be asked again before that."""
+    async with running(pipeline(backend.url, "retries = 3", fallback=spare.url)) as relay:
+        answer = await response(await backend.post(relay, "/ask", ASK))
+        await busy(after)(await backend.asked())
+        await (await spare.asked()).answer(200, ANSWER)
+        assert (await answer.events())[-1] == COMPLETE
+        assert backend.nobody_waits()
+
+
+async def test_a_backend_that_says_when_is_asked_then(backend: Backend) -> None:
+    async with running(pipeline(backend.url, "retries = 1")) as relay:
+        answer = await response(await backend.post(relay, "/ask", ASK))
+        await busy("1")(await backend.asked())
+        refused = trio.current_time()
+        asked = await backend.asked()
+        assert trio.current_time() - refused > 0.9
+        await asked.answer(200, ANSWER)
+        assert (await answer.events())[-1] == COMPLETE

@@ -92,7 +92,7 @@ async def test_a_long_text_is_told_whole(backend: Backend) -> None:
         answer = await response(await backend.post(relay, "/ask", {"query": LONG}))
         await (await backend.asked()).answer(200, {**ANSWER, "response": text})
         chunks = [each for each in await answer.events() if each["type"] == "chunk"]
-        assert "".join(str(each["text"]) for each in chunks) == text
+        assert "".join(str(each["content"]) for each in chunks) == text
 
 
 async def test_a_byte_order_mark_is_ignored(backend: Backend) -> None:
@@ -124,4 +124,4 @@ async def test_a_byte_order_mark_before_the_answer_is_ignored(backend: Backend) 
         assert asked.body == b'{"query": "why?"}'
         await asked.answer(200, BOM + json.dumps(ANSWER).encode())
         events = await answer.events()
-        assert "".join(str(each["text"]) for each in events if each["type"] == "chunk") == TEXT
+        assert "".join(str(each["content"]) for each in events if each["type"] == "chunk") == TEXT

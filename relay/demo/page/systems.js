@@ -79,6 +79,6 @@ export const systems = [
       yield { data: answer, json: () => ({ type: "whole" }) };
     },
     text: (data) =>
-      data.type === "chunk" ? data.text : data.type === "start" ? "\n" : `[${data.type}] `,
+      data.type === "chunk" ? data.content : data.type === "start" ? "\n" : `[${data.type}] `,
   },
 ];

@@ -1,0 +1,37 @@
+"""Events that relay writes itself: on one data line of JSON, as the route says what they hold."""
+
+from __future__ import annotations
+
+import time
+
+from relay.config.values import Answer, Route
+from relay.routing.json_template import JsonTemplate, Roots
+from relay.sse.dialects import terminal_event
+from relay.sse.json_line import write
+
+
+def event_of(value: object) -> bytes:
+    """One event of the default type. Raises: ValueError, TypeError for what JSON does not have."""
+    return f"data: {write(value)}\n\n".encode()
+
+
+def told(template: JsonTemplate, roots: Roots) -> object:
+    """What an event holds. `now` is a root of every event, and is the time at which it is written."""
+    if "now" in template.roots:
+        roots = {**roots, "now": iso_now()}
+    return template.value(roots)
+
+
+def last_word(route: Route, code: str, message: str, *, retryable: bool) -> bytes:
+    """The event that ends a stream which did not come to its end; b"" where the route has none (`dialect = "off"`)."""
+    source = route.source
+    if isinstance(source, Answer) and source.events.error is not None:
+        error = {"code": code, "message": message, "retryable": retryable}
+        return event_of(told(source.events.error, {"error": error}))
+    return terminal_event(route.dialect, code, message, retryable)
+
+
+def iso_now() -> str:
+    """The wall clock in ISO 8601, as `Date.prototype.toISOString` writes it."""
+    now = time.time()
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now * 1000) % 1000:03d}Z"

@@ -196,3 +196,11 @@ def test_what_was_put_in_is_not_shown() -> None:
         loads(with_events("http://x", 'start = { a = "{body.${SECRET}" }\n'), {"SECRET": "pa55"})
     assert "pa55" not in str(caught.value)
     assert "a placeholder in it is wrong" in str(caught.value)
+
+
+async def test_what_was_put_in_is_said(backend: Backend) -> None:
+    lines = 'start = { model = "${MODEL}", and = "{body.query} ${MODEL}" }\n'
+    config = loads(with_events(backend.url, lines), {"MODEL": "m-1 {{x}}"})
+    async with running(config) as relay:
+        answer = await response(await backend.post(relay, "/ask", ASK))
+        assert await answer.event() == {"model": "m-1 {x}", "and": "why? m-1 {x}"}

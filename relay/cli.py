@@ -1,24 +1,74 @@
-"""The command line (design §7)."""
+"""The command line (design §7).
+
+Rules
+  * Who reads our output may stop: `relay completion bash | head` ends quietly.
+  * A system that relay cannot run on, and a configuration that cannot be used, get a sentence, never a traceback.
+"""
 
 from __future__ import annotations
 
 import argparse
 import gc
 import os
+import select
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
+FAULT = 1
 USAGE = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells count it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code: 0 clean, 1 fault, 2 bad usage or configuration."""
     gc.disable()  # while modules load there is nothing to find; `serve` turns it on again
     try:
+        return _run(arguments)
+    except BrokenPipeError:
+        _forget_output()
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:  # of a write: the commands know all others themselves
+        _forget_output()
+        _complain(f"the output cannot be written: {error.strerror or error}")
+        return FAULT
+    finally:
+        gc.enable()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
         options = _parser().parse_args(arguments)
         return int(options.run(options))
     finally:
-        gc.enable()
+        if sys.stdout is not None:  # it may be closed from the start
+            sys.stdout.flush()  # here, and not when the interpreter ends
+
+
+def _forget_output() -> None:
+    """Nobody takes what is printed: let the interpreter write the rest to nowhere."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _complain(message: object) -> None:
+    """Say on stderr what is wrong; if nobody listens there, the exit code tells."""
+    with suppress(OSError):
+        print(f"relay: {message}", file=sys.stderr, flush=True)
+
+
+def _can_run() -> bool:
+    """Whether this system has what relay is built on; says what is missing."""
+    if hasattr(select, "epoll"):
+        return True
+    _complain(
+        "this system has no epoll, so relay cannot run here: it needs Linux (`relay check` works everywhere)"
+    )
+    return False
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,12 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     forward.set_defaults(run=_forward)
     serve = commands.add_parser("serve", help="run a configuration file")
-    serve.add_argument("config", metavar="CONFIG.toml")
+    serve.add_argument("config", metavar="CONFIG.toml", help="a file, or - for what stdin gives")
     serve.set_defaults(run=_serve)
     check = commands.add_parser(
         "check", help="print every mistake, or the route table in matching order"
     )
-    check.add_argument("config", metavar="CONFIG.toml")
+    check.add_argument("config", metavar="CONFIG.toml", help="a file, or - for what stdin gives")
     check.set_defaults(run=_check)
     demo = commands.add_parser("demo", help="an origin, a relay and a page to look at")
     demo.add_argument(
@@ -64,25 +114,31 @@ def _parser() -> argparse.ArgumentParser:
 
 def _forward(options: argparse.Namespace) -> int:
     from relay.config import ConfigError, forward_config
-    from relay.serving.run import serve
 
     try:
         config = forward_config(options.url, options.listen or ["127.0.0.1:8000"])
     except ConfigError as error:
-        print(f"relay: {error}", file=sys.stderr)
+        _complain(error)
         return USAGE
+    if not _can_run():
+        return FAULT
+    from relay.serving.run import serve
+
     return serve(config)
 
 
 def _serve(options: argparse.Namespace) -> int:
     from relay.config import ConfigError, load
-    from relay.serving.run import serve
 
     try:
         config = load(options.config, os.environ)
     except ConfigError as error:
-        print(f"relay: {error}", file=sys.stderr)
+        _complain(error)
         return USAGE
+    if not _can_run():
+        return FAULT
+    from relay.serving.run import serve
+
     return serve(config)
 
 
@@ -92,11 +148,11 @@ def _check(options: argparse.Namespace) -> int:
     try:
         config = load(options.config, os.environ)
     except ConfigError as error:
-        print(f"relay: {error}", file=sys.stderr)
+        _complain(error)
         return USAGE
-    print(describe(config))
     for warning in warnings(config):
-        print(f"relay: warning: {warning}", file=sys.stderr)
+        _complain(f"warning: {warning}")
+    print(describe(config))
     return 0
 
 
@@ -108,6 +164,8 @@ def _completion(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    if not _can_run():
+        return FAULT
     from relay.demo import run
 
     return run(options.listen)

@@ -30,7 +30,7 @@ __all__ = [
 
 
 def load(path: str | Path, environ: Mapping[str, str]) -> Config:
-    """Read and check a file; relative paths inside it start from its folder.
+    """Read and check a file, or what stdin gives (`-`); relative paths inside it start from its folder.
 
     Raises: ConfigError with every mistake.
     """

@@ -3,8 +3,8 @@
 Rules
 * A variable that is not set, or is set but empty, is a mistake, unless it has a default: an empty
   token would silently remove the field that was to carry it.
-* A file is read whole, as UTF-8, without its trailing newline. A relative one (`{file:./token}`) is
-  looked for beside the configuration.
+* A file is read whole, as UTF-8. A relative one (`{file:./token}`) is looked for beside the
+  configuration. A newline at the end does not count, nor does one of a variable.
 * `$${` is a literal `${`. What was put in is not looked at again.
 * What was put in is never printed. That is a property of the values and not of who prints them: a
   `Filled` formats as it was written in the file, and what is made of it (a url, a pattern, a label)
@@ -146,7 +146,11 @@ class Interpolation:
 
     def _is_outside(self, match: re.Match[str]) -> bool:
         """Whether a place takes its text from the environment or from another file."""
-        return bool(match["file"] or (match["name"] and self._environ.get(match["name"])))
+        return bool(match["file"] or (match["name"] and self._variable(match["name"])))
+
+    def _variable(self, name: str) -> str:
+        """The value of a variable; one that was made from a file often ends with its newline, as in Kubernetes."""
+        return _without_newline(self._environ.get(name, ""))
 
     def _place(self, match: re.Match[str]) -> str:
         if match["escaped"]:
@@ -156,7 +160,7 @@ class Interpolation:
         if match["file"]:
             return self._file(match["file"])
         name, default = match["name"], match["default"]
-        value = self._environ.get(name, "")
+        value = self._variable(name)
         if value:
             return value
         if default is not None:
@@ -174,7 +178,11 @@ class Interpolation:
             raise ValueError(f"the file {name} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
             raise ValueError(f"the file {name} is not UTF-8 text") from None
-        text = text.removesuffix("\n").removesuffix("\r")
+        text = _without_newline(text)
         if not text:
             raise ValueError(f"the file {name} is empty")
         return text
+
+
+def _without_newline(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")

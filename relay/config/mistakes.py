@@ -37,7 +37,8 @@ class ConfigError(Exception):
     def __init__(self, mistakes: Iterable[Mistake], path: str | None = None) -> None:
         self.mistakes = tuple(mistakes)
         self.path = path
-        super().__init__("\n".join(map(str, self.mistakes)))
+        where = f"{path}: " if path is not None else ""
+        super().__init__("\n".join(f"{where}{mistake}" for mistake in self.mistakes))
 
 
 def written(path: KeyPath) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from math import inf
@@ -19,21 +21,30 @@ from relay.config.translations import read_translations
 from relay.config.upstreams import Upstreams
 from relay.config.values import Config, Limits, Server, Streams, Timeouts
 
+STDIN = "-"
+# How tomllib ends its messages.
+_TOML_PLACE = re.compile(
+    r" \(at (?:line (?P<line>[0-9]+), column (?P<column>[0-9]+)|end of document)\)\Z"
+)
 _TABLES = ("server", "limits", "timeouts", "streams", "upstreams", "routes", "translations")
 
 
 def load(path: str | Path, environ: Mapping[str, str]) -> Config:
-    """Read and check a file; relative paths inside it start from its folder.
+    """Read and check a file, or what stdin gives (`-`); relative paths inside it start from its folder.
 
     Raises: ConfigError.
     """
+    piped = path == STDIN
+    name = "stdin" if piped else str(path)
     try:
-        text = Path(path).read_bytes().decode()
+        text = (sys.stdin.buffer.read() if piped else Path(path).read_bytes()).decode()
     except OSError as error:
-        raise ConfigError([Mistake(str(path), f"cannot be read: {error.strerror}")]) from None
+        raise ConfigError([Mistake(name, f"cannot be read: {error.strerror}")]) from None
     except UnicodeDecodeError:
-        raise ConfigError([Mistake(str(path), "is not UTF-8 text")]) from None
-    return loads(text, environ, path=str(path))
+        raise ConfigError([Mistake(name, "is not UTF-8 text")]) from None
+    if piped:
+        return _checked(text, environ, None, name)
+    return loads(text, environ, path=name)
 
 
 def loads(text: str, environ: Mapping[str, str], *, path: str | None = None) -> Config:
@@ -41,17 +52,23 @@ def loads(text: str, environ: Mapping[str, str], *, path: str | None = None) -> 
 
     Raises: ConfigError.
     """
+    return _checked(text, environ, path, path)
+
+
+def _checked(text: str, environ: Mapping[str, str], path: str | None, name: str | None) -> Config:
+    """`name`: what mistakes are said to be in. Raises: ConfigError."""
+    text = text.removeprefix("\ufeff")  # the mark that some editors of Windows put first
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([Mistake("TOML", str(error))], path) from None
+        raise ConfigError([_not_toml(str(error), text)], name) from None
     except RecursionError:
-        raise ConfigError([Mistake("TOML", "is nested too deeply")], path) from None
+        raise ConfigError([Mistake("TOML", "is nested too deeply")], name) from None
     base = Path(path).absolute().parent if path else Path.cwd()
     reader = Reader(Interpolation(environ, base))
     config = _read(reader, raw, base, path)
     if reader.mistakes:
-        raise ConfigError(_placed(reader.mistakes, text), path)
+        raise ConfigError(_placed(reader.mistakes, text), name)
     return config
 
 
@@ -79,6 +96,16 @@ def _table(
 ) -> Any:
     values = reader.read(table, raw.get(name, {}), (name,))
     return default if values is INVALID else values
+
+
+def _not_toml(message: str, text: str) -> Mistake:
+    """What tomllib says, with its place where that of every mistake stands."""
+    if (place := _TOML_PLACE.search(message)) is None:
+        return Mistake("TOML", message)
+    if place["line"] is None:
+        return Mistake("TOML", message, text.rstrip("\n").count("\n") + 1)
+    said = message[: place.start()]
+    return Mistake("TOML", f"{said} (at column {place['column']})", int(place["line"]))
 
 
 def _placed(mistakes: list[tuple[KeyPath, str]], text: str) -> list[Mistake]:

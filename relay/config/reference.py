@@ -17,7 +17,8 @@ _PREFACE: Final = """\
 <!-- Printed by `python -m relay.config.reference` from the tables in relay/config/. -->
 
 A configuration is a TOML file. `relay check CONFIG.toml` prints every mistake in it, each with
-its key and line, or the routes in the order in which they are tried.
+the file, its key and line, or the routes in the order in which they are tried. `relay check -`
+reads what stdin gives; relative paths in it start from the working folder.
 
 * **duration**: `"250ms"`, `"15s"`, `"2m"`, `"1h"`, or `"off"` for none. A number without a unit
   is refused.
@@ -32,7 +33,7 @@ its key and line, or the routes in the order in which they are tried.
 ## Values from outside
 
 In every string value `${NAME}` is an environment variable, `${NAME:-text}` one with a default,
-and `{file:/run/secrets/x}` the text of a file without its trailing newline. What is not set,
+and `{file:/run/secrets/x}` the text of a file, both without a newline at their end. What is not set,
 empty or cannot be read is a mistake. What came from outside the file is never printed, wherever
 it stands: logs, metrics, `/streams`, `relay check` and messages show the text as written
 (`http://${HOST}/${TOKEN}`), and a client's path that has such a literal of a route in it shows `***`
@@ -47,7 +48,8 @@ the rest, stands last, and may be empty: `/api/{rest...}` takes `/api/x/y` and `
 `/api`. The most specific route that takes the method wins whatever the order in the file: a
 literal before `{name}` before `{name...}`. So a catch-all serves what a route above it does not
 take; no route is a 404, no route for the method a 405. Two routes that match the same paths need
-disjoint methods. Literals are compared after percent-decoding within a segment, so that no
+disjoint methods. What means a parameter elsewhere (`/b/*`, `/c/:id`, `{rest:path}`) is a mistake,
+and `relay check` says what it is called here. Literals are compared after percent-decoding within a segment, so that no
 encoding slips past a route; `%2F` is never a slash, and `//`, `;` and `\\` are part of a segment.
 A path that some server would read as one of another route (decoded, also twice; `//` merged;
 without `;parameters`; `\\` for `/`; without a leading `//host`) is refused with a 400

@@ -168,14 +168,24 @@ def find_translation(
         reader.mistake(path, f"{shown(text)}: the module has no such function")
         return None
     except Exception as error:  # the user's module runs here, and may raise anything
-        # The text of the error may quote what the module read: its type says where to look.
-        problem = type(error).__name__
-        reader.mistake(path, f"{shown(text)}: the module cannot be imported ({problem})")
+        reader.mistake(path, f"{shown(text)}: {_not_imported(module_name, error, base)}")
         return None
     if not callable(function):
         reader.mistake(path, f"{shown(text)} is not a function")
         return None
     return Translation(str(text), function=function, told=str(text))
+
+
+def _not_imported(name: str, error: Exception, base: Path) -> str:
+    """What is wrong with a module. The text of the error may quote what the module read, so its type says where to look."""
+    problem = type(error).__name__
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        if name == error.name or name.startswith(f"{error.name}."):
+            return f"there is no module {error.name}, neither beside the configuration ({base}) nor installed"
+        return f"the module {name} imports {error.name}, which is not installed"
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        return f"the module {name} cannot be imported ({problem} in line {error.lineno})"
+    return f"the module {name} cannot be imported ({problem})"
 
 
 def _imported(name: str, base: Path) -> Any:

@@ -10,6 +10,8 @@ Rules
   `/v1/models:run`, and cannot slip past them into a catch-all. `%2F` never becomes a separator:
   `/a%2Fb` is one segment.
 * What `{name}` caught is handed on as it came, undecoded.
+* What means a parameter elsewhere (`/b/*`, `/c/:id`, `{rest:path}`) is a mistake here and said to be one: taken as it
+  stands it would match nothing that anybody asks for.
 """
 
 from __future__ import annotations
@@ -23,6 +25,17 @@ from urllib.parse import unquote_to_bytes
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _NOT_IN_PATH: Final = re.compile(r"[\x00-\x20\x7f?#\\]")
+
+
+# Parameters as others write them: Express and Rails, nginx and Caddy, Flask, Next.js, Starlette and Spring.
+_ELSEWHERE: Final = (
+    re.compile(r"(?P<rest>\*\*?)(?P<name>\w*)"),
+    re.compile(r":(?P<name>[A-Za-z_]\w*)(?P<rest>\*|\+)?(?:\(.*\))?\??"),
+    re.compile(r"<(?:(?P<rest>path:)|\w+:)?(?P<name>[A-Za-z_]\w*)>"),
+    re.compile(r"\[(?P<rest>\.\.\.)?(?P<name>[A-Za-z_]\w*)\]"),
+    re.compile(r"\{(?P<rest>\*\*?)(?P<name>\w*)\}"),
+    re.compile(r"\{(?P<name>[A-Za-z_]\w*)(?:(?P<rest>:path|:\.[*+])|:[^{}]*|\?)\}"),
+)
 
 
 class Kind(IntEnum):
@@ -65,7 +78,7 @@ class Pattern:
         if _BAD_ESCAPE.search(text):
             raise ValueError('"%" must be followed by two hex digits')
         written = text[1:].split("/")
-        parsed = [_segment(segment) for segment in written]
+        parsed = [_segment(segment, last=n == len(written)) for n, segment in enumerate(written, 1)]
         names = tuple(name for _, name in parsed)
         for index, (segment, name) in enumerate(parsed):
             if segment.kind is Kind.REST and index + 1 != len(parsed):
@@ -107,12 +120,18 @@ def decode(segment: bytes) -> bytes:
     return unquote_to_bytes(segment) if b"%" in segment else segment
 
 
-def _segment(text: str) -> tuple[Segment, str]:
+def _segment(text: str, *, last: bool) -> tuple[Segment, str]:
     if "{" not in text and "}" not in text:
+        if meant := _meant(text, last):
+            raise ValueError(
+                f'did you mean "{meant}"? For the characters themselves write {_escaped(text)}'
+            )
         literal = decode(text.encode())
         if literal in (b".", b".."):
             raise ValueError(f'"{text}" as a segment never matches: relay refuses dot segments')
         return Segment(Kind.LITERAL, literal), ""
+    if meant := _meant(text, last):
+        raise ValueError(f'"{text}" is no parameter; did you mean "{meant}"?')
     if not (text.startswith("{") and text.endswith("}")):
         raise ValueError(f'a parameter is a whole segment: "{text}" is not')
     name = text[1:-1]
@@ -123,3 +142,18 @@ def _segment(text: str) -> tuple[Segment, str]:
             f'"{text}" is no parameter: a name is letters, digits and "_", no digit first'
         )
     return Segment(kind, b""), name
+
+
+def _meant(text: str, last: bool) -> str | None:
+    """The parameter that a segment would be elsewhere, as it is written here; None: none."""
+    for form in _ELSEWHERE:
+        if found := form.fullmatch(text):
+            whole = found["rest"] is not None and last
+            name = found["name"] or ("rest" if whole else "name")
+            return f"{{{name}...}}" if whole else f"{{{name}}}"
+    return None
+
+
+def _escaped(text: str) -> str:
+    """The first character of a segment, escaped."""
+    return f'"%{ord(text[0]):02X}"'

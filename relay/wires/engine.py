@@ -24,6 +24,9 @@ import trio
 
 from relay.wires.splice import Pipe
 
+if not hasattr(select, "epoll"):
+    raise ImportError("relay needs Linux: this system has no epoll")
+
 if TYPE_CHECKING:
     from relay.wires.socket_wire import SocketWire
 

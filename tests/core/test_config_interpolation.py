@@ -11,6 +11,7 @@ from relay.config.interpolation import Filled, Interpolation
 
 SECRET = "s3cret-value"
 ENVIRON = {"TOKEN": SECRET, "EMPTY": "", "DOLLAR": "${TOKEN}", "HOST": "example.org", "N": "3"}
+ENVIRON |= {"LINE": "line\n", "WINDOWS": "line\r\n", "BLANK": "\n", "TWO": "one\ntwo\n\n"}
 
 
 @pytest.fixture
@@ -34,6 +35,10 @@ def interpolation(tmp_path: Path) -> Interpolation:
         ("${NOPE:-other}", "other"),
         ("${EMPTY:-other}", "other"),
         ("${NOPE:-}", ""),
+        ("Bearer ${LINE}", "Bearer line"),  # as Kubernetes gives a secret that was made from a file
+        ("${WINDOWS}", "line"),
+        ("${TWO}", "one\ntwo\n"),
+        ("${BLANK:-other}", "other"),
         ("${TOKEN:-other}", SECRET),
         ("$${TOKEN}", "${TOKEN}"),
         ("${DOLLAR}", "${TOKEN}"),  # what was put in is not looked at again

@@ -27,7 +27,10 @@ URL = 'expected a url such as "http://127.0.0.1:8080" or "unix:/path"'
 
 ROWS = [
     # The file as a whole
-    ("x = ", "TOML: Invalid value (at end of document)"),
+    ("x = ", "TOML (line 1): Invalid value (at end of document)"),
+    ("a = 1\n\nb = [\n1,\n\n", "TOML (line 4): Invalid value (at end of document)"),
+    ("a = 1\n\nb 1\n", "TOML (line 3): Expected '=' after a key in a key/value pair (at column 3)"),
+    ("a = 1\na = 2\n", "TOML (line 2): Cannot overwrite a value (at column 6)"),
     ("", "routes: there is no route: nothing would be answered"),
     ("routes = 5\n", "routes (line 1): found 5, expected tables [[routes]]"),
     (ROUTE + "[sever]\n", 'sever (line 4): unknown key; did you mean "server"?'),
@@ -348,8 +351,11 @@ ROWS = [
      "control character"),
     # Translating functions
     (FORWARD + 'translate = "nope.nope:f"\n',
-     'routes[0].translate (line 6): "nope.nope:f": the module cannot be imported '
-     "(ModuleNotFoundError)"),
+     'routes[0].translate (line 6): "nope.nope:f": there is no module nope, neither beside the '
+     f"configuration ({Path.cwd()}) nor installed"),
+    (FORWARD + 'translate = "json.nope:f"\n',
+     'routes[0].translate (line 6): "json.nope:f": there is no module json.nope, neither beside the '
+     f"configuration ({Path.cwd()}) nor installed"),
     (FORWARD + 'translate = "json:nope"\n',
      'routes[0].translate (line 6): "json:nope": the module has no such function'),
     (FORWARD + 'translate = "json:__name__"\n',

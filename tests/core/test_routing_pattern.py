@@ -62,6 +62,47 @@ def test_refuse(text: str, problem: str) -> None:
     assert str(caught.value) == problem
 
 
+ELSEWHERE = [
+    ("/b/*", "{rest...}"),
+    ("/*", "{rest...}"),
+    ("/b/**", "{rest...}"),
+    ("/b/*path", "{path...}"),
+    ("/b/*/c", "{name}"),
+    ("/c/:id", "{id}"),
+    ("/c/:id/d", "{id}"),
+    ("/c/:id([0-9]+)", "{id}"),
+    ("/c/:path*", "{path...}"),
+    ("/d/<id>", "{id}"),
+    ("/d/<int:id>", "{id}"),
+    ("/d/<path:rest>", "{rest...}"),
+    ("/e/[id]", "{id}"),
+    ("/e/[...slug]", "{slug...}"),
+    ("/f/{rest:path}", "{rest...}"),
+    ("/f/{rest:.*}", "{rest...}"),
+    ("/f/{id:int}", "{id}"),
+    ("/f/{*rest}", "{rest...}"),
+    ("/f/{**}", "{rest...}"),
+]
+
+
+@pytest.mark.parametrize(("text", "meant"), ELSEWHERE)
+def test_what_means_a_parameter_elsewhere(text: str, meant: str) -> None:
+    """Taken as it stands it would match nothing that anybody asks for."""
+    with pytest.raises(ValueError, match="did you mean") as caught:
+        Pattern.parse(text)
+    assert f'did you mean "{meant}"?' in str(caught.value)
+    parts = text.split("/")
+    parts[min(2, len(parts) - 1)] = meant
+    assert Pattern.parse("/".join(parts)).parameters
+
+
+@pytest.mark.parametrize(
+    "text", ["/v1/models:run", "/a*b", "/%2A", "/%3Aid", "/:", "/a/b:c", "/x(y)"]
+)
+def test_the_same_characters_in_a_path(text: str) -> None:
+    assert not Pattern.parse(text).parameters
+
+
 def test_the_more_specific_pattern_comes_first() -> None:
     ordered = ["/a", "/a/b", "/a/b/{x...}", "/a/{x}", "/a/{x}/c", "/a/{x...}", "/{x}/b", "/{x...}"]
     parsed = [Pattern.parse(text) for text in reversed(ordered)]

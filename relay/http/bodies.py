@@ -39,13 +39,22 @@ Side = str
 MAX_CHUNK_LINE: Final = (
     1024  # bytes; h11 bounds it by its whole buffer, Go at 4096; extensions are unused in the wild
 )
+# Bytes of extensions that a body may have beyond an eighth of the payload they come with. They are parsed and
+# thrown away, so a peer that sends little else only wants to be costly (Go bounds them likewise, at 16 KiB beyond
+# twice the payload, since CVE-2023-39326).
+MAX_EXTENSIONS: Final = 64 * 1024
+_SHARE: Final = 3  # a shift: an eighth
 MAX_TRAILERS: Final = 16 * 1024  # bytes of the trailer section: as much as a request head
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+# Blanks around `;` and `=` are bad but legal (RFC 9112 §7.1.1, BWS), at the end of the line they are not. Every part is
+# possessive: a line is read once, whatever is in it.
+_BWS = rb"[ \t]*+"
+_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]++|\\[\t -~\x80-\xff])*+"'
 _SIZE_LINE = re.compile(
-    rb"([0-9A-Fa-f]{1,15})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb'|"[\t !#-\[\]-~]*"))?)*'
+    rb"([0-9A-Fa-f]{1,15})((?:%b;%b%b(?:%b=%b(?:%b|%b))?+)*+)"
+    % (_BWS, _BWS, _TOKEN + b"+", _BWS, _BWS, _TOKEN + b"+", _QUOTED)
 )
-_PLAIN_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _TRAILER = re.compile(
     rb"(" + _TOKEN + rb"):[ \t]*((?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?)[ \t]*"
 )
@@ -154,7 +163,18 @@ class ChunkReader:
     Only where neither holds, the state machine runs.
     """
 
-    __slots__ = ("_held", "_late", "_left", "_side", "_state", "done", "rest", "trailers", "whole")
+    __slots__ = (
+        "_excess",
+        "_held",
+        "_late",
+        "_left",
+        "_side",
+        "_state",
+        "done",
+        "rest",
+        "trailers",
+        "whole",
+    )
 
     def __init__(self, side: Side, late: Barred = LATE) -> None:
         self._side = side
@@ -162,6 +182,7 @@ class ChunkReader:
         self._state = _STATE_SIZE
         self._held = b""  # an unfinished line or trailer section, bounded by the constants above
         self._left = 0  # payload bytes of this chunk still to come
+        self._excess = 0  # bytes of extensions beyond their share
         self.done = False
         self.whole = False
         self.rest = b""
@@ -175,7 +196,7 @@ class ChunkReader:
                 self.whole = True
                 return data[line + 2 : -2]
             pieces: list[bytes] = []
-            if self._run(data, 0, pieces) == len(data):
+            if size is not None and self._run(data, 0, pieces) == len(data):
                 self.whole = True
                 return b"".join(pieces)
         self.whole = False
@@ -196,14 +217,11 @@ class ChunkReader:
         runs = MAX_RUNS
         try:
             while at < end and not self.done:
-                if (
-                    runs
-                    and self._state == _STATE_SIZE
-                    and not self._held
-                    and end - at > _WORTH_A_RUN
-                ):
-                    runs -= 1
-                    at = self._run(data, at, pieces)
+                if self._state == _STATE_SIZE and not self._held:
+                    if runs and end - at > _WORTH_A_RUN and _is_plain(data, at):
+                        runs -= 1
+                        at = self._run(data, at, pieces)
+                    at = self._chunks(data, at, pieces)
                 if self._state == _STATE_DATA:
                     piece = data[at : at + self._left]
                     pieces.append(piece)
@@ -245,6 +263,38 @@ class ChunkReader:
         left = parts[2 * whole :]
         return len(data) - sum(map(len, left)) - 2 * (len(left) - 1)
 
+    def _chunks(self, data: bytes, at: int, pieces: list[bytes]) -> int:
+        """Take the whole chunks that follow each other from `at`, one by one: any line, any data.
+
+        Returns: the offset behind what was taken; what is malformed or not whole is left to the state machine.
+        """
+        while True:
+            line = data.find(b"\r\n", at, at + MAX_CHUNK_LINE)
+            if line < 0:
+                return at
+            text = data[at:line]
+            size = PLAIN_SIZES.get(text)
+            match = None
+            if size is None:
+                match = _SIZE_LINE.fullmatch(text)
+                if match is None:
+                    return at
+                size = int(match[1], 16)
+            end = line + 2 + size
+            if not size or data[end : end + 2] != b"\r\n":
+                return at
+            if match is not None and match[2]:
+                self._spend(len(match[2]), size)
+            pieces.append(data[line + 2 : end])
+            at = end + 2
+            if match is not None and not match[2] and _learn(text, size):
+                return at  # perhaps all that follows is plain now
+
+    def _spend(self, extensions: int, size: int) -> None:
+        self._excess = max(0, self._excess + extensions - (size >> _SHARE))
+        if self._excess > MAX_EXTENSIONS:
+            raise self._fault("the chunks have more extensions than is worth reading")
+
     def _chunk_end(self, data: bytes, at: int) -> int:
         """Read (some of) the CRLF behind a chunk's data; the offset behind what was used."""
         wanted = b"\r\n"[len(self._held) :]
@@ -274,9 +324,11 @@ class ChunkReader:
         self._held = b""
         size = match[1]
         self._left = int(size, 16)
+        if match[2]:
+            self._spend(len(match[2]), self._left)
+        elif self._left:
+            _learn(size, self._left)
         self._state = _STATE_DATA if self._left else _STATE_TRAILER
-        if self._left and len(PLAIN_SIZES) < _MAX_SIZES and _PLAIN_SIZE.fullmatch(line[:-2]):
-            PLAIN_SIZES[size] = self._left
         return end + 1
 
     def _trailer_section(self, data: bytes, at: int) -> int:
@@ -313,6 +365,19 @@ class ChunkReader:
         if self._side == "client":
             return Fault("client", 400, "bad_chunk", message)
         return Fault("upstream", 502, "bad_chunk", message)
+
+
+def _learn(text: bytes, size: int) -> bool:
+    """Remember how a size is written plainly, while there is room."""
+    if len(PLAIN_SIZES) >= _MAX_SIZES:
+        return False
+    PLAIN_SIZES[text] = size
+    return True
+
+
+def _is_plain(data: bytes, at: int) -> bool:
+    """Whether a size that was seen written plainly is next."""
+    return data[at : data.find(b"\r\n", at, at + MAX_CHUNK_LINE)] in PLAIN_SIZES
 
 
 def _could_be_size(line: bytes) -> bool:

@@ -184,10 +184,11 @@ def _elements(value: bytes) -> list[dict[bytes, bytes]]:
 
 def _forwarded(chain: list[bytes], host: bytes, scheme: bytes) -> bytes:
     """The Forwarded value: one element per hop; host and proto are the client's, so they stand with
-    it.
+    it. A host with a `;` is left out: a reader that takes it for a separator, quotes or not, would
+    find parameters there that the client has written.
     """
     first = b"for=" + (_node(chain[0]) if chain else b"unknown")
-    if host:
+    if host and b";" not in host:
         first += b";host=" + (host if _PLAIN.fullmatch(host) else b'"' + host + b'"')
     first += b";proto=" + scheme
     return b", ".join([first, *(b"for=" + _node(address) for address in chain[1:])])

@@ -17,13 +17,19 @@ from typing import Final
 
 from relay.http.fault import MethodRefused, bad_request
 
-# reg-name without sub-delims and percent-encoding: no real host needs them, and `,` or `@` in a
-# Host is how virtual hosts and caches are confused. Underscores are common in container networks.
-# Ports end at 65535.
+# A reg-name (RFC 3986 §3.2.2) without the comma, at which caches and virtual hosts that take a list
+# for one host are confused; and without escapes for what could not stand there as it is (a control
+# byte, a space, a delimiter such as `/`, `@` or `,`). Ports end at 65535.
+_ESCAPED = (
+    rb"%(?:2[146-9ABDEabde]|3[0-9BDbd]|4[1-9A-Fa-f]|5[0-9AFaf]|6[1-9A-Fa-f]|7[0-9AEae]"
+    rb"|[89A-Fa-f][0-9A-Fa-f])"
+)
 _PORT = (
     rb"(?::(?:[0-9]{0,4}|[0-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
 )
-HOST: Final = re.compile(rb"(?:[A-Za-z0-9._\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])" + _PORT)
+HOST: Final = re.compile(
+    rb"(?:(?:[A-Za-z0-9._~!$&'()*+;=\-]|" + _ESCAPED + rb"){1,255}|\[[0-9A-Fa-f:.]{2,45}\])" + _PORT
+)
 
 _SEPARATOR = rb"(?:[/\\]|%2[fF]|%5[cC])"
 _DOT_SEGMENT = re.compile(

@@ -204,3 +204,21 @@ def test_other_claims_of_a_trusted_peer_are_passed_on() -> None:
         assert ((b"x-forwarded-port", b"443") in fields) is kept
         assert ((b"x-real-ip", b"192.0.2.7") in fields) is kept
         assert len([name for name, _ in fields if name == b"x-forwarded-for"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "forwarded"),
+    [
+        (b"a=b", b'for=192.0.2.7;host="a=b";proto=http'),
+        (b"a(b)", b'for=192.0.2.7;host="a(b)";proto=http'),
+        (b"a~b", b"for=192.0.2.7;host=a~b;proto=http"),
+        # A reader that splits at every `;` would believe it.
+        (b"a;for=127.0.0.1", b"for=192.0.2.7;proto=http"),
+        (b"a;proto=https", b"for=192.0.2.7;proto=http"),
+    ],
+)
+def test_a_host_says_nothing_but_the_host(host: bytes, forwarded: bytes) -> None:
+    parsed = parse_request(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n", 16384)
+    assert parsed is not None
+    view = client_view(parsed[0], "192.0.2.7", ())
+    assert (view.host, view.forwarded) == (host, forwarded)

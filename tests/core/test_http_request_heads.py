@@ -149,6 +149,40 @@ def test_expect(line: bytes, fields: list[bytes], expects: bool) -> None:
     assert head_of(request(line, *fields)).expects_continue is expects
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"a=b",
+        b"a;b",
+        b"a+b",
+        b"a!b",
+        b"a$b",
+        b"a&b",
+        b"a'b",
+        b"a(b)",
+        b"a*b",
+        b"*",
+        b"a~b",
+        b"_dns.a",
+        b"a=b:80",
+        b"caf%C3%A9",
+        b"%61",
+        b"a%2Db",
+        b"%7E",
+        b"a%3Bb",
+        b"a:",
+        b"[::1]:80",
+        b"1.2.3.4",
+        b"a" * 255,
+    ],
+)
+def test_any_host_that_is_a_name(host: bytes) -> None:
+    """RFC 3986 §3.2.2: unreserved, escapes and sub-delims, but for the comma."""
+    assert head_of(request(host=b"Host: " + host)).host == host
+    absolute = head_of(request(b"GET http://" + host + b"/x HTTP/1.1"))
+    assert (absolute.host, absolute.target) == (host, b"/x")
+
+
 def test_http_1_0_needs_no_host() -> None:
     head = head_of(request(b"GET / HTTP/1.0", host=b""))
     assert (head.host, head.version) == (b"", b"1.0")

@@ -90,10 +90,18 @@ class Fanout:
 
     def deliver(self) -> None:
         """Events were appended, or the run has ended."""
-        for wake in tuple(self.sleepers):
-            wake()
-        if self._slices and not self._asked:
+        if self.sleepers:
+            for wake in tuple(self.sleepers):
+                wake()
+        if self._asked or not self._slices:
+            return
+        if len(self._slices) > 1:
             self._turn()
+            return
+        [place] = self._slices
+        self._serve(place)
+        if place.members and place.cursor < self._log.last:
+            self._ask_turn()
 
     def say(self, word: bytes) -> None:
         """`word` (framed) to everybody who stands at the tail; it is not part of the log."""
@@ -115,18 +123,24 @@ class Fanout:
             return
         self._serve(min(behind, key=lambda place: place.cursor))
         if len(behind) > 1 or any(place.cursor < last for place in self._slices):
-            self._asked = True
-            self._engine.again(self, self._turn)
+            self._ask_turn()
+
+    def _ask_turn(self) -> None:
+        self._asked = True
+        self._engine.again(self, self._turn)
 
     def _serve(self, place: Slice) -> None:
-        log = self._log
-        if place.cursor >= log.last or place.cursor < log.first - 1:
+        log, cursor = self._log, place.cursor
+        if cursor >= log.last or cursor < log.first - 1:
             for reader in tuple(place.members):  # the run's end, or a hole: each says it for itself
                 self.leave(reader)
                 reader.fell_behind(0)
             return
-        events = log.some(place.cursor)
-        data = events[0] if len(events) == 1 else b"".join(events)
+        if cursor == log.last - 1:  # the usual event
+            data, count = log.wire(log.last), 1
+        else:
+            events = log.some(cursor)
+            data, count = b"".join(events), len(events)
         size = len(data)
         slow: list[tuple[Reader, int]] = []
         for reader, (send, _) in place.members.items():
@@ -139,7 +153,7 @@ class Fanout:
         for reader, sent in slow:
             self.leave(reader)
             reader.fell_behind(sent)
-        place.cursor += len(events)
+        place.cursor = cursor + count
         place.sent += size
 
 

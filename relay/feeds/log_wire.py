@@ -17,7 +17,7 @@ from relay.feeds.run import Run
 class LogWire:
     """The writing end of a run's log."""
 
-    __slots__ = ("_run", "on_gone", "on_readable", "on_writable", "owner", "write_within")
+    __slots__ = ("_run", "on_gone", "on_readable", "on_writable", "owner", "sock", "write_within")
     hung_up = False
     half_close_kept = True
     closed = False
@@ -25,21 +25,18 @@ class LogWire:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self.sock = _Sock(self)  # the pump's quickest step writes to the socket itself
         self.on_gone: Callable[[], None] | None = None
         self.on_readable: Callable[[], None] | None = None  # never: a log has nothing to say
         self.on_writable: Callable[[], None] | None = None
         self.owner: Callable[[Exception], None] | None = None
         self.write_within = inf
 
-    @property
-    def sock(self) -> _Sock:
-        """The pump's quickest step writes to the socket itself."""
-        return _Sock(self)
-
     def send_nowait(self, whole: bytes | memoryview) -> int:
         """Whole blocks: all of them are taken. A run that was sealed meanwhile takes nothing more."""
-        if self._run.under_way:
-            self._run.append(bytes(whole))
+        run = self._run
+        if run.log.end is None:
+            run.append(whole if isinstance(whole, bytes) else bytes(whole))
         return len(whole)
 
     async def send(self, whole: bytes) -> None:

@@ -79,6 +79,7 @@ class Run:
         "_alarms",
         "_heartbeat",
         "_keeper",
+        "_prefix",
         "_stop",
         "begun_by_get",
         "decided",
@@ -126,6 +127,7 @@ class Run:
         self.route = route
         self.resume: Resume = route.resume
         self.id = id
+        self._prefix = b"%b-" % id.encode()
         self.number = number
         self.identity = identity
         self.key = key
@@ -184,26 +186,23 @@ class Run:
         if self.under_way and self._stop is not None:
             self._stop(cause)
 
-    def append(self, whole: bytes) -> list[bytes]:
-        """Whole blocks came: keep the events among them, each with its id. Returns: those that were appended.
+    def append(self, whole: bytes) -> None:
+        """Whole blocks came: keep the events among them, each with its id.
 
         A block that only has an `id` moves the cursor for the upstream, a comment says nothing.
         """
         log = self.log
-        before = log.size
-        prefix = self.id.encode()
-        out: list[bytes] = []
+        before, last = log.size, log.last
         for block in blocks(whole):
             if self.resume.reconnect:
                 given = last_id(block)
                 self.upstream_id = given if given is not None else self.upstream_id
             if kind(block) is Kind.EVENT:
-                out.append(log.append(stamp(block, b"%b-%d" % (prefix, log.last + 1))))
-        if out:
+                log.append(stamp(block, b"%b%d" % (self._prefix, log.last + 1)))
+        if log.last != last:
             self.last_out = trio.current_time()
             self._keeper.grown(log.size - before)
             self.fanout.deliver()
-        return out
 
     def seal(self, end: End, ending: Ending) -> bool:
         """It has ended. Returns: whether this was the end."""

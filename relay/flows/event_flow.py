@@ -45,7 +45,8 @@ class EventFlow(Intake):
         super().__init__(framing_in, max_event, completion, translator, exact=exact, late=late)
         self.outlet = Outlet(framing_out)
         self._clear = False  # nothing is held or half read anywhere: see `feed`
-        welds = framing_in == framing_out == CHUNKED and self._steps is None and not self._exact
+        welds = framing_in == CHUNKED and self._steps is None
+        welds = welds and (framing_out == CHUNKED) != self._exact
         self._chunks = self.reader if welds and isinstance(self.reader, ChunkReader) else None
 
     def feed(self, data: bytes) -> bytes:
@@ -54,23 +55,13 @@ class EventFlow(Intake):
         The common read is told apart first: one plain chunk that is one event with LF line ends. It goes out as it is,
         and neither the reader nor the scanner needs to hear of it.
         """
-        if self._clear:
-            line = data.find(b"\r")
-            size = PLAIN_SIZES.get(data[:line])
-            last = len(data) - 4
-            if (
-                size == last - line
-                and data.endswith(b"\n\n\r\n")
-                and data.find(b"\n\n") == last
-                and data.count(b"\r") == 2
-                and data[line + 1] == _LF
-                and (data.startswith(b"data:", line + 2) or b"\ndata:" in data)
-            ):
-                self.events += 1
-                self.payload_bytes += size
-                if self._completion is not None and size <= self._max_event:
-                    self._completion.see(data[line + 2 : -2])
-                return data
+        if self._clear and (begin := _one_event(data)):
+            size = len(data) - begin - 2
+            self.events += 1
+            self.payload_bytes += size
+            if self._completion is not None and size <= self._max_event:
+                self._completion.see(data[begin:-2])
+            return data
         return self._feed(data)
 
     def _feed(self, data: bytes) -> bytes:
@@ -117,6 +108,22 @@ class EventFlow(Intake):
         return self.outlet.last([])
 
 
+def _one_event(data: bytes) -> int:
+    """Where the payload of a read begins that is one plain chunk, which is one event with LF line ends; 0 for any other."""
+    line = data.find(b"\r")
+    last = len(data) - 4
+    if (
+        PLAIN_SIZES.get(data[:line]) == last - line
+        and data.endswith(b"\n\n\r\n")
+        and data.find(b"\n\n") == last
+        and data.count(b"\r") == 2
+        and data[line + 1] == _LF
+        and (data.startswith(b"data:", line + 2) or b"\ndata:" in data)
+    ):
+        return line + 2
+    return 0
+
+
 class KeptFlow(EventFlow):
     """An event stream that is kept: nothing but whole events comes out, and relay says nothing in between. Whoever reads
     what was kept is told by a word of its own how it ended."""
@@ -131,6 +138,17 @@ class KeptFlow(EventFlow):
         translator: Translator | None = None,
     ) -> None:
         super().__init__(framing_in, UNTIL_CLOSE, max_event, completion, translator, exact=True)
+
+    def feed(self, data: bytes) -> bytes:
+        if self._clear and (begin := _one_event(data)):
+            payload = data[begin:-2]
+            if len(payload) <= self._max_event:
+                self.events += 1
+                self.payload_bytes += len(payload)
+                if self._completion is not None:
+                    self._completion.see(payload)
+                return payload
+        return self._feed(data)
 
     def inject(self, events: bytes) -> bytes | None:
         return b""

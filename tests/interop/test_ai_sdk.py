@@ -6,6 +6,7 @@ fell silent, an error of the model's own, a stop by the reader, and one by an op
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from tests.interop.processes import (
 )
 from tests.interop.reading import last_call
 
+LOADS = itertools.count()  # a new query is a new page, a new fragment alone is not
 START = "".join(TOKENS[:2])  # what a stream that breaks has said until then
 BROKEN = {  # script → what is said of it
     "cut": "the upstream closed before the body was whole",
@@ -40,11 +42,11 @@ admin = "127.0.0.1:{admin}"
 [upstreams.model]
 url = "{url}"
 [[routes]]
-path = "/v1/{{rest...}}"
+path = "/{{mood}}/v1/{{rest...}}"
 upstream = "model"
+upstream_path = "/v1/{{rest}}"
 dialect = "openai"
 complete_when = "[DONE]"
-event_idle = "500ms"
 [[routes]]
 path = "/abort/v1/{{rest...}}"
 upstream = "model"
@@ -52,11 +54,23 @@ upstream_path = "/v1/{{rest}}"
 dialect = "openai"
 after_error = "abort"
 [[routes]]
-path = "/api/chat"
+path = "/silent/v1/{{rest...}}"
 upstream = "model"
+upstream_path = "/v1/{{rest}}"
+dialect = "openai"
+event_idle = "500ms"
+[[routes]]
+path = "/{{mood}}/chat"
+upstream = "model"
+upstream_path = "/api/chat"
 dialect = "ai-sdk"
 complete_when = "[DONE]"
 heartbeat = "50ms"
+[[routes]]
+path = "/silent/chat"
+upstream = "model"
+upstream_path = "/api/chat"
+dialect = "ai-sdk"
 event_idle = "500ms"
 [[routes]]
 path = "/{{page...}}"
@@ -97,7 +111,8 @@ def relay(model: Server, pages: Path, admin: str) -> Iterator[Server]:
 # -- streamText ------------------------------------------------------------------------------------
 
 
-def stream_text(npm: Path, base: str, script: str) -> dict[str, Any]:
+def stream_text(npm: Path, relay: Server, script: str, mood: str = "") -> dict[str, Any]:
+    base = f"{relay.url}/{mood or script}/v1"
     command = [require("node"), npm / "stream_text.mjs", base, script]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -106,7 +121,7 @@ def stream_text(npm: Path, base: str, script: str) -> dict[str, Any]:
 
 
 def test_stream_text_is_complete(npm: Path, relay: Server) -> None:
-    assert stream_text(npm, f"{relay.url}/v1", "complete") == {
+    assert stream_text(npm, relay, "complete") == {
         "text": TEXT,
         "told": [],
         "thrown": "",
@@ -116,7 +131,7 @@ def test_stream_text_is_complete(npm: Path, relay: Server) -> None:
 @pytest.mark.parametrize("script", BROKEN)
 def test_stream_text_hears_of_a_broken_stream(npm: Path, relay: Server, script: str) -> None:
     """It is told by its own `onError`, in the words of relay, and nothing is thrown past it."""
-    heard = stream_text(npm, f"{relay.url}/v1", script)
+    heard = stream_text(npm, relay, script)
     assert heard["text"] == (TEXT if script == "unfinished" else START)
     (message,) = heard["told"]
     assert BROKEN[script] in message
@@ -126,7 +141,7 @@ def test_stream_text_hears_of_a_broken_stream(npm: Path, relay: Server, script: 
 def test_stream_text_does_not_bear_an_abort(npm: Path, relay: Server) -> None:
     """Why `after_error` is "close" in these dialects: behind an abort the SDK throws a second,
     meaningless error out of the iteration."""
-    heard = stream_text(npm, f"{relay.url}/abort/v1", "cut")
+    heard = stream_text(npm, relay, "cut", "abort")
     assert heard["text"] == START
     assert heard["thrown"] or len(heard["told"]) > 1
 
@@ -140,56 +155,53 @@ def browser() -> Iterator[Page]:
         yield page
 
 
-@pytest.fixture
-def chat(browser: Page, relay: Server) -> Page:
-    browser.open(f"{relay.url}/")
+def ask(browser: Page, relay: Server, script: str) -> None:
+    browser.open(f"{relay.url}/?{next(LOADS)}#/{script}/chat")
     browser.wait_for("document.querySelector('#send') !== null")
-    return browser
+    browser.run("document.querySelector('#text').focus()")
+    browser.command("Input.insertText", text=script)
+    browser.run("document.querySelector('#send').click()")
 
 
-def ask(chat: Page, script: str) -> None:
-    chat.run("document.querySelector('#text').focus()")
-    chat.command("Input.insertText", text=script)
-    chat.run("document.querySelector('#send').click()")
+def shown(browser: Page, what: str) -> str:
+    return str(browser.run(f"document.querySelector('#{what}').textContent"))
 
 
-def shown(chat: Page, what: str) -> str:
-    return str(chat.run(f"document.querySelector('#{what}').textContent"))
+def ends(browser: Page, status: str) -> None:
+    browser.wait_for(f"document.querySelector('#status').textContent === '{status}'")
 
 
-def ends(chat: Page, status: str) -> None:
-    chat.wait_for(f"document.querySelector('#status').textContent === '{status}'")
-
-
-def test_use_chat_is_complete(chat: Page) -> None:
-    ask(chat, "complete")
-    chat.wait_for(f"document.querySelector('#answer').textContent === {json.dumps(TEXT)}")
-    ends(chat, "ready")
-    assert shown(chat, "error") == ""
+def test_use_chat_is_complete(browser: Page, relay: Server) -> None:
+    ask(browser, relay, "complete")
+    browser.wait_for(f"document.querySelector('#answer').textContent === {json.dumps(TEXT)}")
+    ends(browser, "ready")
+    assert shown(browser, "error") == ""
 
 
 @pytest.mark.parametrize("script", [*BROKEN, "error"])
-def test_use_chat_shows_that_a_stream_broke(chat: Page, script: str) -> None:
+def test_use_chat_shows_that_a_stream_broke(browser: Page, relay: Server, script: str) -> None:
     """What was said stays, and the error is relay's word (or the model's own), not "network error"."""
-    ask(chat, script)
-    ends(chat, "error")
-    assert shown(chat, "answer") == (TEXT if script == "unfinished" else START)
-    assert {**BROKEN, "error": "the model fell over"}[script] in shown(chat, "error")
+    ask(browser, relay, script)
+    ends(browser, "error")
+    assert shown(browser, "answer") == (TEXT if script == "unfinished" else START)
+    assert {**BROKEN, "error": "the model fell over"}[script] in shown(browser, "error")
 
 
-def test_use_chat_stops_the_model(chat: Page, model: Server) -> None:
-    ask(chat, "endless")
-    chat.wait_for("document.querySelector('#answer').textContent.length > 20")
-    chat.run("document.querySelector('#stop').click()")
-    ends(chat, "ready")
+def test_use_chat_stops_the_model(browser: Page, relay: Server, model: Server) -> None:
+    ask(browser, relay, "endless")
+    browser.wait_for("document.querySelector('#answer').textContent.length > 20")
+    browser.run("document.querySelector('#stop').click()")
+    ends(browser, "ready")
     wait_until("the model is stopped", lambda: last_call(model)["state"] == "stopped")
 
 
-def test_use_chat_takes_an_operators_stop_for_no_error(chat: Page, admin: str) -> None:
-    ask(chat, "endless")
-    chat.wait_for("document.querySelector('#answer').textContent.length > 20")
+def test_use_chat_takes_an_operators_stop_for_no_error(
+    browser: Page, relay: Server, admin: str
+) -> None:
+    ask(browser, relay, "endless")
+    browser.wait_for("document.querySelector('#answer').textContent.length > 20")
     (stream,) = httpx.get(f"{admin}/streams").json()["streams"]
     assert httpx.delete(f"{admin}/streams/{stream['id']}").is_success
-    ends(chat, "ready")
-    assert shown(chat, "error") == ""
-    assert "on and on and" in shown(chat, "answer")
+    ends(browser, "ready")
+    assert shown(browser, "error") == ""
+    assert "on and on and" in shown(browser, "answer")

@@ -1,11 +1,11 @@
 // A page with nothing but `useChat` of the AI SDK, as its documentation has it. The test presses the
-// button and reads what the hook says.
+// button and reads what the hook says. The fragment of the address names where it asks.
 import { useChat } from "@ai-sdk/react";
 import { DefaultChatTransport } from "ai";
 import { useState } from "react";
 import { createRoot } from "react-dom/client";
 
-const transport = new DefaultChatTransport({ api: "/api/chat" });
+const transport = new DefaultChatTransport({ api: location.hash.slice(1) });
 
 function Page() {
   const { messages, sendMessage, stop, status, error } = useChat({ transport });

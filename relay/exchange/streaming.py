@@ -34,7 +34,6 @@ def kept_flow(reply: Reply, route: Route, framing_in: int) -> KeptFlow:
 
 
 def _watching(reply: Reply, route: Route) -> tuple[Completion | None, Translator | None]:
-    """Who looks at the events on their way: a translation knows by itself what is the last one."""
-    if reply.translate is not None:
-        return None, Translator(reply.translate)
-    return (Completion(route.complete_when) if route.complete_when != b"eof" else None), None
+    """Who looks at the events on their way: for the upstream's marker, and to translate them."""
+    completion = Completion(route.complete_when) if route.complete_when != b"eof" else None
+    return completion, Translator(reply.translate) if reply.translate is not None else None

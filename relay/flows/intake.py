@@ -167,8 +167,8 @@ class Intake:
     @property
     def completed(self) -> bool:
         """Whether the stream has said itself that it is complete."""
-        if self._translator is not None:
-            return self._translator.complete
+        if self._translator is not None and self._translator.complete:
+            return True
         return self._completion is not None and self._completion.seen
 
     @property
@@ -291,10 +291,10 @@ class Intake:
             whole = self._without_bom(whole)
             fits = self._length_that_fits(whole)
         out = whole[:fits]
+        if self._completion is not None:
+            self._see(self._completion, out)
         if self._translator is not None:
             out = self._translated(self._translator, out)
-        elif self._completion is not None:
-            self._see(self._completion, out)
         if fits < len(whole):
             self._end(self._too_large())
         return out
@@ -365,25 +365,23 @@ class Intake:
         if not tail:
             return b""
         translator, completion = self._translator, self._completion
+        marked = completion is not None and not completion.seen and completion.see_last(tail)
         if translator is not None:
-            if not self._truncated or not says_its_type(tail):
+            if not (marked or self._truncated) or not says_its_type(tail):
                 return b""
             try:
                 return b"".join(map(serialise, translator.feed((parse(tail),))))
             except TranslationError:
                 return b""  # what cannot be translated is no end
-        if completion is not None and not completion.seen:
-            completion.see_last(tail)
-            if self._exact and completion.seen:
-                return tail + b"\n\n"
-        return b"" if self._exact else tail
+        if self._exact:
+            return tail + b"\n\n" if marked else b""
+        return tail
 
     @property
     def _truncated(self) -> bool:
         """At the end of the body: whether the route's completion marker is missing."""
-        if self._translator is not None:
-            return self._translator.has_last and not self._translator.complete
-        return self._completion is not None and not self._completion.seen
+        asked = self._translator is not None and self._translator.has_last
+        return (asked or self._completion is not None) and not self.completed
 
     def _too_large(self) -> Ending:
         detail = f"an event of the upstream is longer than {self._max_event} bytes"

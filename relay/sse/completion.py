@@ -66,10 +66,11 @@ class Completion:
                 self.seen = any(map(self._is_marker, _BLANK.split(whole_events)))
                 return
 
-    def see_last(self, block: bytes) -> None:
-        """Look at the unfinished block before a clean end."""
+    def see_last(self, block: bytes) -> bool:
+        """Look at the unfinished block before a clean end. Returns: `seen`."""
         if says_its_type(block):
             self.see(block)
+        return self.seen
 
     def _is_marker(self, block: bytes) -> bool:
         if not any(needle in block for needle in self._needles):

@@ -115,6 +115,24 @@ async def test_any_of_several_markers_in_any_order(markers: str, end: bytes) -> 
             client.close()
 
 
+@pytest.mark.parametrize("tail", [b"data: [DONE]\n\n", b"data: [DONE]\n", b"data: [DONE]", b""])
+async def test_the_upstreams_marker_counts_in_a_translated_stream(tail: bytes) -> None:
+    """The marker itself may go nowhere: no rule is for it."""
+    rules = "[translations.t.delta]\n"
+    route = 'complete_when = "[DONE]"\ntranslate = "t"'
+    async with scene(route, more=rules) as (relay, up):
+        client = await relay.get()
+        peer, _ = await up.request()
+        await peer.send(framed("chunked", DELTA + tail))
+        peer.close()
+        ending = (await relay.line())["ending"]
+        client.half_close()
+        rest = (await client.rest()).partition(b"\r\n\r\n")[2]
+        assert ending == ("complete" if tail else "upstream_truncated")
+        assert rest.endswith(b"\r\n" + LAST) == bool(tail)
+        assert b'data: {"text":"so far"}\n\n' in dechunked(rest)
+
+
 @pytest.mark.parametrize("dialect", ["plain", "named", "openai", "anthropic", "ai-sdk"])
 @pytest.mark.parametrize("asked", ["", 'after_error = "abort"', 'after_error = "close"'])
 async def test_the_end_behind_the_terminal_event(dialect: str, asked: str) -> None:

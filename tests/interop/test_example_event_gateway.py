@@ -100,7 +100,10 @@ def test_no_answer_shows_the_token(relay: Server) -> None:
 def test_a_backend_that_is_down_shows_no_token_and_no_address() -> None:
     with start_relay(EXAMPLE / "relay.toml", environment("http://127.0.0.1:1")) as relay:
         response = httpx.get(f"{relay.url}/api/events/file.123")
-        assert response.status_code == 502
+        assert response.status_code == 200, "an error status would end an EventSource for good"
+        hint, name, data = response.text.strip().split("\n")
+        assert hint.startswith("retry: ")
+        assert (name, '"code":"upstream_unreachable"' in data) == ("event: error", True)
         assert TOKEN not in seen(response)
         assert "127.0.0.1:1" not in response.text
         relay.wait_for_record(lambda record: record.get("ending") == "upstream_unreachable")

@@ -263,6 +263,7 @@ TOKEN = text(
     "a token (letters, digits, -)", lambda value: value_of(_matching(_TOKEN)(value)), "token"
 )
 OWN_FIELD = text("a field name", _id_field, "field name")
+EDITED_FIELD = text("a field name", lambda value: field_name(value).encode(), "field name")
 FIELD_NAME = text(
     "a field name", lambda value: _matching(_TOKEN)(value).lower().encode(), "field name"
 )

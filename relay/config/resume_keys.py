@@ -196,7 +196,7 @@ AUTH: Final = Table(
         Key("timeout", kinds.DURATION, '"5s"', "For connection and head together."),
         Key(
             "copy",
-            ListOf(kinds.FIELD_NAME, single=True),
+            ListOf(kinds.EDITED_FIELD, single=True),
             "[]",
             "Fields of its answer that are set on the request to the upstream; the client's own are "
             "removed, also where the answer has none.",

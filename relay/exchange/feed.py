@@ -33,6 +33,7 @@ from relay.http.bodies import Fields
 from relay.http.fault import Fault
 from relay.http.fields import HOP_BY_HOP
 from relay.http.framing import UNTIL_CLOSE
+from relay.http.names import barred
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.sources.bring import bring
 from relay.sources.call import read_whole
@@ -52,12 +53,13 @@ _FIRST_PAUSE: Final = 0.25  # seconds before a broken upstream is asked again; d
 _LONGEST_PAUSE: Final = 10.0
 
 # Of one client, or of one moment: not for those who come later.
-_ONE_READERS: Final = frozenset(
+_ONE_READERS: Final = barred(
     b"set-cookie vary date age etag location x-request-id retry-after cache-control x-accel-buffering"
     b" content-type content-length content-encoding content-digest repr-digest digest content-md5 expires pragma"
     b" last-modified accept-ranges content-range trailer relay-run incremental".split()
+    + list(HOP_BY_HOP),
+    (b"access_control_", b"ratelimit", b"x_ratelimit"),
 )
-_ONE_READERS_PREFIXES: Final = (b"access-control-", b"ratelimit", b"x-ratelimit")
 
 _WHY: Final = {
     Cause.STOPPED: "the stream was stopped",
@@ -167,16 +169,10 @@ class Feed:
         """The head is there: the key moves, and everybody who waits begins to read."""
         fields = reply.head.fields if reply.head is not None else reply.fields
         named = reply.head.connection if reply.head is not None else frozenset()
-        keeps_location = run.resume.handle == "location"
-        run.fields = [
-            field
-            for field in fields
-            if field[0] not in _ONE_READERS
-            and field[0] not in HOP_BY_HOP
-            and field[0] not in named
-            and not field[0].startswith(_ONE_READERS_PREFIXES)
-            and (keeps_location or field[0] != b"content-location")
-        ]
+        dropped = _ONE_READERS.and_named(named)
+        if run.resume.handle != "location":
+            dropped = dropped.and_named((b"content-location",))
+        run.fields = [field for field in fields if not dropped.bars(field[0])]
         self.cookies = [field for field in fields if field[0] == b"set-cookie"]
         self.ask.phase = Phase.BODY
         self.worker.feeds.book.head(run)

@@ -12,7 +12,7 @@ from relay.http.fields import request_fields, request_late
 from relay.http.heads import RequestHead
 from relay.http.names import Barred
 from relay.observing.tracing import TRACEPARENT, carried
-from relay.sources.authorize import asks_with
+from relay.sources.authorize import ABOUT, asks_with
 from relay.sources.reply import Outgoing
 from relay.upstreams.origin import Origin
 
@@ -67,8 +67,9 @@ def question(exchange: Requester, upstream: Upstream, target: bytes) -> Outgoing
     )
     state = exchange.state
     assert state is not None
-    about: Fields = [(b"x-forwarded-method", head.method), (b"x-forwarded-uri", head.target)]
-    send = _fields_for(exchange, upstream, asks, state.asking, about)
+    about = zip(ABOUT, (head.method, head.target), strict=True)
+    more = [field for field in about if not state.asking.sets(field[0])]
+    send = _fields_for(exchange, upstream, asks, state.asking, more)
     return Outgoing(b"GET", target, send, True, b"")
 
 

@@ -17,10 +17,12 @@ from relay.exchange.admission import Admission
 from relay.exchange.errands import Errands
 from relay.exchange.registry import Registry
 from relay.feeds.feeds import Feeds
+from relay.http.names import folded
 from relay.observing.counters import Counters, RouteCounters
 from relay.observing.log import LineLog
 from relay.observing.tracing import Tracing
 from relay.routing.table import RouteTable
+from relay.sources.authorize import ABOUT
 from relay.sources.loading import load_for
 from relay.sources.turns import Turns
 from relay.upstreams import health
@@ -62,7 +64,10 @@ class RouteState:
             for up in _used(route)
         }
         auth = route.auth
-        self.asking = auth.upstream.request_headers if auth is not None else FieldEdits()
+        # What relay says about the request it says alone, whoever is trusted.
+        self.asking = FieldEdits()
+        if auth is not None:
+            self.asking = _merged(auth.upstream.request_headers, FieldEdits(), frozenset(ABOUT))
 
 
 class Worker:
@@ -177,7 +182,8 @@ def _told(route: Route) -> frozenset[bytes]:
 def _merged(upstream: FieldEdits, route: FieldEdits, told: frozenset[bytes]) -> FieldEdits:
     """The route's edits over the upstream's; an upstream's secrets are set last of all and cannot be unset."""
     names = {name for name, _ in upstream.set}
+    taken = set(map(folded, names))
     return FieldEdits(
-        upstream.set + tuple(field for field in route.set if field[0] not in names),
+        upstream.set + tuple(field for field in route.set if folded(field[0]) not in taken),
         (upstream.remove | route.remove | told) - names,
     )

@@ -61,6 +61,11 @@ _UNBUFFERED: Final = (b"x-accel-buffering", b"no")  # nginx obeys and consumes i
 _OURS_IN_REQUEST = frozenset(
     b"host via forwarded x-forwarded-for x-forwarded-proto x-forwarded-host accept-encoding".split()
 )
+# What relay removes or rewrites on some routes; an odd spelling means nothing on the others either.
+_SOMETIMES_IN_REQUEST = frozenset(b"last-event-id max-forwards".split())
+_SOMETIMES_IN_RESPONSE = frozenset(
+    b"content-encoding content-location relay-run retry-after set-cookie".split()
+)
 _OURS_IN_RESPONSE = frozenset((b"via", b"cache-control", b"x-accel-buffering", b"date"))
 _CLAIMS_FAMILY: Final = b"x-forwarded"
 
@@ -84,7 +89,7 @@ def _plan(
     edited = plainly(remove | {name for name, _ in set_fields})
     own = plainly((request_id_header,))
     drop = HOP_BY_HOP | direction.drop | edited | own
-    odd = barred(drop | direction.ours | direction.claims, direction.families)
+    odd = barred(drop | direction.ours | direction.odd, direction.families)
     replaced = frozenset(map(folded, edited))
     ours = frozenset(name for name in direction.ours | own if folded(name) in replaced)
     return _Plan(drop, odd, odd.late(), ours)
@@ -103,16 +108,19 @@ class _Direction:
 
     drop: frozenset[bytes]
     ours: frozenset[bytes]
-    claims: frozenset[bytes] = _NOTHING  # dropped under odd spellings, from trusted peers too
+    odd: frozenset[bytes] = _NOTHING  # dropped besides under odd spellings, whoever sent it
     families: tuple[bytes, ...] = ()
 
 
 _FRAMING = frozenset((b"content-length", b"trailer"))
 _STREAM_DROPS = frozenset((b"cache-control", b"x-accel-buffering"))
 _CLAIMED: Final = (folded(_CLAIMS_FAMILY),)
-_TRUSTED: Final = _Direction(_REWRITTEN, _OURS_IN_REQUEST, _CLAIMS, _CLAIMED)
-_UNTRUSTED: Final = _Direction(_REWRITTEN | _CLAIMS, _OURS_IN_REQUEST, _CLAIMS, _CLAIMED)
-_RESPONSE: Final = _Direction(_FRAMING, _OURS_IN_RESPONSE)
+_ODD: Final = _CLAIMS | _SOMETIMES_IN_REQUEST
+_TRUSTED: Final = _Direction(_REWRITTEN, _OURS_IN_REQUEST, _ODD, _CLAIMED)
+_UNTRUSTED: Final = _Direction(_REWRITTEN | _CLAIMS, _OURS_IN_REQUEST, _ODD, _CLAIMED)
+_RESPONSE: Final = _Direction(
+    _FRAMING, _OURS_IN_RESPONSE, _SOMETIMES_IN_RESPONSE, (b"access_control_",)
+)
 
 
 def request_fields(

@@ -26,6 +26,8 @@ from relay.sources.ask import Aside, Ask
 from relay.sources.call import reach, read_whole
 from relay.sources.reply import Failure, Reply
 
+# What the question says of the request that it is about.
+ABOUT: Final = (b"x-forwarded-method", b"x-forwarded-uri")
 _ANSWER: Final = (
     64 * 1024
 )  # bytes of a 2xx's body that are read so that the connection serves again

@@ -80,7 +80,7 @@ SPELLINGS = [
     b"X_Forwarded_For", b"X.Forwarded.For", b"X~Forwarded~Proto", b"X_Forwarded-Host",
     b"X_Forwarded_User", b"X-Forwarded_Client_Cert", b"X|Real|IP", b"CF_Connecting_IP",
     b"True.Client.IP", b"X_Original_URL", b"Accept_Encoding",
-    b"Proxy_Connection", b"Proxy.Authorization", b"Keep_Alive", b"HTTP2_Settings",
+    b"Last_Event_Id", b"Max.Forwards", b"Proxy_Connection", b"Proxy.Authorization", b"Keep_Alive", b"HTTP2_Settings",
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from relay.config import ConfigError, loads
 from tests.harness import RawPeer, Relay, Upstream, running
 
 CONFIG = """
@@ -218,3 +219,23 @@ async def test_a_yes_with_an_endless_body_does_not_hold_up_the_request() -> None
         await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
         await g.backend.request()
         await peer.ended()
+
+
+async def test_what_the_question_is_about_is_relays_own_word() -> None:
+    """1. A trusted proxy passes on what its client claims. 2. The question says it once, as it is."""
+    server = '[server]\nlisten = ["127.0.0.1:0"]\ntrusted_proxies = ["127.0.0.0/8"]'
+    fields = "X-Forwarded-Uri: /open\r\nX-Forwarded-Method: OPTIONS\r\nX_Forwarded_Uri: /open\r\n"
+    async with ground(server=server) as g:
+        _, _, head = await g.asked(get(fields))
+        lower = head.lower()
+        assert lower.count(b"forwarded-uri: ") == 1
+        assert b"x-forwarded-uri: /a/b?c=d\r\n" in lower
+        assert lower.count(b"forwarded-method: ") == 1
+        assert b"/open" not in lower
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "Transfer_Encoding", "Host", "Connection"])
+def test_framing_is_not_copied(name: str) -> None:
+    text = CONFIG.format(app="http://a", backend="http://b", route="", auth="", server="")
+    with pytest.raises(ConfigError, match=r"auth\.copy\[0\].*cannot be edited"):
+        loads(text.replace('["X-User-Id", "X-Role"]', f'["{name}"]'), {})

@@ -21,7 +21,8 @@ async def test_a_run_and_its_first_viewer() -> None:
         await peer.send(
             EVENT_HEAD.replace(
                 b"\r\n\r\n",
-                b"\r\nX-Kept: yes\r\nSet-Cookie: a=1\r\nVary: Origin\r\nETag: x\r\nCache-Control: public\r\n\r\n",
+                b"\r\nX-Kept: yes\r\nSet-Cookie: a=1\r\nVary: Origin\r\nETag: x\r\nCache-Control: public\r\n"
+                b"Set_Cookie: b=2\r\n\r\n",
             )
         )
         status, fields = await reader.head()
@@ -41,6 +42,7 @@ async def test_a_run_and_its_first_viewer() -> None:
         assert reader.ids == [f"{reader.run}-1", f"{reader.run}-2"]
         later = await g.read()
         assert "set-cookie" not in later.fields
+        assert "set_cookie" not in fields.keys() | later.fields.keys()
         assert later.run == reader.run
         await later.until(2)
         await peer.send(LAST)

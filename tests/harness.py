@@ -205,7 +205,7 @@ class Relay:
     def attach(self, pair: MemoryPair) -> MemoryPeer:
         """A client on an in-memory stream: its connection is served like any other."""
         ours, theirs = pair
-        wire = StreamWire(theirs)
+        wire = StreamWire(theirs, self.worker.alarms)
         connection = Connection(self.worker, wire, "192.0.2.1")
         self._nursery.start_soon(connection.run)
         return MemoryPeer(ours)  # type: ignore[arg-type]

@@ -151,7 +151,9 @@ class App:
         worker = server.worker
         request = Request(scope)
         stream = RequestStream(request, receive)
-        connection = Connection(worker, StreamWire(stream), _peer(scope), _scheme(scope))
+        connection = Connection(
+            worker, StreamWire(stream, worker.alarms), _peer(scope), _scheme(scope)
+        )
         connection.reusable = False  # one request is all that comes
         answering = Answering(stream, request.method, scope, send, worker.config.timeouts)
         try:

@@ -40,7 +40,7 @@ from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.sources.reply import Failure, OpenFile, Reply, SendEvents, UpstreamBody
 from relay.wires.socket_wire import SocketWire
-from relay.wires.wire import READ_SIZE, Expired, Gone, Wire
+from relay.wires.wire import READ_SIZE, Expired, Gone, Source
 
 if TYPE_CHECKING:
     from relay.exchange.exchange import Exchange
@@ -317,7 +317,7 @@ class Delivery:
         exchange.record.streaming = reply.events
         return Transfer(flow, state.route, exchange.record, state.counters, trio.current_time())
 
-    async def _open(self, transfer: Transfer, head: bytes, upstream: Wire, rest: bytes) -> None:
+    async def _open(self, transfer: Transfer, head: bytes, upstream: Source, rest: bytes) -> None:
         """Send the head with what there is of the body; the pump for the rest of it."""
         exchange = self._exchange
         record, client, worker = exchange.record, exchange.wire, exchange.worker
@@ -339,7 +339,7 @@ class Delivery:
         if isinstance(upstream, SocketWire) and isinstance(client, SocketWire):
             self.pump = EpollPump(transfer, upstream, client, worker.engine, worker.alarms)
         else:
-            self.pump = TrioPump(transfer, upstream, client)
+            self.pump = TrioPump(transfer, upstream, client, worker.alarms)
         self._forget()
 
     def _forget(self) -> None:

@@ -333,6 +333,13 @@ class EpollPump:
             return inf
         return min(transfer.due(), self._write_by)
 
+    def set_back(self, seconds: float, now: float) -> None:
+        """Called by Alarms: see `Clock`."""
+        self._transfer.set_back(seconds, now)
+        if self._rest is not None:
+            write = self._transfer.route.timeouts.write
+            self._write_by = min(self._write_by + seconds, now + write)
+
     def _asked(self) -> None:
         self.ring(trio.current_time())
 

@@ -11,15 +11,18 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from relay.wires.alarms import Alarms
+
 logger = logging.getLogger("relay")
 
 
 class Errands:
     """The errands of one worker. `run` is the task they run under."""
 
-    __slots__ = ("_done", "_nursery", "_running")
+    __slots__ = ("_alarms", "_done", "_nursery", "_running")
 
-    def __init__(self) -> None:
+    def __init__(self, alarms: Alarms) -> None:
+        self._alarms = alarms
         self._nursery: trio.Nursery | None = None
         self._running = 0
         self._done = trio.Event()
@@ -51,7 +54,7 @@ class Errands:
 
     async def _run(self, job: Callable[[], Awaitable[None]], within: float) -> None:
         try:
-            with trio.move_on_after(within):
+            with self._alarms.within(within):
                 await job()
         except Exception:
             logger.exception("a fault of relay's own in an errand")

@@ -192,7 +192,7 @@ class Feed:
                 wire = ChannelWire.produced_by(
                     lambda send: self._produced(reply, send), self._nursery
                 )
-                await TrioPump(transfer, wire, log).run()
+                await TrioPump(transfer, wire, log, self.worker.alarms).run()
             else:
                 rest, body.rest = body.rest, b""
                 first = transfer.data(rest, now) if rest or flow.done else b""
@@ -203,7 +203,7 @@ class Feed:
                             transfer, body.wire, log, self.worker.engine, self.worker.alarms
                         ).run()
                     else:
-                        await TrioPump(transfer, body.wire, log).run()
+                        await TrioPump(transfer, body.wire, log, self.worker.alarms).run()
                 if transfer.ending is COMPLETE and flow.reader.done and not flow.rest:
                     body.lease.answer_whole()
         finally:
@@ -262,7 +262,7 @@ class Feed:
         body, head = reply.upstream, reply.head
         assert body is not None and head is not None
         try:
-            with trio.move_on_after(_SHARED_WITHIN):
+            with self.worker.alarms.within(_SHARED_WITHIN):
                 payload = b"" if head.bodiless else await read_whole(body, SHARED)
                 dropped = HOP_BY_HOP | head.connection | {b"set-cookie", b"content-length"}
                 fields = [field for field in head.fields if field[0] not in dropped]

@@ -164,10 +164,15 @@ class Transfer:
         if self.paused:
             return age
         route = self.route
-        due = min(self.last_in + route.timeouts.idle, age)
+        due = min(self.silent_by(), age)
         if isinstance(self.flow, EventFlow):
-            due = min(due, self.last_out + route.heartbeat, self._event_due())
+            due = min(due, self.last_out + route.heartbeat)
         return due
+
+    def silent_by(self) -> float:
+        """When the upstream has been silent for too long."""
+        due = self.last_in + self.route.timeouts.idle
+        return min(due, self._event_due()) if isinstance(self.flow, EventFlow) else due
 
     def _event_due(self) -> float:
         wait = self.route.event_idle
@@ -211,6 +216,13 @@ class Transfer:
         waited = now - self._paused_at
         self.last_in += waited
         self.last_event += waited
+
+    def set_back(self, seconds: float, now: float) -> None:
+        """This process stood still for so long: nor is that time the upstream's. (Of a pause it is a part.)"""
+        if self.paused:
+            return
+        self.last_in = min(self.last_in + seconds, now)
+        self.last_event = min(self.last_event + seconds, now)
 
     # -- endings ---------------------------------------------------------------------------------------------
 

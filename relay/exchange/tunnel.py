@@ -13,6 +13,7 @@ import trio
 
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.record import Record
+from relay.wires.alarms import LOOK
 from relay.wires.socket_wire import SocketWire
 from relay.wires.stream_wire import StreamWire
 from relay.wires.wire import Expired, Gone, Wire
@@ -72,13 +73,18 @@ class _Tunnel:
 
     async def _read(self, source: Wire) -> bytes | None:
         """The next bytes; None when both directions have been quiet for too long."""
+        believed = (
+            False  # that it is quiet: the other direction's bytes may have come in this very turn
+        )
         while True:
-            source.read_by = self.last + self.idle
+            source.read_by = trio.current_time() + LOOK if believed else self.last + self.idle
             try:
                 data = await source.receive()
             except Expired:
-                if trio.current_time() >= self.last + self.idle:
+                quiet = trio.current_time() >= self.last + self.idle
+                if quiet and believed:
                     return None
+                believed = quiet
                 continue
             self.last = trio.current_time()
             return data

@@ -114,7 +114,7 @@ class BodyReading:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._started = trio.current_time()
+        self._started = exchange.alarms.awake()
 
     async def next(self) -> bytes:
         """The next bytes. Raises: Fault (408). A client that leaves ends the exchange."""
@@ -158,7 +158,7 @@ class BodyReading:
     def _check_rate(self, size: int) -> None:
         exchange = self._exchange
         least = exchange.route.limits.request_body_rate
-        elapsed = trio.current_time() - self._started
+        elapsed = exchange.alarms.awake() - self._started
         assert exchange.body is not None
         if least and elapsed > GRACE and (exchange.body.received + size) / elapsed < least:
             raise Fault(

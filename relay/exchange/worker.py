@@ -75,10 +75,10 @@ class Worker:
 
     def __init__(self, config: Config, log_fd: int | None) -> None:
         self.engine = Engine()
-        self.alarms = Alarms()
+        self.alarms = Alarms(self.engine)
         self.counters = Counters()
         self.registry = Registry()
-        self.errands = Errands()
+        self.errands = Errands(self.alarms)
         self.threads = Threads()
         self._turns: dict[str, Turns] = {}
         self.log = (

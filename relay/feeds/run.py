@@ -62,7 +62,7 @@ def heartbeat(route: Route) -> bytes:
 
 
 class Run:
-    """One run. Implements feeds.decisions.KnownRun, and an Alarm.
+    """One run. Implements feeds.decisions.KnownRun, and a Clock.
 
     Attributes:
         number: in the order of beginning.
@@ -275,6 +275,13 @@ class Run:
                 self.last_out = now
                 self.fanout.say(self._heartbeat)
         return self.due()
+
+    def set_back(self, seconds: float, now: float) -> None:
+        """Called by Alarms: see `Clock`. Who comes back may be waiting in the listen queue."""
+        if not self.under_way:
+            self.until = min(self.until + seconds, now + self.resume.keep)
+        elif not self.viewers:
+            self.unwatched_since = min(self.unwatched_since + seconds, now)
 
     def forget(self) -> None:
         """No clock rings for it any more; its events go with the last who reads them."""

@@ -33,7 +33,7 @@ AT_ONCE: Final = (
 
 
 class SocketViewer(Viewer):
-    """A viewer on a plain socket. An Alarm, and a feeds.fanout.Reader."""
+    """A viewer on a plain socket. A Clock, and a feeds.fanout.Reader."""
 
     __slots__ = (
         "_alarms",
@@ -212,6 +212,11 @@ class SocketViewer(Viewer):
                 self._wake()
                 return inf
         return self._due()
+
+    def set_back(self, seconds: float, now: float) -> None:
+        """Called by Alarms: see `Clock`."""
+        if self.paused:
+            self._write_by = min(self._write_by + seconds, now + self.route.timeouts.write)
 
     # -- the end ---------------------------------------------------------------------------------------------
 

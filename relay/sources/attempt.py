@@ -66,7 +66,7 @@ async def attempt(
 async def _dial(ask: Ask, origin: Origin) -> SocketWire:
     ask.phase = Phase.DIAL
     seconds = ask.route.timeouts.connect
-    with trio.move_on_after(seconds):
+    with ask.alarms.within(seconds):
         try:
             return await dial(origin.url, origin.upstream, ask.engine, ask.alarms)
         except DialError as error:

@@ -14,8 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import trio
-
 from relay.config.values import Auth
 from relay.http.bodies import Fields
 from relay.http.fault import Fault
@@ -75,7 +73,7 @@ async def authorize(plan: Auth, ask: Ask, body: object) -> Grant | Reply:
     except TemplateError as error:
         raise Fault("client", 400, "bad_target", str(error)) from None
     try:
-        with trio.move_on_after(plan.timeout):
+        with ask.alarms.within(plan.timeout):
             return await _asked(plan, ask, target)
     except Failure as failure:
         raise _unavailable(failure.detail) from None

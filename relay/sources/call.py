@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import trio
-
 from relay.config.values import Upstream
 from relay.http.bodies import Fields, body_reader
 from relay.http.fault import Fault
@@ -63,7 +61,7 @@ async def call(
         `reach` raises).
     """
     out = ask.own_request(upstream, method, target, content_type, body)
-    with trio.move_on_after(within):
+    with ask.alarms.within(within):
         head, answer = await reach(ask, upstream, out)
         return CallResult(head.status, head.fields, await read_whole(answer, max_answer))
     raise silent(within)

@@ -125,7 +125,7 @@ async def _follow(
     except TemplateError as error:
         raise bad_reply(f"the reply to the message has no usable {error}") from None
     out = ask.own_request(step.upstream, step.method, target)
-    until = trio.current_time() + step.not_ready_for
+    until = ask.alarms.awake() + step.not_ready_for
     pause = FIRST_PAUSE
     while True:
         head, stream = await _stream_or_status(step, ask, out)
@@ -133,7 +133,7 @@ async def _follow(
             return head, stream
         if head.status not in step.not_ready:
             raise refused("stream_refused", "the stream was refused", head.status)
-        if trio.current_time() + pause > until:
+        if ask.alarms.awake() + pause > until:
             raise refused("stream_not_ready", "the stream did not come up: refused", head.status)
         await trio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
@@ -143,7 +143,7 @@ async def _stream_or_status(
     step: Step, ask: Ask, out: Outgoing
 ) -> tuple[ResponseHead, UpstreamBody | None]:
     """One try: a head, and its body where it is the stream; otherwise the body has been read."""
-    with trio.move_on_after(step.timeout):
+    with ask.alarms.within(step.timeout):
         head, body = await reach(ask, step.upstream, out)
         if head.status == 200 and head.media_type == b"text/event-stream":
             return head, body

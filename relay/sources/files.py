@@ -121,7 +121,7 @@ class _Opening:
         within = ask.route.timeouts.response_head
         waited_for = True
         try:
-            with trio.move_on_after(within):
+            with ask.alarms.within(within):
                 return await trio.to_thread.run_sync(
                     self._find, limiter=ask.threads.files, abandon_on_cancel=True
                 )

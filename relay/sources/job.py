@@ -19,6 +19,7 @@ Rules
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import trio
 
@@ -59,13 +60,13 @@ class Job:
 
     __slots__ = (
         "_ask",
+        "_bound",
         "_cancelled",
         "_error",
         "_left",
         "_over",
         "_plan",
         "_reply",
-        "_scope",
         "_wanted",
     )
 
@@ -75,7 +76,7 @@ class Job:
         self._wanted = wanted
         self._reply: Members | None = None
         self._error: Exception | None = None
-        self._scope = trio.CancelScope()  # of the POST
+        self._bound = ask.alarms.within(inf)  # of the POST
         self._over = trio.Event()  # the POST has ended
         self._left = False  # nobody waits for the reply any more
         self._cancelled = False
@@ -111,7 +112,7 @@ class Job:
     async def _run(self) -> None:
         """The POST, and the cancel behind it where its exchange is gone."""
         try:
-            with self._scope:
+            with self._bound:
                 try:
                     self._reply = await self._in_turn()
                 except Exception as caught:
@@ -126,17 +127,16 @@ class Job:
                 raise error
             return
         if self._ask.phase not in _UNSENT and (error is None or _may_have_begun(error)):
-            with trio.move_on_after(CANCEL_WITHIN):
+            with self._ask.alarms.within(CANCEL_WITHIN):
                 await self._tell()
 
     def _leave(self) -> None:
         """The exchange is over before the POST is."""
         self._left = True
         if self._ask.phase in _UNSENT:
-            self._scope.cancel()
+            self._bound.cancel()
         else:
-            within = min(self._plan.enqueue.timeout, ORPHANED)
-            self._scope.deadline = trio.current_time() + within
+            self._bound.set(min(self._plan.enqueue.timeout, ORPHANED))
 
     async def _tell(self) -> None:
         step = self._plan.cancel
@@ -165,7 +165,7 @@ class Job:
         if sender is None:
             return await self._send()
         self._ask.phase = Phase.QUEUED
-        async with self._ask.turns.turn(sender, self._plan.order_wait):
+        async with self._ask.turns.turn(sender, self._ask.alarms.within(self._plan.order_wait)):
             return await self._send()
 
     async def _send(self) -> Members:

@@ -19,6 +19,7 @@ import trio
 
 from relay.observing.ending import Cause, Side
 from relay.sources.reply import Failure
+from relay.wires.alarms import Deadline
 
 
 class Turns:
@@ -39,20 +40,20 @@ class Turns:
         return sum(lock.statistics().tasks_waiting for lock in self._locks.values())
 
     @asynccontextmanager
-    async def turn(self, key: str, within: float) -> AsyncIterator[None]:
+    async def turn(self, key: str, within: Deadline) -> AsyncIterator[None]:
         """Hold the turn of `key` for the block.
 
         Args:
-            within: seconds to wait for it.
+            within: how long to wait for it.
 
         Raises: Failure, when it did not come in time.
         """
         lock = self._locks.setdefault(key, trio.Lock())
         try:
-            with trio.move_on_after(within) as waiting:
+            with within:
                 await lock.acquire()
-            if waiting.cancelled_caught:
-                raise _too_late(within)
+            if within.passed:
+                raise _too_late(within.seconds)
             try:
                 yield
             finally:

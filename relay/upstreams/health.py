@@ -102,7 +102,7 @@ async def _watch(group: Group, origin: Origin, settings: HealthCheck, report: Re
 
 async def probe(group: Group, origin: Origin, settings: HealthCheck) -> str:
     """One check. Returns: "" for healthy, otherwise what was wrong, for the log."""
-    with trio.move_on_after(settings.timeout):
+    with group.alarms.within(settings.timeout):
         try:
             wire = await dial(origin.url, origin.upstream, group.engine, group.alarms)
         except DialError as error:

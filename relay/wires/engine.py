@@ -135,6 +135,19 @@ class Engine(trio.abc.Instrument):
         self._epoll.modify(wire.fd, REST_EVENTS)
         self._ring()
 
+    def looks(self) -> int:
+        """How many calls of `look` see all that lies in the kernel now: epoll reports ready sockets in turn."""
+        return len(self._handlers) // BATCH + 1
+
+    def look(self) -> bool:
+        """Take the kernel's news once, outside of `run`. Returns: whether that was all of it."""
+        if self._epoll.closed:
+            return True
+        self.now = trio.current_time()
+        events = self._epoll.poll(0, BATCH)
+        self._dispatch(events)
+        return len(events) < BATCH
+
     def _ring(self) -> None:
         """See that `run` comes by."""
         if self._asleep:
@@ -181,7 +194,6 @@ class Engine(trio.abc.Instrument):
         still to come. So only two turns without any tell that nobody waits for Trio.
         """
         poll = self._epoll.poll
-        handlers = self._handlers
         clock = trio.lowlevel.current_clock().current_time
         before, self.now = self.now, clock()
         leave = self.now + STAY if self.now < before + LINGER else 0.0
@@ -189,14 +201,7 @@ class Engine(trio.abc.Instrument):
         self._others_before, self._others = self._others, False
         events = poll(0, BATCH)
         while True:
-            for fd, mask in events:
-                handler = handlers.get(fd)
-                if handler is None:
-                    continue  # closed by an earlier step of this round
-                try:
-                    handler.ready(mask)
-                except Exception as error:
-                    handler.crash(error)
+            self._dispatch(events)
             if self._resting and self.now >= self._rest_until:
                 self._rouse()
             if self._again:
@@ -210,6 +215,17 @@ class Engine(trio.abc.Instrument):
             self.now = clock()
             if wait and not events:
                 self._rest_until = 0.0  # the wait was a rest
+
+    def _dispatch(self, events: list[tuple[int, int]]) -> None:
+        handlers = self._handlers
+        for fd, mask in events:
+            handler = handlers.get(fd)
+            if handler is None:
+                continue  # closed by an earlier step of this round
+            try:
+                handler.ready(mask)
+            except Exception as error:
+                handler.crash(error)
 
     def _run_again(self) -> None:
         turn, self._again = self._again, []

@@ -354,6 +354,12 @@ class SocketWire:
             due = min(due, self._write_by)
         return due
 
+    def set_back(self, seconds: float, now: float) -> None:
+        """Called by Alarms: see `Clock`."""
+        self.read_by += seconds
+        if self._writer is not None:
+            self._write_by = min(self._write_by + seconds, now + self.write_within)
+
     def crash(self, error: Exception) -> None:
         """A step on this wire raised: hand the error to the stream it belongs to."""
         if self.owner is None:

@@ -2,6 +2,12 @@
 
 A Trio stream cannot tell "hung up" without reading, so somebody has to read: `watch`, for as long as an exchange lasts.
 It is the only reader then: it reads ahead up to a bound, and `receive` takes from it.
+
+Rules of its clocks
+  * What the process has from the kernel already may still be on its way here, through a few tasks of the ASGI server: a
+    clock that has run out is believed when it has run out and LOOK seconds more.
+  * `send_all` does not tell how far it is. So a stream may have `taken()`, a value that changes whenever the other end
+    has taken something: as long as it does, a slow reader is not one that stopped.
 """
 
 from __future__ import annotations
@@ -12,21 +18,29 @@ from math import inf
 import trio
 
 from relay.observing.ending import Side
+from relay.wires.alarms import LOOK, Alarms, Entry
 from relay.wires.wire import READ_SIZE, Expired, Gone
 
 READ_AHEAD = 64 * 1024  # bytes of a body, or of pipelined requests, that nobody has asked for yet
 
 
 class StreamWire:
-    """A `trio.abc.Stream`. Resource handling: owns the stream."""
+    """A `trio.abc.Stream`. Resource handling: owns the stream. A Clock (see wires.alarms)."""
 
     __slots__ = (
         "_ahead",
+        "_alarms",
+        "_believe_at",
         "_ended",
         "_news",
+        "_reading",
         "_room",
+        "_taken",
         "_watched",
+        "_write_by",
+        "_writing",
         "closed",
+        "entry",
         "on_gone",
         "read_by",
         "side",
@@ -34,9 +48,16 @@ class StreamWire:
         "write_within",
     )
 
-    def __init__(self, stream: trio.abc.Stream, side: Side = Side.CLIENT) -> None:
+    def __init__(self, stream: trio.abc.Stream, alarms: Alarms, side: Side = Side.CLIENT) -> None:
         self.stream = stream
         self.side = side
+        self._alarms = alarms
+        self.entry: Entry | None = None
+        self._reading: trio.CancelScope | None = None
+        self._believe_at = 0.0  # when it is believed that the reader's clock ran out; 0: it did not
+        self._writing: trio.CancelScope | None = None
+        self._write_by = inf
+        self._taken: object = None  # by the other end, when the writer's clock was set
         self.closed = False
         self.on_gone: Callable[[], None] | None = None
         self.read_by = inf
@@ -49,12 +70,18 @@ class StreamWire:
 
     async def receive(self) -> bytes:
         await trio.lowlevel.checkpoint_if_cancelled()
-        with trio.CancelScope(deadline=self.read_by) as scope:
-            while not self._ahead and self._ended is None and self._watched:
-                await self._news.park()
-            if not self._ahead and self._ended is None:
-                return await self._receive()
-        if scope.cancelled_caught:
+        self._reading = scope = trio.CancelScope()
+        with scope:
+            self._believe_at = 0.0
+            self._alarms.arm(self, self.read_by)
+            try:
+                while not self._ahead and self._ended is None and self._watched:
+                    await self._news.park()
+                if not self._ahead and self._ended is None:
+                    return await self._receive()
+            finally:
+                self._reading = None
+        if not self._ahead and self._ended is None:
             raise Expired(self.side)
         if self._ahead:
             data = bytes(self._ahead[:READ_SIZE])
@@ -72,16 +99,58 @@ class StreamWire:
             raise Gone from None
 
     async def send(self, data: bytes) -> None:
-        within = self.write_within
-        deadline = trio.current_time() + within if within != inf else inf
-        with trio.CancelScope(deadline=deadline) as scope:
+        self._writing = scope = trio.CancelScope()
+        with scope:
+            self._restart_write(trio.current_time())
             try:
                 await self.stream.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 raise Gone from None
+            finally:
+                self._writing = None
             return
-        assert scope.cancelled_caught
         raise Expired(self.side)
+
+    def _restart_write(self, now: float) -> None:
+        self._write_by = now + self.write_within
+        self._taken = self._progress()
+        self._alarms.arm(self, self._write_by)
+
+    def _progress(self) -> object:
+        taken = getattr(self.stream, "taken", None)
+        return None if taken is None else taken()
+
+    # -- called by the alarms ----------------------------------------------------------------------
+
+    def ring(self, now: float) -> float:
+        return min(self._ring_read(now), self._ring_write(now))
+
+    def _ring_read(self, now: float) -> float:
+        if self._reading is None:
+            return inf
+        if now < self.read_by:
+            return self.read_by
+        self._believe_at = self._believe_at or now + LOOK
+        if now < self._believe_at:
+            return self._believe_at
+        self._reading.cancel()
+        return inf
+
+    def _ring_write(self, now: float) -> float:
+        if self._writing is None:
+            return inf
+        if now >= self._write_by:
+            if self._progress() == self._taken:
+                self._writing.cancel()
+                return inf
+            self._restart_write(now)
+        return self._write_by
+
+    def set_back(self, seconds: float, now: float) -> None:
+        """Called by Alarms: see `Clock`."""
+        self.read_by += seconds
+        if self._writing is not None:
+            self._write_by = min(self._write_by + seconds, now + self.write_within)
 
     def watch(self, nursery: trio.Nursery) -> None:
         """Read ahead in `nursery` until the other end hangs up, then call `on_gone`. Nobody is reading when this is
@@ -123,6 +192,7 @@ class StreamWire:
     def close(self) -> None:
         if not self.closed:
             self.closed = True
+            self._alarms.forget(self)
             close_now(self.stream)
 
 

@@ -37,7 +37,17 @@ class Expired(Exception):
         self.side = side
 
 
-class Wire(Protocol):
+class Source(Protocol):
+    """A byte stream that is read. Whoever reads keeps the time."""
+
+    async def receive(self) -> bytes:
+        """The next bytes; b"" at the end of the stream. Raises: Gone. Cancellation: loses no bytes."""
+
+    def close(self) -> None:
+        """Close now; whoever waits on it sees Gone. Idempotent."""
+
+
+class Wire(Source, Protocol):
     """A connected byte stream in both directions."""
 
     read_by: (
@@ -56,8 +66,5 @@ class Wire(Protocol):
     async def send(self, data: bytes) -> None:
         """All of `data`. Raises: Gone, Expired. Cancellation: the wire is dead afterwards."""
 
-    def close(self) -> None:
-        """Close now; whoever waits on the wire sees Gone. Idempotent."""
 
-
-__all__ = ["READ_SIZE", "Expired", "Gone", "Wire", "inf"]
+__all__ = ["READ_SIZE", "Expired", "Gone", "Source", "Wire", "inf"]

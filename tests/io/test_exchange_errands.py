@@ -9,11 +9,22 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relay.exchange.errands import Errands
+from relay.wires.alarms import Alarms
+from relay.wires.engine import Engine
 
 
 @pytest.fixture
-async def errands(nursery: trio.Nursery) -> Errands:
-    errands = Errands()
+async def alarms(nursery: trio.Nursery) -> Alarms:
+    engine = Engine()
+    alarms = Alarms(engine)
+    for each in (engine, alarms):
+        nursery.start_soon(each.run)
+    return alarms
+
+
+@pytest.fixture
+async def errands(nursery: trio.Nursery, alarms: Alarms) -> Errands:
+    errands = Errands(alarms)
     nursery.start_soon(errands.run)
     await wait_all_tasks_blocked()
     return errands
@@ -63,9 +74,9 @@ async def test_nothing_to_wait_for(errands: Errands) -> None:
     await errands.done()
 
 
-async def test_none_begins_when_the_worker_has_ended(nursery: trio.Nursery) -> None:
+async def test_none_begins_when_the_worker_has_ended(alarms: Alarms) -> None:
     """A second signal ends the worker with its errands; exchanges that end in the same moment may still ask for one."""
-    errands = Errands()
+    errands = Errands(alarms)
     with trio.CancelScope() as running:
         running.cancel()
         await errands.run()

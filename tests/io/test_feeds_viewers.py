@@ -88,7 +88,7 @@ class Ground:
             client = Client(viewer, trio.SocketStream(trio.socket.from_stdlib_socket(theirs)), wire)
         else:
             here, there = trio.testing.memory_stream_pair()
-            stream_wire = StreamWire(here)
+            stream_wire = StreamWire(here, self.plane.alarms)
             viewer = StreamViewer(self.run, self.view(after), record, counters, stream_wire)
             client = Client(viewer, there, stream_wire)
         self.clients.append(client)

@@ -29,7 +29,7 @@ from relay.observing.ending import Cause, Ending, Side
 from relay.observing.record import Record
 from relay.routing.pattern import Pattern
 from relay.sse.completion import Completion
-from relay.wires.alarms import Alarms
+from relay.wires.alarms import LOOK, Alarms
 from relay.wires.engine import Engine
 from relay.wires.socket_wire import SocketWire
 from tests.harness import RawPeer, chunked
@@ -59,7 +59,7 @@ class Stage:
         self.clock = clock
         self.nursery = nursery
         self.engine = Engine()
-        self.alarms = Alarms()
+        self.alarms = Alarms(self.engine)
         self.pumps: list[Pumped] = []
 
     def pump(
@@ -72,11 +72,21 @@ class Stage:
         return pumped
 
     async def later(self, seconds: float) -> None:
-        """Let everything happen that is due, then move the clock and let happen what is due
-        then."""
+        """Let everything happen that is due, then move the clock and let happen what is due then.
+
+        From deadline to deadline: a clock that passes one is that of a process that stood still (see `stop`).
+        """
         await self.quiet()
+        self.clock.autojump_threshold = 0.001
+        await trio.sleep(seconds)
+        self.clock.autojump_threshold = inf
+        await self.quiet()
+        self.clock.jump(LOOK)  # the portable pump believes a silence that much later
+        await self.quiet()
+
+    def stop(self, seconds: float) -> None:
+        """The process stands still for so long."""
         self.clock.jump(seconds)
-        await self.quiet()
 
     async def quiet(self) -> None:
         """Wait until nobody has anything to do: the kernel's news included."""
@@ -100,7 +110,7 @@ class Pumped:
         if stage.kind == "epoll":
             self.pump = EpollPump(*ends, stage.engine, stage.alarms)
         else:
-            self.pump = TrioPump(*ends)
+            self.pump = TrioPump(*ends, stage.alarms)
         self.scope = trio.CancelScope()
         self.done = trio.Event()
         self.crash: BaseException | None = None

@@ -255,7 +255,9 @@ async def test_gone_from_a_stream_that_is_no_socket(backend: Backend) -> None:
     """The body comes after the head, so nobody watches the client before it has been read."""
     async with running(broker(backend.url, cancel=True)) as relay, trio.open_nursery() as nursery:
         client, server = trio.testing.memory_stream_pair()
-        nursery.start_soon(Connection(relay.worker, StreamWire(server), None).run)
+        nursery.start_soon(
+            Connection(relay.worker, StreamWire(server, relay.worker.alarms), None).run
+        )
         await client.send_all(b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: 16\r\n\r\n")
         await trio.testing.wait_all_tasks_blocked()
         await client.send_all(b'{"user_id": "a"}')

@@ -9,12 +9,19 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from relay.observing.ending import Cause, Side
 from relay.sources.reply import Failure
 from relay.sources.turns import Turns
+from relay.wires.alarms import Alarms
+from relay.wires.engine import Engine
 
 
 class Line:
     """Tasks that want turns, and what happened, in order."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
+        engine = Engine()
+        alarms = Alarms(engine)
+        for each in (engine, alarms):
+            nursery.start_soon(each.run)
+        self.within = alarms.within
         self.turns = Turns()
         self.happened: list[str] = []
         self._nursery = nursery
@@ -39,7 +46,7 @@ class Line:
     async def _hold(self, name: str, key: str, within: float) -> None:
         with self._scopes[name]:
             try:
-                async with self.turns.turn(key, within):
+                async with self.turns.turn(key, self.within(within)):
                     self.happened.append(name)
                     await self._release[name].wait()
             except Failure as failure:
@@ -98,24 +105,25 @@ async def test_waiting_is_bounded(nursery: trio.Nursery, autojump_clock: MockClo
     assert len(line.turns) == 0
 
 
-async def test_a_cancelled_task_leaves_no_key() -> None:
-    turns = Turns()
+async def test_a_cancelled_task_leaves_no_key(nursery: trio.Nursery) -> None:
+    line = Line(nursery)
+    turns = line.turns
     with trio.CancelScope() as scope:
         scope.cancel()
-        async with turns.turn("key", 1):
+        async with turns.turn("key", line.within(1)):
             pytest.fail("it was cancelled before")
     assert len(turns) == 0
 
 
-async def test_the_failure_says_who_is_to_blame() -> None:
-    turns = Turns()
-    async with turns.turn("key", 1), trio.open_nursery() as nursery:
-        nursery.start_soon(_too_late, turns)
+async def test_the_failure_says_who_is_to_blame(nursery: trio.Nursery) -> None:
+    line = Line(nursery)
+    async with line.turns.turn("key", line.within(1)), trio.open_nursery() as waiting:
+        waiting.start_soon(_too_late, line)
 
 
-async def _too_late(turns: Turns) -> None:
+async def _too_late(line: Line) -> None:
     with pytest.raises(Failure) as caught:
-        async with turns.turn("key", 0):
+        async with line.turns.turn("key", line.within(0)):
             pytest.fail("somebody has it")
     assert (caught.value.status, caught.value.cause) == (503, Cause.SHED)
     assert caught.value.side is Side.RELAY

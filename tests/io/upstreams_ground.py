@@ -28,7 +28,8 @@ class Plane(NamedTuple):
 @asynccontextmanager
 async def data_plane() -> AsyncIterator[Plane]:
     """An engine and its alarms, running."""
-    engine, alarms = Engine(), Alarms()
+    engine = Engine()
+    alarms = Alarms(engine)
     with trio.fail_after(PATIENCE * 2):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(engine.run)

@@ -39,6 +39,8 @@ from relay.sse.dialects import WITH_FAILURE
 
 _ALL_SOURCE_KEYS: Final = frozenset(key for keys in SOURCE_KEYS.values() for key in keys)
 _STREAM_KEYS: Final = frozenset(("heartbeat", "first_event", "event_idle", "complete_when"))
+# Keys that say what the events of a route are like: there the upstream is asked not to compress.
+_EXPECT_EVENTS: Final = frozenset(("translate", "complete_when", "dialect", "resume"))
 _ORDER_KEYS: Final = frozenset(("order_by", "order_wait", "max_body"))
 
 
@@ -154,7 +156,10 @@ class _RouteBuilder:
         timeouts = replace(self._known.timeouts, **values.pop("timeouts", {}))
         pattern = values.pop("path")
         name = values.pop("name", str(pattern))
-        return Route(name, pattern, source, timeouts, limits, **values)
+        expects_events = not _EXPECT_EVENTS.isdisjoint(self._values)
+        return Route(
+            name, pattern, source, timeouts, limits, **values, expects_events=expects_events
+        )
 
     def _forward(self) -> Source | None:
         values = self._values

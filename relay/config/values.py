@@ -341,6 +341,9 @@ class Route:
     request_headers: FieldEdits = FieldEdits()
     response_headers: FieldEdits = FieldEdits()
     cors: Cors | None = None
+    expects_events: bool = (
+        False  # a key says what its events are like: `_EXPECT_EVENTS` in config.routes
+    )
     auth: Auth | None = None
     resume: Resume | None = None
 

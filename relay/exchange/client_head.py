@@ -81,6 +81,7 @@ def late_in_response(exchange: Exchange, reply: Reply) -> Barred:
         request_id_header=exchange.worker.config.server.request_id_header,
         set_fields=edits.set,
         remove=edits.remove,
+        event_stream=reply.events,
     )
 
 
@@ -99,6 +100,7 @@ def _fields(exchange: Exchange, reply: Reply) -> Fields:
         set_fields=edits.set,
         remove=edits.remove,
         event_stream=reply.events,
+        rewritten=reply.rewritten,
         date=date(),
     )
     state = exchange.state

@@ -38,7 +38,7 @@ from relay.flows.event_flow import EventFlow
 from relay.http.bodies import LengthReader, chunk, last_chunk
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
-from relay.sources.reply import Failure, OpenFile, Reply, SendEvents, UpstreamBody
+from relay.sources.reply import Failure, OpenFile, Reply, SendEvents, UpstreamBody, unreadable
 from relay.wires.socket_wire import SocketWire
 from relay.wires.wire import READ_SIZE, Expired, Gone, Source
 
@@ -60,15 +60,7 @@ class Delivery:
     Three, because a long stream spends its life in the second, and nothing but the pump should be on the stack then.
     """
 
-    __slots__ = (
-        "_body",
-        "_exchange",
-        "_failure",
-        "_reply",
-        "_transfer",
-        "_viewer",
-        "pump",
-    )
+    __slots__ = ("_body", "_exchange", "_failure", "_reply", "_transfer", "_viewer", "pump")
 
     def __init__(self, exchange: Exchange, reply: Reply, failure: Failure | None = None) -> None:
         self._exchange = exchange
@@ -272,6 +264,9 @@ class Delivery:
             transfer.flow.inject(b"")
             await self._open(transfer, b"", body.wire, body.rest)
             return
+        if self._reply.opaque:  # the client was promised events, not bytes in a coding
+            self._failure = unreadable(self._reply.opaque)
+            self._reply.ending = self._failure.ending(Phase.RESPONSE)
         await self._say_failure(b"", framing)
 
     def _hidden_from_event_source(self) -> bool:
@@ -314,7 +309,8 @@ class Delivery:
         assert state is not None
         late = late_in_response(exchange, reply)
         flow = new_flow(reply, state.route, framing_in, framing_out, late)
-        exchange.record.streaming = reply.events
+        exchange.record.streaming = reply.events or bool(reply.opaque)
+        exchange.record.coding = reply.opaque.decode("ascii", "backslashreplace")
         return Transfer(flow, state.route, exchange.record, state.counters, trio.current_time())
 
     async def _open(self, transfer: Transfer, head: bytes, upstream: Source, rest: bytes) -> None:
@@ -324,7 +320,7 @@ class Delivery:
         exchange.phase = Phase.BODY
         now = trio.current_time()
         record.first_byte = record.first_byte or now
-        first = transfer.data(rest, now) if rest or transfer.flow.reader.done else b""
+        first = transfer.data(rest, now) if rest or transfer.flow.done else b""
         transfer.sent = len(first)
         if record.streaming:
             transfer.counters.active += 1

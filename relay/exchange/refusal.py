@@ -78,8 +78,7 @@ def as_failure(fault: Fault) -> Failure:
 
 def of_failure(failure: Failure, phase: Phase) -> Reply:
     """The answer where a source found no usable response."""
-    ending = Ending(failure.side, phase, failure.cause, failure.detail)
-    reply = refuse(failure.status, code_of(failure), failure.message, ending)
+    reply = refuse(failure.status, code_of(failure), failure.message, failure.ending(phase))
     if failure.status == 503:
         reply.fields.append((b"retry-after", b"1"))
     return reply

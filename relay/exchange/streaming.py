@@ -24,13 +24,16 @@ def new_flow(
         return BytesFlow(framing_in, framing_out, "upstream", late)
     completion, translator = _watching(reply, route)
     most = route.limits.max_event
-    return EventFlow(framing_in, framing_out, most, completion, translator, late=late)
+    return EventFlow(
+        framing_in, framing_out, most, completion, translator, coding=reply.coding, late=late
+    )
 
 
 def kept_flow(reply: Reply, route: Route, framing_in: int) -> KeptFlow:
     """The same where the events are kept for those who read them."""
     completion, translator = _watching(reply, route)
-    return KeptFlow(framing_in, route.limits.max_event, completion, translator)
+    most = route.limits.max_event
+    return KeptFlow(framing_in, most, completion, translator, coding=reply.coding)
 
 
 def _watching(reply: Reply, route: Route) -> tuple[Completion | None, Translator | None]:

@@ -131,6 +131,7 @@ def _fields_for(
     state = exchange.state
     assert state is not None
     server = exchange.worker.config.server
+    route = state.route
     if edits is None:
         edits = state.edits[upstream.name]
         if exchange.granted is not None:
@@ -149,7 +150,8 @@ def _fields_for(
             request_id_header=server.request_id_header,
             set_fields=edits.set,
             remove=edits.remove,
-            event_stream=state.route.stream == "auto",
+            event_stream=route.stream == "auto",
+            expects_events=route.expects_events,
         )
         out += more
         return out if trace is None else trace.put(out)

@@ -40,9 +40,12 @@ class EventFlow(Intake):
         translator: Translator | None = None,
         *,
         exact: bool = False,
+        coding: bytes = b"",
         late: Barred = LATE,
     ) -> None:
-        super().__init__(framing_in, max_event, completion, translator, exact=exact, late=late)
+        super().__init__(
+            framing_in, max_event, completion, translator, exact=exact, coding=coding, late=late
+        )
         self.outlet = Outlet(framing_out)
         self._clear = False  # nothing is held or half read anywhere: see `feed`
         welds = framing_in == CHUNKED and self._steps is None
@@ -136,8 +139,12 @@ class KeptFlow(EventFlow):
         max_event: int,
         completion: Completion | None = None,
         translator: Translator | None = None,
+        *,
+        coding: bytes = b"",
     ) -> None:
-        super().__init__(framing_in, UNTIL_CLOSE, max_event, completion, translator, exact=True)
+        super().__init__(
+            framing_in, UNTIL_CLOSE, max_event, completion, translator, exact=True, coding=coding
+        )
 
     def feed(self, data: bytes) -> bytes:
         if self._clear and (begin := _one_event(data)):

@@ -1,7 +1,7 @@
 """The upstream's half of an event stream, without I/O: bytes as they come, whole events out, one Ending.
 
-    wire bytes ─► BodyReader ─► (steps) ─► payload ─► BoundaryScanner ─► whole events ─► (Translator) ─► out
-                                                           └─► tail: the unfinished event, held
+    wire bytes ─► BodyReader ─► (Inflater) ─► payload ─► BoundaryScanner ─► whole events ─► (Translator) ─► out
+                  framing       coding                        └─► tail: the unfinished event, held
 
 Rules
   * Nothing complete is held back. The tail is one growing buffer: what it costs is its length, however small the pieces
@@ -19,9 +19,11 @@ Rules
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
+from relay.flows.steps import Slices, Steps
 from relay.http.bodies import BodyReader, body_reader
+from relay.http.coding import Inflater
 from relay.http.fault import Fault
 from relay.http.names import LATE, Barred
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
@@ -31,62 +33,12 @@ from relay.sse.event import parse, says_its_type, serialise
 from relay.sse.scanner import BoundaryScanner
 from relay.sse.translate import TranslationError, Translator
 
+# Bytes that one step decodes: as many as one read brings of a stream without a coding.
+DECODED_AT_ONCE: Final = 64 * 1024
 # Bytes of payload that are translated in one step. The shortest events have 8 bytes and cost some 10 µs each, so a read
 # full of them would keep every other stream waiting for 80 ms.
 TRANSLATED_AT_ONCE: Final = 4 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
-
-
-class Steps(Protocol):
-    """What cuts the work of one read into bounded pieces."""
-
-    pending: bool  # there is more to be had without new bytes
-
-    @property
-    def held(self) -> int:
-        """Bytes that came and are still to be worked on."""
-
-    def feed(self, data: bytes) -> bytes:
-        """The next piece. Raises: Fault, with what could be had before it."""
-
-    def unfinished(self) -> str:
-        """At the end of the body: what is missing, for people; "" where nothing is."""
-
-
-class Slices:
-    """Payload in slices of at most `size` bytes."""
-
-    __slots__ = ("_at", "_data", "_size", "pending")
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._data = b""
-        self._at = 0  # of `_data`, what has been handed out
-        self.pending = False
-
-    @property
-    def held(self) -> int:
-        return len(self._data) - self._at
-
-    def feed(self, data: bytes) -> bytes:
-        if not self.pending:
-            if len(data) <= self._size:
-                return data
-            self._data = data
-            self._at = 0
-        elif data:
-            self._data = self._data[self._at :] + data
-            self._at = 0
-        piece = self._data[self._at : self._at + self._size]
-        self._at += len(piece)
-        self.pending = self._at < len(self._data)
-        if not self.pending:
-            self._data = b""
-            self._at = 0
-        return piece
-
-    def unfinished(self) -> str:
-        return ""
 
 
 class Intake:
@@ -131,11 +83,13 @@ class Intake:
         translator: Translator | None = None,
         *,
         exact: bool = False,
+        coding: bytes = b"",
         late: Barred = LATE,
     ) -> None:
         """
         Args:
             exact: nothing but whole events comes out. A translated stream is always exact.
+            coding: a READABLE content coding, to be undone.
             late: trailers that do not go on.
         """
         self.reader: BodyReader = body_reader(framing, "upstream", late)
@@ -152,11 +106,16 @@ class Intake:
         self._fresh = True  # no whole event has come out
         self._max_event = max_event
         self._scanner = BoundaryScanner()
-        self._steps: Steps | None = Slices(TRANSLATED_AT_ONCE) if translator else None
+        at_once = TRANSLATED_AT_ONCE if translator is not None else DECODED_AT_ONCE
+        self._steps: Steps | None = None
+        if coding:
+            self._steps = Inflater(coding, at_once)
+        elif translator is not None:
+            self._steps = Slices(at_once)
         self._tail: bytearray | None = None
         self._then: Ending | None = None  # the ending, once nothing is pending
         if self.reader.done:
-            self._then = COMPLETE
+            self._finish(COMPLETE)  # a body of no bytes
 
     @property
     def held(self) -> int:
@@ -233,7 +192,7 @@ class Intake:
         cut = scanner.feed(payload)
         self.events += scanner.events - before
         if cut == size and self._tail is None and not self.open and not self._exact:
-            self.as_it_came = self.reader.whole
+            self.as_it_came = self.reader.whole and self._steps is None
             if size and self._completion is not None:
                 self._see(self._completion, payload)
             return payload

@@ -114,6 +114,11 @@ class _Direction:
 
 _FRAMING = frozenset((b"content-length", b"trailer"))
 _STREAM_DROPS = frozenset((b"cache-control", b"x-accel-buffering"))
+# What is only true of the very bytes that the upstream sent (RFC 9110 §8.4, §14.3; RFC 9530). A weak
+# ETag is true of what they mean.
+OF_THE_BYTES: Final = frozenset(
+    b"content-encoding content-digest repr-digest digest content-md5 accept-ranges".split()
+)
 _CLAIMED: Final = (folded(_CLAIMS_FAMILY),)
 _ODD: Final = _CLAIMS | _SOMETIMES_IN_REQUEST
 _TRUSTED: Final = _Direction(_REWRITTEN, _OURS_IN_REQUEST, _ODD, _CLAIMED)
@@ -134,6 +139,7 @@ def request_fields(
     set_fields: tuple[tuple[bytes, bytes], ...] = (),
     remove: frozenset[bytes] = _NOTHING,
     event_stream: bool = False,
+    expects_events: bool = False,
 ) -> Fields:
     """The fields of the request that goes upstream.
 
@@ -142,13 +148,14 @@ def request_fields(
         via: relay's pseudonym in Via, without the version.
         set_fields: replace every field of the same name, relay's own too.
         remove: dropped, wherever they come from.
-        event_stream: the response may be treated as an event stream: if the client accepts one, the
-            upstream is asked not to compress (Accept-Encoding: identity).
+        event_stream: the response may be treated as an event stream: if one is likely, the upstream
+            is asked not to compress (Accept-Encoding: identity).
+        expects_events: one is, also if the client does not say that it accepts one.
     """
     trusted = client.trusted
     plan = _plan(set_fields, remove, request_id_header, _TRUSTED if trusted else _UNTRUSTED)
     drop = plan.drop | head.connection if head.connection else plan.drop
-    plain = event_stream and head.wants_events
+    identity = event_stream and (head.wants_events or expects_events)
     kept: Fields = [(b"host", authority)]
     late: Fields = []
     trailers = False
@@ -162,10 +169,10 @@ def request_fields(
             continue
         if not trusted and name[:11] == _CLAIMS_FAMILY:
             continue
-        if plain and name == b"accept-encoding":
+        if identity and name == b"accept-encoding":
             continue
         kept.append(field)
-    if plain:
+    if identity:
         kept.append(_IDENTITY)
     kept.append((b"via", head.version + b" " + via))
     if client.x_forwarded_for:
@@ -225,6 +232,7 @@ def response_fields(
     set_fields: tuple[tuple[bytes, bytes], ...] = (),
     remove: frozenset[bytes] = _NOTHING,
     event_stream: bool = False,
+    rewritten: bool = False,
     date: bytes = b"",
 ) -> Fields:
     """The fields of the response that goes to the client, without framing: the caller knows how it
@@ -236,6 +244,8 @@ def response_fields(
     Args:
         head: the upstream's; or the fields of a response of relay's own, which get no Via.
         event_stream: the body goes out as an event stream.
+        rewritten: its content is not what the upstream sent (decoded, translated): what the fields
+            say about those bytes goes with them.
         date: of now; the Date of a response that has none.
     """
     plan = _plan(set_fields, remove, request_id_header, _RESPONSE)
@@ -249,8 +259,11 @@ def response_fields(
             drop |= head.connection
         if event_stream:
             drop |= _STREAM_DROPS
+        if rewritten:
+            drop |= OF_THE_BYTES
+            fields = [field for field in fields if not _is_strong_etag(field)]
         kept = [field for field in fields if field[0] not in drop]
-        if head.bodiless and head.status >= 200 and head.status != 204:
+        if head.bodiless and head.status >= 200 and head.status != 204 and not rewritten:
             kept += [field for field in fields if field[0] == b"content-length"]
         if head.framing == CHUNKED and not event_stream:
             kept += [field for field in fields if field[0] == b"trailer"]
@@ -273,15 +286,28 @@ def response_fields(
     return kept
 
 
+_LATE_OF_THE_BYTES: Final = OF_THE_BYTES | {b"etag"}
+
+
+def _is_strong_etag(field: tuple[bytes, bytes]) -> bool:
+    return field[0] == b"etag" and not field[1].startswith(b"W/")
+
+
 def response_late(
     head: ResponseHead,
     *,
     request_id_header: bytes,
     set_fields: tuple[tuple[bytes, bytes], ...] = (),
     remove: frozenset[bytes] = _NOTHING,
+    event_stream: bool = False,
 ) -> Barred:
-    """What does not pass among the trailers of this response."""
+    """What does not pass among the trailers of this response.
+
+    Those of an event stream say nothing about its bytes: relay may have spoken in between.
+    """
     late = _plan(set_fields, remove, request_id_header, _RESPONSE).late
+    if event_stream:
+        late = late.and_named(_LATE_OF_THE_BYTES)
     return late.and_named(head.connection) if head.connection else late
 
 

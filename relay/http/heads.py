@@ -22,6 +22,7 @@ from typing import Final
 import h11
 
 from relay.http.bodies import Fields
+from relay.http.coding import content_coding
 from relay.http.fault import bad_request, bad_response
 from relay.http.framing import UNTIL_CLOSE
 from relay.http.head_rules import (
@@ -53,7 +54,9 @@ _NOTED_REQUEST = (
 )
 _LOCATING: Final = frozenset((b"location", b"content-location", b"refresh"))
 _NOTED_RESPONSE = (
-    frozenset((b"connection", b"upgrade", b"content-type", b"date")) | _FRAMING | _LOCATING
+    frozenset((b"connection", b"upgrade", b"content-type", b"content-encoding", b"date"))
+    | _FRAMING
+    | _LOCATING
 )
 
 
@@ -106,6 +109,7 @@ class ResponseHead:
     odd: bool = False  # as in RequestHead
     dated: bool = False  # it has a Date
     locates: bool = False  # it has a Location, Content-Location or Refresh
+    coding: bytes = b""  # what Content-Encoding names, see `coding.content_coding`
 
     @property
     def media_type(self) -> bytes:
@@ -272,6 +276,7 @@ def _read_response(raw: bytes, to_head: bool, count: int) -> ResponseHead:
     named = _NONE
     upgrade: bytes | None = None
     content_type = b""
+    codings: list[bytes] = []
     framed = dated = locates = False
     for name, value in fields:
         if name in _NOTED_RESPONSE:
@@ -279,6 +284,8 @@ def _read_response(raw: bytes, to_head: bool, count: int) -> ResponseHead:
                 content_type = value
             elif name == b"connection":
                 named |= connection_tokens(value)
+            elif name == b"content-encoding":
+                codings.append(value)
             elif name == b"date":
                 dated = True
             elif name in _LOCATING:
@@ -314,4 +321,5 @@ def _read_response(raw: bytes, to_head: bool, count: int) -> ResponseHead:
         odd,
         dated and b"date" not in named,
         locates,
+        content_coding(codings) if codings else b"",
     )

@@ -139,7 +139,7 @@ def _row(transfer: _Transfer, now: float) -> Row:
     slow = "client" if transfer.paused else "upstream" if silent else None
     return [
         record.id,
-        "events" if record.streaming else "bytes",
+        "events" if record.streaming and not record.coding else "bytes",
         record.route,
         record.client,
         record.method,

@@ -21,6 +21,7 @@ class Record:
         "bytes_in",
         "bytes_out",
         "client",
+        "coding",
         "events",
         "first_byte",
         "from_seq",
@@ -52,6 +53,7 @@ class Record:
         self.events = 0
         self.first_byte = 0.0
         self.streaming = False
+        self.coding = ""  # of an event stream that passes as bytes because of it
         self.run = ""  # the run that a viewer reads, `how` it came to it, and behind which event
         self.how = ""
         self.from_seq = 0
@@ -64,7 +66,7 @@ class Record:
         """The line for a stream that starts: long streams are seen before they end."""
         return (
             f'{{"time":{time():.3f},"at":"start",{self._who()},"status":{self.status},'
-            f'"upstream":{quoted(self.upstream)},"ttfb_ms":{self._ms(self.first_byte)}}}\n'
+            f'"upstream":{quoted(self.upstream)}{self._coding()},"ttfb_ms":{self._ms(self.first_byte)}}}\n'
         )
 
     def end_line(self, ending: Ending, now: float) -> str:
@@ -74,7 +76,7 @@ class Record:
         detail = f',"detail":{quoted(ending.detail)}' if ending.detail else ""
         return (
             f'{{"time":{time():.3f},"at":"end",{self._who()},"status":{status},'
-            f'"upstream":{quoted(self.upstream)},"ending":"{ending.cause.value}",'
+            f'"upstream":{quoted(self.upstream)}{self._coding()},"ending":"{ending.cause.value}",'
             f'"side":"{ending.side.value}","phase":"{ending.phase.value}",'
             f'"bytes_in":{self.bytes_in},"bytes_out":{self.bytes_out},"events":{self.events},'
             f'"ttfb_ms":{ttfb},"duration_ms":{self._ms(now)}{detail}}}\n'
@@ -109,6 +111,9 @@ class Record:
             f'"id":{quoted(self.id)},{trace}"route":{quoted(self.route)},"client":{quoted(self.client)},'
             f'"method":{quoted(self.method)},"path":{quoted(self.path)}'
         )
+
+    def _coding(self) -> str:
+        return f',"coding":{quoted(self.coding)}' if self.coding else ""
 
     def _ms(self, then: float) -> str:
         return f"{(then - self.started) * 1000:.1f}"

@@ -22,6 +22,7 @@ from functools import partial
 import trio
 
 from relay.config.values import Enqueue, Step
+from relay.http.coding import READABLE
 from relay.http.heads import ResponseHead
 from relay.observing.ending import Cause, Side
 from relay.routing.template import Template, TemplateError
@@ -29,7 +30,7 @@ from relay.sources.ask import Ask
 from relay.sources.call import reach, read_whole, silent
 from relay.sources.job import MAX_REPLY, Job, Members, Wanted, bad_reply, refused
 from relay.sources.json_body import members_of, named, read_json, without_mark
-from relay.sources.reply import Failure, Outgoing, Reply, UpstreamBody
+from relay.sources.reply import Failure, Outgoing, Reply, UpstreamBody, unreadable
 from relay.sse.json_bounds import TooMuch
 from relay.sse.json_line import NotJSON
 
@@ -146,6 +147,9 @@ async def _stream_or_status(
     with ask.alarms.within(step.timeout):
         head, body = await reach(ask, step.upstream, out)
         if head.status == 200 and head.media_type == b"text/event-stream":
+            if head.coding not in READABLE:
+                body.release()
+                raise unreadable(head.coding)
             return head, body
         await read_whole(body, MAX_REPLY)  # the connection is used again by the next try
         if head.status == 200:

@@ -12,7 +12,8 @@ from math import inf
 import trio
 
 from relay.config.values import Forward
-from relay.http.bodies import body_reader
+from relay.flows.intake import Intake
+from relay.http.coding import READABLE
 from relay.http.fault import Fault
 from relay.http.heads import ResponseHead
 from relay.observing.ending import Cause
@@ -20,8 +21,7 @@ from relay.routing import relocation
 from relay.routing.template import TemplateError
 from relay.sources.ask import Ask
 from relay.sources.attempt import attempt
-from relay.sources.reply import Failure, Outgoing, Reply, UpstreamBody
-from relay.sse.scanner import BoundaryScanner
+from relay.sources.reply import Failure, Outgoing, Reply, UpstreamBody, unreadable
 from relay.upstreams.origin import Origin
 from relay.wires.wire import Expired, Gone
 
@@ -100,12 +100,15 @@ async def _once(ask: Ask, plan: Forward, origin: Origin, out: Outgoing, *, last:
     try:
         head, body = await attempt(ask, origin, out, ask.route.timeouts.response_head)
         try:
-            events = head.media_type == b"text/event-stream" and ask.route.stream == "auto"
+            stream = head.media_type == b"text/event-stream" and ask.route.stream == "auto"
+            readable = head.coding in READABLE
+            if stream and not readable and plan.translate is not None and head.status == 200:
+                raise unreadable(head.coding)
             if not last:
                 _refuse_by_status(ask, head)
-                if events and body.framing != 0:
-                    await _first_event(ask, body)
-            reply = _reply(plan, head, body, events=events)
+                if stream and readable and body.framing != 0:
+                    await _first_event(ask, body, head.coding)
+            reply = _reply(plan, head, body, stream=stream and head.status == 200)
             handed_over = True
             return reply
         finally:
@@ -117,13 +120,15 @@ async def _once(ask: Ask, plan: Forward, origin: Origin, out: Outgoing, *, last:
             origin.streams -= 1
 
 
-def _reply(plan: Forward, head: ResponseHead, body: UpstreamBody, *, events: bool) -> Reply:
+def _reply(plan: Forward, head: ResponseHead, body: UpstreamBody, *, stream: bool) -> Reply:
+    readable = head.coding in READABLE
     return Reply(
         head.status,
         head.fields,
         head=head,
         upstream=body,
-        events=events and head.status == 200,
+        events=stream and readable,
+        opaque=head.coding if stream and not readable else b"",
         translate=plan.translate,
     )
 
@@ -165,30 +170,38 @@ def _refuse_by_status(ask: Ask, head: ResponseHead) -> None:
         )
 
 
-async def _first_event(ask: Ask, body: UpstreamBody) -> None:
+async def _first_event(ask: Ask, body: UpstreamBody, coding: bytes) -> None:
     """Wait until the stream has proved itself with one event; what came is kept in `body.rest`."""
-    reader = body_reader(body.framing, "upstream")
-    scanner = BoundaryScanner()
+    intake = Intake(body.framing, 0, coding=coding)  # looks on and holds nothing
     wait = min(ask.route.first_event, ask.route.timeouts.idle)
     body.wire.read_by = trio.current_time() + wait
+    came = bytearray(body.rest)
     try:
         fresh = body.rest
         while True:
-            if fresh:
-                scanner.feed(reader.feed(fresh))
-            if scanner.events or reader.done or len(body.rest) > FIRST_EVENT_HELD:
+            intake.feed(fresh)
+            while intake.pending and not _is_started(intake, came):
+                await trio.lowlevel.checkpoint()
+                intake.feed(b"")
+            if intake.ending is not None and intake.ending.cause is Cause.NONSENSE:
+                raise Failure(502, Cause.NONSENSE, intake.ending.detail)
+            if intake.done or _is_started(intake, came):
                 return
             fresh = await body.wire.receive()
             if not fresh:
                 raise Gone
-            body.rest += fresh
+            came += fresh
     except Gone:
         body.origin.failed("broke")
         raise Failure(502, Cause.BROKE, "the upstream broke before its first event") from None
     except Expired:
         body.origin.failed("timeout")
         raise Failure(504, Cause.SILENT, f"no event within {wait:g} s") from None
-    except Fault as fault:
-        raise Failure(502, Cause.NONSENSE, fault.message) from None
     finally:
+        body.rest = bytes(came)
         body.wire.read_by = inf
+
+
+def _is_started(intake: Intake, came: bytearray) -> bool:
+    """Whether a stream has brought an event, or so much that it counts as started."""
+    return intake.events > 0 or max(len(came), intake.payload_bytes) > FIRST_EVENT_HELD

@@ -10,7 +10,7 @@ from threading import Lock
 
 from relay.http.bodies import Fields
 from relay.http.heads import ResponseHead
-from relay.observing.ending import Cause, Ending, Side
+from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.sse.translate import Translation
 from relay.upstreams.lease import Lease
 from relay.upstreams.origin import Origin
@@ -96,9 +96,20 @@ class Reply:
     produce: Produce | None = None  # writes events of our own
     file: OpenFile | None = None
     events: bool = False  # the body is an event stream and treated as one
+    opaque: bytes = b""  # it is one in this coding, which relay does not read: it passes as bytes
     translate: Translation | None = None
     ending: Ending | None = None  # of an answer that is not simply complete
     on_unfinished: Callable[[], None] | None = None  # called once if it did not reach its end
+
+    @property
+    def coding(self) -> bytes:
+        """The coding of the events, which is undone on their way; b"" where there is none."""
+        return self.head.coding if self.events and self.head is not None else b""
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether the body's content is not what the upstream sent."""
+        return self.events and (self.translate is not None or self.coding != b"")
 
 
 class Failure(Exception):
@@ -147,6 +158,23 @@ class Failure(Exception):
         self.retryable = retryable
         self.retry_after = retry_after  # seconds the upstream asked for; inf: it did not
         self.answered = answered
+
+    def ending(self, phase: Phase) -> Ending:
+        """The Ending of the exchange that it ended in this phase."""
+        return Ending(self.side, phase, self.cause, self.detail)
+
+
+def unreadable(coding: bytes) -> Failure:
+    """The upstream's event stream is in a coding that is not undone, where its events are needed."""
+    name = coding.decode("ascii", "backslashreplace")
+    return Failure(
+        502,
+        Cause.NONSENSE,
+        "the upstream's event stream is in a content coding that relay does not read",
+        code="bad_coding",
+        detail=f"an event stream in the content coding {name}, though identity was asked for",
+        retryable=False,
+    )
 
 
 @dataclass(slots=True)

@@ -295,7 +295,7 @@ def test_documented_defaults_are_the_defaults(
 def test_every_key_of_the_values_can_be_written() -> None:
     for table, kind in ((SERVER, Server), (LIMITS, Limits), (TIMEOUTS, Timeouts)):
         assert {key.name for key in table.keys} == {each.name for each in fields(kind)}
-    written = {key.name for key in ROUTE.keys} | {"pattern", "commit_after"}
+    written = {key.name for key in ROUTE.keys} | {"pattern", "commit_after", "expects_events"}
     assert {each.name for each in fields(Route)} <= written
 
 

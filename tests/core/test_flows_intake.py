@@ -80,7 +80,13 @@ def test_endings(sent: bytes, marker: str, out: bytes, cause: Cause | None, size
 
 def test_a_body_of_no_bytes_ends_at_once() -> None:
     intake = Intake(0, BIG)
-    assert (intake.feed(b""), intake.done) == (b"", True)
+    assert intake.done
+    assert intake.ending is not None
+    assert (intake.feed(b""), intake.ending.cause) == (b"", Cause.COMPLETE)
+    assert EventFlow(0, CHUNKED, BIG).feed(b"") == LAST
+    coded = Intake(0, BIG, coding=b"gzip")
+    assert coded.ending is not None
+    assert coded.ending.cause is Cause.TRUNCATED
 
 
 @pytest.mark.parametrize("size", [BIG, 7, 1])

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from relay.http.bodies import Fields
-from relay.http.fields import client_view, interim_fields, request_fields, response_fields
+from relay.http.fields import (
+    client_view,
+    interim_fields,
+    request_fields,
+    response_fields,
+    response_late,
+)
 from relay.http.heads import RequestHead, ResponseHead, parse_request, parse_response
 
 Pairs = tuple[tuple[bytes, bytes], ...]
@@ -30,6 +36,7 @@ def upstream(
     set_fields: Pairs = (),
     remove: frozenset[bytes] = frozenset(),
     event_stream: bool = True,
+    expects_events: bool = False,
 ) -> Fields:
     return request_fields(
         head,
@@ -41,6 +48,7 @@ def upstream(
         set_fields=set_fields,
         remove=remove,
         event_stream=event_stream,
+        expects_events=expects_events,
     )
 
 
@@ -49,6 +57,7 @@ def downstream(
     set_fields: Pairs = (),
     remove: frozenset[bytes] = frozenset(),
     event_stream: bool = False,
+    rewritten: bool = False,
 ) -> Fields:
     return response_fields(
         head,
@@ -58,6 +67,7 @@ def downstream(
         set_fields=set_fields,
         remove=remove,
         event_stream=event_stream,
+        rewritten=rewritten,
     )
 
 
@@ -182,18 +192,19 @@ def test_via_is_appended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accept", "event_stream", "expected"),
+    ("accept", "event_stream", "expects", "expected"),
     [
-        (b"text/event-stream", True, [b"identity"]),
-        (b"text/event-stream", False, [b"gzip, br"]),
-        (b"text/html", True, [b"gzip, br"]),
+        (b"text/event-stream", True, False, [b"identity"]),
+        (b"text/event-stream", False, True, [b"gzip, br"]),
+        (b"text/html", True, False, [b"gzip, br"]),
+        (b"text/html", True, True, [b"identity"]),
     ],
 )
 def test_event_streams_are_asked_for_uncompressed(
-    accept: bytes, event_stream: bool, expected: list[bytes]
+    accept: bytes, event_stream: bool, expects: bool, expected: list[bytes]
 ) -> None:
     head = request_head(b"Accept: " + accept, b"Accept-Encoding: gzip, br")
-    fields = upstream(head, event_stream=event_stream)
+    fields = upstream(head, event_stream=event_stream, expects_events=expects)
     assert values(fields, b"accept-encoding") == expected
 
 
@@ -307,3 +318,44 @@ def test_interim() -> None:
         (b"connection", b"upgrade"),
         (b"upgrade", b"websocket"),
     ]
+
+
+def test_what_is_true_of_the_upstreams_bytes_goes_with_them() -> None:
+    """Where the events were decoded, or became others: the coding, its length, digests, a validator
+    of the very bytes, ranges of them. What is true of every coding stays.
+    """
+    gone = [
+        b"Content-Encoding: gzip",
+        b"Content-Length: 99",
+        b"Content-Digest: sha-256=:x:",
+        b"Repr-Digest: sha-256=:x:",
+        b"Digest: sha-256=x",
+        b"Content-MD5: x",
+        b"Accept-Ranges: bytes",
+        b'ETag: "strong"',
+    ]
+    stays = [b"Vary: Accept-Encoding", b'ETag: W/"weak"', b"X-Digest: 1"]
+    for method in (b"GET", b"HEAD"):
+        head = response_head(*gone, *stays, method=method)
+        fields = downstream(head, event_stream=True, rewritten=True)
+        assert fields[:3] == [
+            (b"vary", b"Accept-Encoding"),
+            (b"etag", b'W/"weak"'),
+            (b"x-digest", b"1"),
+        ]
+        assert values(fields, b"etag") == [b'W/"weak"']
+        names = {line.split(b":")[0].lower() for line in gone} - {b"etag"}
+        assert not names & {name for name, _ in fields}
+        kept = downstream(head, event_stream=True)
+        assert (b"content-encoding", b"gzip") in kept
+        assert (b"etag", b'"strong"') in kept
+
+
+def test_the_trailers_of_an_event_stream_say_nothing_about_its_bytes() -> None:
+    """A heartbeat may have come between them."""
+    head = response_head(b"Transfer-Encoding: chunked", b"Trailer: Content-Digest")
+    stream = response_late(head, request_id_header=b"x-request-id", event_stream=True)
+    for name in (b"content-digest", b"repr-digest", b"digest", b"content-md5", b"etag"):
+        assert stream.bars(name)
+        assert not response_late(head, request_id_header=b"x-request-id").bars(name)
+    assert not stream.bars(b"x-sum")

@@ -17,6 +17,7 @@ import trio
 
 from relay.exchange.worker import TOKEN
 from relay.observing.ending import Cause
+from tests.core.coded import coded
 from tests.guarantees.descriptor_ground import no_descriptors_left
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, route_to, running, settle
 from tests.io.upstreams_ground import Blackhole, refusing_port
@@ -90,6 +91,7 @@ def uploads(body: bytes) -> Play:
 
 get = says(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 CODED = b"Transfer-Encoding: chunked\r\n"
+GZIPPED = EVENT_HEAD[:-2] + b"Content-Encoding: gzip\r\n\r\n"
 SMALL_HEAD = '[limits]\nrequest_head = "1KiB"'
 SMALL_BODY = '[limits]\nrequest_body = "5B"'
 NO_TLS = b"HTTP/1.1 400 Bad Request\r\n\r\n"
@@ -200,6 +202,9 @@ BEFORE_THE_HEAD: dict[str, Case] = {
     "the upstream's head is over limits.response_head": Case(
         answered(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1024), "", '[limits]\nresponse_head = "1KiB"'
     ),
+    "the stream to translate is in a coding that relay does not read": Case(
+        answered(GZIPPED.replace(b"gzip", b"br")), 'translate = "t"', "[translations.t.message]"
+    ),
     "the upstream switches to a protocol nobody asked for": Case(
         answered(
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n",
@@ -295,6 +300,12 @@ AFTER_THE_HEAD: dict[str, Case] = {
         answered(EVENT_HEAD, RawPeer.close)
     ),
     "the framing of the stream is malformed": Case(answered(EVENT_HEAD + b"x\r\n")),
+    "the stream's content coding is malformed": Case(
+        answered(GZIPPED + chunked(b"data: 1\n\n")),
+    ),
+    "the stream ended before its content coding did": Case(
+        answered(GZIPPED + chunked(coded(b"data: 1\n\n")[:-1]) + b"0\r\n\r\n"),
+    ),
     "a translated event is longer than limits.max_event": Case(
         answered(EVENT_HEAD + chunked(b"data: " + b"x" * 200)),
         'translate = "t"',

@@ -368,3 +368,25 @@ async def test_answers_under_way_are_not_disturbed() -> None:
             peer, _ = await up.request()
         await peer.send(OK)
         assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+
+
+# -- answers of a route's auth ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [302, 401, 403, 500])
+async def test_what_auth_answers(status: int) -> None:
+    """A page can read a refusal; a redirect is for the client and stays as the application wrote it."""
+    route = f'{CORS}\n[routes.auth]\nupstream = "backend"\npath = "/may"'
+    async with scene(route) as (relay, up):
+        client = await relay.get("/", FROM_APP)
+        peer, head = await up.request()
+        assert head.startswith(b"GET /may HTTP/1.1\r\n")
+        location = f"{up.url}/login"
+        answer = f"HTTP/1.1 {status} X\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
+        await peer.send(answer.encode())
+        head = await client.head()
+        assert head.startswith(b"HTTP/1.1 %d " % (503 if status == 500 else status))
+        assert readable(head)
+        assert is_now(fields(head)["date"])
+        if status == 302:
+            assert fields(head)["location"] == location

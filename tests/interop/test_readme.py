@@ -226,6 +226,20 @@ def ask_openai(url: str) -> None:
 # -- the tutorial ----------------------------------------------------------------------------------
 
 
+def test_the_tutorial_says_where_its_commands_are() -> None:
+    """`make demo` installs what it uses into a folder that no shell looks into by itself."""
+    assert 'export PATH="$PWD/.venv/bin:$PATH"' in commands(TUTORIAL)
+    made = subprocess.run(
+        [require("make"), "--dry-run", "--always-make", "demo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "-m venv .venv" in made
+    assert ".[asgi]" in made
+
+
 def test_the_tutorial(tmp_path: Path) -> None:
     """From the clock to the cut, in the page's order."""
     (tmp_path / "clock.py").write_text(blocks(TUTORIAL, "python")[0], encoding="utf-8")

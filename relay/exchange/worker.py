@@ -112,9 +112,9 @@ class Worker:
             for state in states
             if (resume := state.route.resume) is not None and resume.at is not None
         ]
-        self.table: RouteTable[RouteState] = RouteTable(
-            rows, strict=config.server.ambiguous_paths == "refuse"
-        )
+        # At the address of a stream relay answers itself; a key may have a slash in it.
+        strict = config.server.ambiguous_paths == "refuse"
+        self.table = RouteTable[RouteState](rows, strict=strict, own=lambda state: state.at)
         self.feeds.book.limits = config.streams
 
     def _state(self, route: Route) -> RouteState:

@@ -21,7 +21,7 @@ twice, so the work is bounded by the size of the table, whatever the path.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from relay.routing.pattern import Kind, Pattern, decode
@@ -116,14 +116,22 @@ class RouteTable(Generic[T]):
 
     Args:
         strict: refuse a path that other servers read as one of another route.
+        own: tells which values are relay's own affair, whose paths no other server ever reads.
 
     Raises: ValueError when two rows tie (`find_ties` tells which).
     """
 
-    __slots__ = ("_depth", "_literals", "_methods", "_root", "_strict")
+    __slots__ = ("_depth", "_literals", "_methods", "_own", "_root", "_strict")
 
-    def __init__(self, rows: Iterable[Row[T]], *, strict: bool = False) -> None:
+    def __init__(
+        self,
+        rows: Iterable[Row[T]],
+        *,
+        strict: bool = False,
+        own: Callable[[T], bool] = lambda value: False,
+    ) -> None:
         rows = list(rows)
+        self._own = own
         self._strict = strict and len(rows) > 1  # one route has no other
         self._depth = max((len(pattern.segments) for pattern, _, _ in rows), default=0)
         for first, second in find_ties([(pattern, methods) for pattern, methods, _ in rows]):
@@ -183,6 +191,8 @@ class RouteTable(Generic[T]):
         A reading that finds no route is none of relay's: `/files/a%2Fb` is one segment of
         `/files/{name}`, whatever else `/files/a/b` might be.
         """
+        if isinstance(found, Found) and self._own(found.value):
+            return False
         here = found.value if isinstance(found, Found) else type(found)
         try:
             others = other_readings(path, self._depth + 1)

@@ -169,3 +169,16 @@ async def test_what_relay_says_of_itself() -> None:
         assert len(fields[b"x-request-id"]) == 1
         line = await relay.line()
         assert fields[b"x-request-id"] == [str(line["id"]).encode()]
+
+
+@pytest.mark.parametrize("host", ["a=b", "a~b", "caf%C3%A9:8080"])
+async def test_any_registered_name_is_a_host(host: str) -> None:
+    async with scene(upstream_keys='host_header = "client"') as (relay, up):
+        client = await relay.client()
+        await client.send(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        _, head = await up.request()
+        fields = parsed(head)
+        assert fields[b"host"] == fields[b"x-forwarded-host"] == [host.encode()]
+        refused = await relay.client()
+        await refused.send(f"GET / HTTP/1.1\r\nHost: {host},b\r\n\r\n".encode())
+        assert b" 400 " in await refused.head()

@@ -626,3 +626,19 @@ async def test_a_reader_of_http_1_0_gets_events_without_framing() -> None:
         body = await peer.rest()
         assert body.count(b"data: ") == 2
         assert b"\r\n" not in body
+
+
+async def test_a_key_with_a_slash_in_it() -> None:
+    """1. The address of the stream is what its client was told. 2. Decoded it would be a path of the catch-all
+    route, but no server besides relay ever reads it."""
+    more = '[[routes]]\npath = "/chat/{rest...}"\nsource = "local"'
+    async with chat(more=more) as g:
+        first, peer = await g.begun("POST", "/chat", body=b'{"id":"team/1;v=2"}')
+        await peer.send(event(1))
+        address = first.fields["content-location"]
+        assert address == "/chat/team%2F1%3Bv%3D2/stream"
+        again = await g.read("GET", address)
+        await again.until(1)
+        assert (again.status, again.run) == (200, first.run)
+        await peer.send(LAST)
+        await again.rest()

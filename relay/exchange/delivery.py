@@ -221,7 +221,7 @@ class Delivery:
         record = exchange.record
         record.events = viewer.events
         record.bytes_out += viewer.sent
-        viewer.counters.active -= 1
+        viewer.count()
         ending = viewer.ending
         if ending is None:
             return  # cancelled, or the client left: whoever did it has recorded it

@@ -307,9 +307,8 @@ class Feed:
         run, log = self.run, self.worker.log
         assert run is not None
         if log is not None and run.fields is not None and run.ending is not None:
-            shown = run.id if run.resume.key is not None else run.id[:8]
             line = self.ask.record.run_line(
-                shown,
+                run.shown,
                 run.ending,
                 trio.current_time(),
                 events=run.last,

@@ -178,7 +178,10 @@ async def _joined(
             how = "resume"
         else:
             how = "join" if run.under_way else "replay"
-        exchange.record.watches(_shown_id(exchange, run), how, after)
+        exchange.record.watches(run.shown, how, after)
+        assert exchange.state is not None
+        joins = exchange.state.counters.joins
+        joins[how] = joins.get(how, 0) + 1
         given = True
         return Shown(200, fields, viewing=viewing)
     finally:
@@ -217,13 +220,6 @@ def _no_stream(exchange: Exchange, run: Run, feed: Feed | None) -> Reply:
         return _missing(exchange)
     assert feed is not None
     return feed.take()
-
-
-def _shown_id(exchange: Exchange, run: Run) -> str:
-    """The run's id for logs and pages. Of a run without a key it is what lets one read it: its first 8 characters."""
-    resume = exchange.route.resume
-    assert resume is not None
-    return run.id if resume.key is not None else run.id[:8]
 
 
 def _requested(place: Place, run: Run, after: int) -> str:
@@ -348,7 +344,9 @@ def _stopped(exchange: Exchange, place: Place) -> Reply:
     below = [run for run in book.below(place.question.key) if wanted in (None, run.id)]
     if not below:
         return _missing(exchange)
+    assert exchange.state is not None
     for run in below:
+        exchange.state.counters.stops += run.under_way
         run.stop(Cause.STOPPED)
     return Reply(204, [NO_STORE], ending=_SAID)
 

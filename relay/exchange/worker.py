@@ -17,9 +17,11 @@ from relay.exchange.admission import Admission
 from relay.exchange.errands import Errands
 from relay.exchange.registry import Registry
 from relay.feeds.feeds import Feeds
+from relay.feeds.run import Run
 from relay.http.names import folded
 from relay.observing.counters import Counters, RouteCounters
 from relay.observing.log import LineLog
+from relay.observing.record import Record
 from relay.observing.tracing import Tracing
 from relay.routing.table import RouteTable
 from relay.sources.authorize import ABOUT
@@ -135,6 +137,16 @@ class Worker:
 
     def group(self, upstream: Upstream) -> Group:
         return self.groups[upstream]
+
+    @property
+    def log_bytes(self) -> int:
+        return self.feeds.book.bytes
+
+    def runs(self) -> Iterable[tuple[Run, Record]]:
+        """The runs under way, each with what is known of its request."""
+        for feed in self.feeds.under_way():
+            if feed.run is not None:
+                yield feed.run, feed.ask.record
 
     def url_states(self) -> Iterable[health.UrlState]:
         """What is known of every url, for metrics and admin."""

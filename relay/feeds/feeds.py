@@ -58,6 +58,17 @@ class Feeds(Generic[F]):
         """Who feeds `run`; None once it has ended."""
         return self._under_way.get(run)
 
+    def under_way(self) -> list[F]:
+        """All that live."""
+        return list(self._under_way.values())
+
+    def stop(self, shown: str) -> bool:
+        """Stop the runs that logs and pages call so; False: there is none."""
+        found = [run for run in self._under_way if run.shown == shown]
+        for run in found:
+            run.stop(Cause.STOPPED)
+        return bool(found)
+
     def lose(self) -> None:
         """The process ends: what is still under way will not come to its end here."""
         for run in tuple(self._under_way):

@@ -153,6 +153,11 @@ class Run:
         self._keeper = keeper
         self._stop: Stop | None = stop
 
+    @property
+    def shown(self) -> str:
+        """The id for logs and pages. Of a run without a key it is what lets one read it: its first 8 characters."""
+        return self.id if self.resume.key is not None else self.id[:8]
+
     # -- what decisions ask --------------------------------------------------------------------------------------
 
     @property

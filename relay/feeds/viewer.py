@@ -103,6 +103,11 @@ class Viewer:
     def last_event(self) -> float:
         return self.run_of.last_out
 
+    def count(self) -> None:
+        """It is over: a stream less, and the holes that its reader was told of."""
+        self.counters.active -= 1
+        self.counters.gaps += self.view.gaps
+
     def ask(self, cause: Cause) -> None:
         """End soon: STOPPED by an operator, DRAINED by a shutdown. At the next end of an event."""
         raise NotImplementedError

@@ -46,7 +46,10 @@ class RouteCounters:
         "event_gap",
         "events",
         "first_byte",
+        "gaps",
+        "joins",
         "name",
+        "stops",
     )
 
     def __init__(self, name: str, cancel_delay: Histogram) -> None:
@@ -55,6 +58,9 @@ class RouteCounters:
         self.endings: dict[Cause, int] = {}
         self.active = 0  # event streams under way
         self.events = 0  # of streams that ended; live ones are added at scrape
+        self.joins: dict[str, int] = {}  # viewers of runs, by how they came to read
+        self.gaps = 0  # holes that viewers were told of; of those that have left
+        self.stops = 0  # runs that were stopped by a DELETE
         self.bytes_in = 0
         self.bytes_out = 0
         self.first_byte = Histogram(TTFB_BOUNDS)

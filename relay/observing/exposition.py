@@ -32,7 +32,7 @@ SLOW = 5.0  # seconds without a byte until the upstream counts as the slow side 
 # all its streams in one go, between two steps of theirs, and rounding would be a third of that.
 COLUMNS: Final = (
     "id",
-    "kind",  # "events" | "bytes"
+    "kind",  # "events" | "bytes" | "run": one upstream for any number of viewers
     "route",
     "client",
     "method",
@@ -44,8 +44,12 @@ COLUMNS: Final = (
     "last_event",  # how long ago; null: none yet
     "held",  # bytes in memory: an unfinished event, and what the client did not take yet
     "slow",  # "client": bytes wait for it · "upstream": silent for SLOW · null
+    "run",  # of a run, and of each of its viewers; null: the stream cannot be resumed
+    "viewers",  # of a run; null: this is none
 )
-_COUNTED: Final = ("events", "bytes_in", "bytes_out")
+_COUNTED: Final = ("events", "bytes_in", "bytes_out", "gaps", "stops")
+_NOW: Final = ("active", "runs", "viewers")  # gauges of a route
+_BY_NAME: Final = ("endings", "joins")
 _HISTOGRAMS: Final = ("first_byte", "duration", "event_gap")
 _PAGE: Final = resource.getpagesize()
 
@@ -77,6 +81,28 @@ class _Transfer(Protocol):
     def last_event(self) -> float: ...
 
 
+class _Run(Protocol):
+    """A run under way."""
+
+    @property
+    def shown(self) -> str: ...
+    @property
+    def viewers(self) -> int: ...
+    @property
+    def last(self) -> int: ...
+    @property
+    def last_out(self) -> float: ...
+    @property
+    def log(self) -> _Log: ...
+
+
+class _Log(Protocol):
+    @property
+    def size(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+
+
 class _UrlState(Protocol):
     def _asdict(self) -> dict[str, Any]: ...
 
@@ -92,7 +118,13 @@ class Observed(Protocol):
     def draining(self) -> bool: ...
     @property
     def log(self) -> LineLog | None: ...
+    @property
+    def log_bytes(self) -> int:
+        """Of the logs of all runs."""
+
     def url_states(self) -> Iterable[_UrlState]: ...
+    def runs(self) -> Iterable[tuple[_Run, Record]]:
+        """Those under way, each with what is known of its request."""
 
 
 # -- one worker ------------------------------------------------------------------------------------
@@ -110,6 +142,10 @@ def snapshot(worker: Observed) -> Snapshot:
         if route is not None:
             route["events"] += flow.events
             route["bytes_out"] += transfer.sent
+            route["viewers"] += bool(transfer.record.run)
+    for _, record in worker.runs():
+        if record.route in routes:
+            routes[record.route]["runs"] += 1
     counters = worker.counters
     return {
         "pid": os.getpid(),
@@ -117,6 +153,7 @@ def snapshot(worker: Observed) -> Snapshot:
         "routes": routes,
         "bodies": bodies,
         "held": held,
+        "log_bytes": worker.log_bytes,
         "connections": counters.connections,
         "connections_total": counters.connections_total,
         "cancel_delay": _histogram(counters.cancel_delay),
@@ -129,7 +166,8 @@ def snapshot(worker: Observed) -> Snapshot:
 
 def rows(worker: Observed, now: float) -> list[Row]:
     """Every body under way, in the columns of COLUMNS. `now`: trio.current_time()."""
-    return [_row(transfer, now) for transfer in worker.registry]
+    bodies = [_row(transfer, now) for transfer in worker.registry]
+    return bodies + [_run_row(run, record, now) for run, record in worker.runs()]
 
 
 def _row(transfer: _Transfer, now: float) -> Row:
@@ -151,12 +189,37 @@ def _row(transfer: _Transfer, now: float) -> Row:
         int((now - transfer.last_event) * 1000) if events else None,
         flow.held + transfer.unsent,
         slow,
+        record.run or None,
+        None,
+    ]
+
+
+def _run_row(run: _Run, record: Record, now: float) -> Row:
+    silent = now - run.last_out >= SLOW
+    return [
+        run.shown,
+        "run",
+        record.route,
+        record.client,
+        record.method,
+        record.path,
+        record.upstream,
+        int((now - record.started) * 1000),
+        run.last,
+        run.log.total,
+        int((now - run.last_out) * 1000) if run.last else None,
+        run.log.size,
+        "upstream" if silent else None,
+        run.shown,
+        run.viewers,
     ]
 
 
 def _route(counters: Any) -> dict[str, Any]:
     figures: dict[str, Any] = {name: getattr(counters, name) for name in _COUNTED}
     figures["active"] = counters.active
+    figures["runs"] = figures["viewers"] = 0
+    figures["joins"] = dict(counters.joins)
     figures["endings"] = {cause.value: n for cause, n in counters.endings.items()}
     for name in _HISTOGRAMS:
         figures[name] = _histogram(getattr(counters, name))
@@ -211,10 +274,10 @@ class Totals:
         counted = _sum_counted([*workers.values(), *absent, *self._departed])
         present = list(workers.values())
         for name, route in counted["routes"].items():
-            route["active"] = sum(
-                w["routes"][name]["active"] for w in present if name in w["routes"]
-            )
-        for key in ("connections", "held", "bodies"):
+            there = [w["routes"][name] for w in present if name in w["routes"]]
+            for gauge in _NOW:
+                route[gauge] = sum(figures[gauge] for figures in there)
+        for key in ("connections", "held", "bodies", "log_bytes"):
             counted[key] = sum(figures[key] for figures in present)
         counted["upstreams"] = list(_urls(present))
         counted["workers"] = {
@@ -232,7 +295,8 @@ def _sum_counted(parts: Sequence[Snapshot]) -> Snapshot:
             if name in routes:
                 _add_route(routes[name], route)
             else:
-                routes[name] = {**route, "active": 0, "endings": dict(route["endings"])}
+                apart = {key: dict(route[key]) for key in _BY_NAME}
+                routes[name] = {**route, **dict.fromkeys(_NOW, 0), **apart}
     return {
         "routes": routes,
         "connections_total": sum(part["connections_total"] for part in parts),
@@ -246,9 +310,9 @@ def _add_route(into: dict[str, Any], route: Mapping[str, Any]) -> None:
         into[key] += route[key]
     for key in _HISTOGRAMS:
         into[key] = _added([into[key], route[key]])
-    endings = into["endings"]
-    for ending, number in route["endings"].items():
-        endings[ending] = endings.get(ending, 0) + number
+    for key in _BY_NAME:
+        for name, number in route[key].items():
+            into[key][name] = into[key].get(name, 0) + number
 
 
 def _added(histograms: Sequence[Sequence[float]]) -> list[float]:

@@ -69,7 +69,26 @@ class _Figures(Collector):
         gap = HistogramMetricFamily(
             "relay_event_gap_seconds", "From one event of a stream to the next.", labels=("route",)
         )
+        runs = GaugeMetricFamily(
+            "relay_runs_active", "Resumable runs under way.", labels=("route",)
+        )
+        viewers = GaugeMetricFamily("relay_viewers", "Who reads them.", labels=("route",))
+        joins = CounterMetricFamily(
+            "relay_joins",
+            "Viewers of runs: begin, join, resume, replay.",
+            labels=("route", "how"),
+        )
+        gaps = CounterMetricFamily(
+            "relay_gaps", "Holes that viewers were told of.", labels=("route",)
+        )
+        stops = CounterMetricFamily("relay_stops", "Runs that were stopped.", labels=("route",))
         for name, route in sorted(self._totals["routes"].items()):
+            runs.add_metric((name,), route["runs"])
+            viewers.add_metric((name,), route["viewers"])
+            gaps.add_metric((name,), route["gaps"])
+            stops.add_metric((name,), route["stops"])
+            for how, number in sorted(route["joins"].items()):
+                joins.add_metric((name, how), number)
             for ending, number in sorted(route["endings"].items()):
                 exchanges.add_metric((name, ending), number)
             active.add_metric((name,), route["active"])
@@ -80,6 +99,7 @@ class _Figures(Collector):
             _observed(duration, (name,), DURATION_BOUNDS, route["duration"])
             _observed(gap, (name,), GAP_BOUNDS, route["event_gap"])
         yield from (exchanges, active, events, size, first, duration, gap)
+        yield from (runs, viewers, joins, gaps, stops)
 
     def _process(self) -> Iterator[Metric]:
         totals = self._totals
@@ -93,6 +113,11 @@ class _Figures(Collector):
             "Bytes held in memory: unfinished events, and what slow clients did not take.",
             totals["held"],
         )
+        logs = GaugeMetricFamily(
+            "relay_log_bytes", "Of the logs of all runs, with what a run takes.", labels=("store",)
+        )
+        logs.add_metric(("memory",), totals["log_bytes"])
+        yield logs
         yield GaugeMetricFamily(
             "relay_connections", "Client connections open now.", totals["connections"]
         )

@@ -136,8 +136,8 @@ class Server:
         return rows(self.worker, trio.current_time())
 
     def stop_stream(self, exchange_id: str) -> bool:
-        """End one stream with its terminal event; False: it is not here."""
-        return self.worker.registry.stop(exchange_id)
+        """End one stream with its terminal event, or a run with all its viewers; False: it is not here."""
+        return self.worker.registry.stop(exchange_id) or self.worker.feeds.stop(exchange_id)
 
     # -- reload ----------------------------------------------------------------------------------
 

@@ -28,6 +28,11 @@ CONTRACT = {
     "relay_events_total": {"route"},
     "relay_bytes_total": {"route", "direction"},
     "relay_held_bytes": set(),
+    "relay_runs_active": {"route"},
+    "relay_viewers": {"route"},
+    "relay_gaps_total": {"route"},
+    "relay_stops_total": {"route"},
+    "relay_log_bytes": {"store"},
 }
 
 

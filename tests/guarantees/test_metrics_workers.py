@@ -32,6 +32,7 @@ class Worker:
     registry = ()
     draining = False
     log = None
+    log_bytes = 0
 
     def __init__(self, pid: int, complete: int, urls: tuple[Any, ...] = ()) -> None:
         self.pid = pid
@@ -43,6 +44,9 @@ class Worker:
         route.active = 1
         route.first_byte.observe(0.01)
         self.counters.connections = 2
+
+    def runs(self) -> tuple[()]:
+        return ()
 
     def url_states(self) -> tuple[Any, ...]:
         return self.urls

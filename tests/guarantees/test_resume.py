@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
+from tests.guarantees.admin_ground import admin
 from tests.guarantees.resume_ground import LOGS, OURS, chat, event, ground
 from tests.harness import EVENT_HEAD, chunked, settle
 
@@ -642,3 +643,33 @@ async def test_a_key_with_a_slash_in_it() -> None:
         assert (again.status, again.run) == (200, first.run)
         await peer.send(LAST)
         await again.rest()
+
+
+async def test_runs_and_their_viewers_are_seen_and_stopped() -> None:
+    async with chat() as g, admin(g.relay) as desk:
+        first, peer = await g.begun("POST", "/chat", body=BODY)
+        joined = await g.read("GET", "/chat/c1/stream")
+        await peer.send(event(1))
+        await first.until(1)
+        await joined.until(1)
+        streams = await desk.streams()
+        [run] = [row for row in streams if row["kind"] == "run"]
+        viewers = [row for row in streams if row["run"] == first.run and row["kind"] != "run"]
+        assert (run["id"], run["viewers"], run["events"]) == (first.run, 2, 1)
+        assert {row["path"] for row in viewers} == {"/chat", "/chat/{key}/stream"}
+        text = (await desk.ask("/metrics")).body.decode()
+        for line in (
+            'relay_runs_active{route="/chat"} 1.0',
+            'relay_viewers{route="/chat"} 2.0',
+            'relay_joins_total{how="begin",route="/chat"} 1.0',
+            'relay_joins_total{how="join",route="/chat"} 1.0',
+        ):
+            assert line in text
+        [one] = [row["id"] for row in viewers if row["method"] == "GET"]
+        assert (await desk.ask(f"/streams/{one}", method="DELETE")).status == 200
+        await joined.rest()
+        assert joined.ended == "cut"
+        assert (await desk.ask(f"/streams/{first.run}", method="DELETE")).status == 200
+        await first.rest()
+        assert first.codes == ["stopped"]
+        await peer.ended()

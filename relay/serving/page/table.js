@@ -6,6 +6,9 @@ import { age, bytes, number } from "./words.js";
 export const PAGE_SIZE = 50; // rows
 
 const text = (key) => ({ key, value: (s) => s[key], show: (s) => s[key], class: "text" });
+/** Which run a viewer reads; of a run itself how many do. */
+const run = (s) => (s.kind === "run" ? `${s.viewers} reading` : (s.run ?? "").slice(0, 8));
+
 const COLUMNS = [
   { title: "Age", key: "age", first: "descending", value: (s) => s.age, show: (s) => age(s.age), class: "n" },
   { title: "Route", ...text("route") },
@@ -13,8 +16,9 @@ const COLUMNS = [
   { title: "Request", key: "path", value: (s) => s.path, show: (s) => `${s.method} ${s.path}`, class: "text code" },
   { title: "Upstream", ...text("upstream"), show: (s) => s.upstream.replace(/^http:\/\//, "") },
   { title: "Worker", key: "worker", value: (s) => s.worker, show: (s) => s.worker, class: "n" },
-  { title: "Events", key: "events", first: "descending", value: (s) => s.events, show: (s) => (s.kind === "events" ? number(s.events) : "–"), class: "n" },
-  { title: "per s", key: "rate", first: "descending", value: (s) => s.rate ?? -1, show: (s) => (s.kind === "events" ? number(s.rate, 1) : "–"), class: "n" },
+  { title: "Run", key: "run", value: (s) => s.run ?? "", show: run, class: "text" },
+  { title: "Events", key: "events", first: "descending", value: (s) => s.events, show: (s) => (s.kind !== "bytes" ? number(s.events) : "–"), class: "n" },
+  { title: "per s", key: "rate", first: "descending", value: (s) => s.rate ?? -1, show: (s) => (s.kind !== "bytes" ? number(s.rate, 1) : "–"), class: "n" },
   { title: "Bytes", key: "bytes", first: "descending", value: (s) => s.bytes, show: (s) => bytes(s.bytes), class: "n" },
   { title: "Last event", key: "last_event", first: "descending", value: (s) => s.last_event ?? -1, show: (s) => (s.last_event === null ? "–" : age(s.last_event)), class: "n" },
   { title: "Held", key: "held", first: "descending", value: (s) => s.held, show: (s) => (s.held ? bytes(s.held) : "–"), class: "n" },
@@ -79,8 +83,8 @@ export class StreamTable {
 
   #matches(stream) {
     const slow = stream.slow ? `slow ${stream.slow}` : "";
-    const { id, kind, route, client, method, path, upstream } = stream;
-    const all = `${id} ${kind} ${route} ${client} ${method} ${path} ${upstream} ${slow}`.toLowerCase();
+    const { id, kind, route, client, method, path, upstream, run } = stream;
+    const all = `${id} ${kind} ${route} ${client} ${method} ${path} ${upstream} ${run ?? ""} ${slow}`.toLowerCase();
     return this.#terms.every((term) => all.includes(term));
   }
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Awaitable, Callable
 from math import inf
 
 import trio
@@ -48,6 +49,8 @@ class Connection:
     __slots__ = (
         "busy",
         "counted",
+        "errands",
+        "freed",
         "kept",
         "peer",
         "pending",
@@ -74,6 +77,10 @@ class Connection:
         self.reusable = True
         self.busy = False  # an exchange is under way
         self.kept = False  # it has served a request
+        self.errands = 0  # of its exchanges, under way
+        self.freed: Callable[[], None] | None = (
+            None  # called when the last of them has ended; set when all else has
+        )
         self.counted = ""  # the address that this connection counts against
 
     async def run(self) -> None:
@@ -125,6 +132,16 @@ class Connection:
             self.worker.alarms.arm(wire, wire.read_by)
         else:
             self.scope.cancel()
+
+    def beside(self, job: Callable[[], Awaitable[None]], within: float) -> None:
+        """Run an errand of an exchange, which keeps this connection's place until it has ended."""
+        self.errands += 1
+        self.worker.errands.start(job, within, self._errand_ended)
+
+    def _errand_ended(self) -> None:
+        self.errands -= 1
+        if not self.errands and self.freed is not None:
+            self.freed()
 
     def take_pending(self) -> bytes:
         pending, self.pending = self.pending, b""

@@ -1,7 +1,10 @@
 """What is left to do for exchanges that are over: a cancel request to a broker.
 
-Rule: an errand outlives the exchange that asked for it, but never its own deadline; a drain waits
-for it. Nothing here is shielded, so a second signal ends errands with everything else.
+Rules
+  * An errand outlives the exchange that asked for it, but never its own deadline; a drain waits for
+    it. Nothing here is shielded, so a second signal ends errands with everything else.
+  * It keeps the place of its client among all clients: who posts jobs and leaves, again and again,
+    has no more of them under way than `limits.connections` allows.
 """
 
 from __future__ import annotations
@@ -14,6 +17,10 @@ import trio
 from relay.wires.alarms import Alarms
 
 logger = logging.getLogger("relay")
+
+
+def _nobody() -> None:
+    """Nobody waits for the end."""
 
 
 class Errands:
@@ -39,12 +46,19 @@ class Errands:
         finally:
             self._nursery = None
 
-    def start(self, job: Callable[[], Awaitable[None]], within: float) -> None:
-        """Run `job`, for at most `within` seconds; not at all where the worker has ended with all its errands."""
+    def start(
+        self, job: Callable[[], Awaitable[None]], within: float, ended: Callable[[], None] = _nobody
+    ) -> None:
+        """Run `job`, for at most `within` seconds; not at all where the worker has ended with all its errands.
+
+        Args:
+            ended: called when it has.
+        """
         if self._nursery is None:
+            ended()
             return
         self._running += 1
-        self._nursery.start_soon(self._run, job, within)
+        self._nursery.start_soon(self._run, job, within, ended)
 
     async def done(self) -> None:
         """Wait until none is under way."""
@@ -52,13 +66,16 @@ class Errands:
             self._done = trio.Event()
             await self._done.wait()
 
-    async def _run(self, job: Callable[[], Awaitable[None]], within: float) -> None:
+    async def _run(
+        self, job: Callable[[], Awaitable[None]], within: float, ended: Callable[[], None]
+    ) -> None:
         try:
             with self._alarms.within(within):
                 await job()
         except Exception:
             logger.exception("a fault of relay's own in an errand")
         finally:
+            ended()
             self._running -= 1
             if not self._running:
                 self._done.set()

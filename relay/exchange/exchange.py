@@ -387,7 +387,7 @@ class Exchange:
             self._commitment = await Commitment.at_once(self)
 
     def beside(self, job: Callable[[], Awaitable[None]], within: float) -> None:
-        self.worker.errands.start(job, within)
+        self.connection.beside(job, within)
 
     async def settled(self) -> None:
         """Nobody but the caller writes to the client from now on."""

@@ -20,7 +20,7 @@ from socket import socket
 
 import trio
 
-from relay.config.values import UNLIMITED, Config
+from relay.config.values import Config
 from relay.exchange.connection import Connection
 from relay.exchange.transfer import Transfer
 from relay.exchange.worker import Worker
@@ -32,7 +32,7 @@ from relay.serving.control import Row, Snapshot
 from relay.serving.listeners import Listener
 from relay.serving.slots import Slots
 from relay.wires.acceptor import Acceptor
-from relay.wires.descriptors import in_reserve, is_lack, room_for_clients
+from relay.wires.descriptors import in_reserve, is_lack, open_now, room_for_clients
 from relay.wires.links import watch_client
 from relay.wires.socket_wire import SocketWire
 
@@ -66,7 +66,7 @@ class Server:
         """`listeners`: served from the start; a bare socket stays its opener's."""
         self.worker = worker
         # A host that accepts for us (the ASGI form) has bounds of its own.
-        self._room = room_for_clients() if listeners else UNLIMITED
+        self._opened = open_now() if listeners else None
         self._slots = Slots(self._places(worker.config))
         self._connections: set[Connection] = set()
         self._stopping = trio.Event()
@@ -105,13 +105,17 @@ class Server:
     def _places(self, config: Config) -> int:
         """How many clients may be connected at a time."""
         wanted = config.limits.connections
-        if wanted > self._room:
+        if self._opened is None:
+            return wanted
+        resumed = any(route.resume is not None for route in config.routes)
+        room = room_for_clients(self._opened, config.streams.unwatched if resumed else 0)
+        if wanted > room:
             logger.info(
                 "room for %d connections and their upstreams (ulimit -n), not for the %d of limits.connections",
-                self._room,
+                room,
                 wanted,
             )
-        return min(wanted, self._room)
+        return min(wanted, room)
 
     def stop(self) -> None:
         """Begin to drain."""
@@ -235,7 +239,10 @@ class Server:
         finally:
             self._connections.discard(connection)
             counters.connections -= 1
-            self._slots.release()
+            if connection.errands:
+                connection.freed = self._slots.release
+            else:
+                self._slots.release()
 
     # -- the end ---------------------------------------------------------------------------------
 

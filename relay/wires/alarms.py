@@ -3,7 +3,8 @@
 Rules
   * An alarm is moved later for free: it is looked at when its entry comes up, and queued again then.
   * Nothing is queued further ahead than HORIZON. What has ended is forgotten at once: an entry of 100 bytes stays behind
-    until its time, not what it was about.
+    until its time, not what it was about; and where most of them are such, they go (thousands of connections a second
+    would leave a hundred thousand behind).
   * `ring(now)` does what is due and returns when it wants to be looked at next (inf: never).
   * Nothing rings before the engine has looked at every socket: what had come by then counts. Two things may become
     ready in the same turn of Trio, a socket and a deadline, and Trio runs them in any order.
@@ -18,7 +19,7 @@ most requests queue none, because the entry of the previous request is still ahe
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
 from types import TracebackType
@@ -31,6 +32,7 @@ from relay.wires.engine import Engine
 HORIZON = (
     15.0  # seconds; the default heartbeat, so that a stream is looked at no oftener than it must
 )
+FORGOTTEN = 1000  # entries about nobody that are always let be: 100 KB
 LEAST = 0.001  # seconds until an alarm rings again: none can keep the worker to itself
 TICK = 0.25  # seconds between two looks at the time while anything is armed; a stop is noticed to this exactness
 LATE = 0.02  # seconds behind its time after which nothing is believed at once (arbitrary)
@@ -61,11 +63,12 @@ class Clock(Alarm, Protocol):
 class Alarms:
     """The deadlines of one worker. `run` is its one task."""
 
-    __slots__ = ("_engine", "_heap", "_lost", "_scope", "_serial")
+    __slots__ = ("_engine", "_forgotten", "_heap", "_lost", "_scope", "_serial")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._heap: list[Entry] = []
+        self._forgotten = 0  # entries in it that are about nobody
         self._serial = count()
         self._scope = trio.CancelScope()  # around the sleep to the next look at the time
         self._lost = 0.0  # seconds in which the process stood still
@@ -82,18 +85,26 @@ class Alarms:
         if entry is not None:
             if due >= entry[0]:
                 return
-            entry[2] = None
+            self._leave(entry)
         alarm.entry = entry = [due, next(self._serial), alarm]
         heappush(self._heap, entry)
         if due < self._scope.deadline:
             self._scope.deadline = min(due, now + TICK)
 
-    @staticmethod
-    def forget(alarm: Alarm) -> None:
+    def forget(self, alarm: Alarm) -> None:
         """Let go of an alarm that has come to its end, before its look is due."""
         if alarm.entry is not None:
-            alarm.entry[2] = None
+            self._leave(alarm.entry)
             alarm.entry = None
+
+    def _leave(self, entry: Entry) -> None:
+        """An entry is about nobody any more."""
+        entry[2] = None
+        self._forgotten += 1
+        if self._forgotten > FORGOTTEN and 2 * self._forgotten > len(self._heap):
+            self._heap[:] = [each for each in self._heap if each[2] is not None]
+            heapify(self._heap)
+            self._forgotten = 0
 
     def within(self, seconds: float) -> Deadline:
         """Cancels its block after so many seconds: `trio.move_on_after` by the rules of this module.
@@ -133,7 +144,7 @@ class Alarms:
         in a process that stands still again and again too."""
         self._lost += late
         seconds = min(late, MOST)
-        for _, _, alarm in self._heap:
+        for _, _, alarm in list(self._heap):
             set_back = getattr(alarm, "set_back", None)
             if set_back is not None:
                 set_back(seconds, now)
@@ -150,6 +161,7 @@ class Alarms:
         while heap and heap[0][0] <= now:
             alarm = heappop(heap)[2]
             if alarm is None:
+                self._forgotten -= 1
                 continue  # forgotten, or looked at earlier
             alarm.entry = None
             self.arm(alarm, max(alarm.ring(now), now + LEAST))

@@ -57,10 +57,16 @@ def none_left() -> bool:
     return in_reserve(fd)
 
 
-def room_for_clients() -> int:
-    """How many clients may be connected at a time, each with an upstream, beside what is open now; at least one."""
-    left = _limit() - reserved() - _open_now()
-    return max(1, (left - min(_BESIDE, left // _SHARE)) // 2)
+def room_for_clients(opened: int, runs: int = 0) -> int:
+    """How many clients may be connected at a time, each with an upstream; at least one.
+
+    Args:
+        opened: what is open before the first of them.
+        runs: upstream connections that go on without a client. Where they are many against the limit they may lack one.
+    """
+    left = _limit() - reserved() - opened
+    left -= min(_BESIDE, left // _SHARE) + min(runs, left // _SHARE * 2)
+    return max(1, left // 2)
 
 
 def _limit() -> int:
@@ -68,7 +74,8 @@ def _limit() -> int:
     return soft if soft != resource.RLIM_INFINITY else 1 << 30
 
 
-def _open_now() -> int:
+def open_now() -> int:
+    """How many descriptors this process has."""
     try:
         return len(os.listdir("/proc/self/fd"))
     except OSError:  # no /proc in this container: what a worker has before its first client

@@ -15,13 +15,13 @@ import trio.testing
 
 from relay.serving.control import RemoteControl, answer, open_slot, tell
 from relay.upstreams.dial import DialError, dial
-from relay.wires.descriptors import in_reserve, reserved, room_for_clients
+from relay.wires.descriptors import in_reserve, open_now, reserved, room_for_clients
 from tests.guarantees.descriptor_ground import (
     limited,
     no_descriptors_left,
     only_the_reserve_left,
 )
-from tests.harness import LIMIT, RawPeer, Upstream, descriptors, scene, settle
+from tests.harness import LIMIT, RawPeer, Upstream, scene, settle
 
 
 async def test_accepting(caplog: pytest.LogCaptureFixture) -> None:
@@ -164,14 +164,17 @@ async def test_a_control_message_without_its_descriptors(
         end.close()
 
 
+@pytest.mark.parametrize("runs", [0, 100, 1000])
 @pytest.mark.parametrize("limit", [64, 100, 256, 1024, 20_000])
-def test_the_reserve_and_the_room_for_clients(limit: int) -> None:
-    """Two descriptors for each client, the reserve, and something beside, are never more than there are."""
+def test_the_reserve_and_the_room_for_clients(limit: int, runs: int) -> None:
+    """Two descriptors for each client, the reserve, runs without a client, and something beside, are never more than there
+    are."""
     with limited(limit):
-        room, kept = room_for_clients(), reserved()
+        opened = open_now()
+        room, kept = room_for_clients(opened, runs), reserved()
         assert 8 <= kept <= 128
-        assert room == 1 or descriptors() + 2 * room + kept <= limit
-        assert room > limit // 5 or limit <= 100
+        assert room == 1 or opened + 2 * room + min(runs, limit // 8) + kept <= limit
+        assert room > limit // 6 or limit <= 100
         assert in_reserve(limit - 1)
         assert not in_reserve(limit - kept - 1)
 

@@ -341,3 +341,28 @@ async def test_all_leave_at_once(backend: Backend) -> None:
         lines = await relay.lines(12)
         assert {line["ending"] for line in lines} == {"client_left"}
         await nothing_left(relay)
+
+
+async def test_who_posts_and_leaves_keeps_its_place(backend: Backend) -> None:
+    """1. One client is allowed. It posts a job and leaves; the broker takes its time. 2. The next one waits at the door.
+    3. The POST has come to its end, and the job is cancelled: the next one gets in."""
+    text = broker(backend.url, cancel=True) + "\n[limits]\nconnections = 1\n"
+    async with running(text) as relay:
+        client = await backend.post(relay, "/chat", JOB)
+        await response(client)
+        job = await backend.asked()
+        client.close()
+        await relay.line()
+        await settle(lambda: relay.worker.counters.connections == 0)
+        other = await backend.post(relay, "/chat", JOB)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert relay.worker.counters.connections == 0
+        await job.answer(202, {"message_id": "m1"})
+        told = await backend.asked()
+        assert told.line == b"POST /cancel?id=m1"
+        await told.answer(204)
+        await response(other)
+        assert relay.worker.counters.connections == 1
+        await (await backend.asked()).answer(503)
+        other.close()
+        await nothing_left(relay)

@@ -45,6 +45,9 @@ class Filled(str):
         filled.outside = outside
         return filled
 
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]  # a copy is one too
+        return value_of(self), self.written
+
     def __str__(self) -> str:
         return self.written if self.outside else value_of(self)
 

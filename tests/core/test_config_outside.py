@@ -5,6 +5,7 @@ The keys are found in the schema, so a new one is tried as well.
 
 from __future__ import annotations
 
+import copy
 import json
 import traceback
 from collections.abc import Iterator, Mapping
@@ -282,3 +283,10 @@ def test_a_filled_text_prints_as_it_was_written() -> None:
     assert type(value_of(text)) is str
     assert written_as(text) == "${X}"
     assert Path(value_of(text)).name == SECRET
+
+
+def test_a_copy_prints_as_the_original() -> None:
+    for outside in (True, False):
+        text = Filled(SECRET, "${X}", outside=outside)
+        again = copy.deepcopy(text)
+        assert (again, str(again), again.written) == (text, str(text), "${X}")

@@ -308,7 +308,7 @@ async def running(config: Config | str) -> AsyncIterator[Relay]:
     try:
         with no_faults() as faults:
             async with trio.open_nursery() as nursery:
-                worker = Worker(config, log.fd)
+                worker = Worker(config, os.dup(log.fd))
                 server = Server(worker, [sock])
                 stopped = trio.Event()
 

@@ -99,7 +99,7 @@ SERVER: Final = Table(
             "access_log",
             kinds.STRING,
             '"stdout"',
-            "Where the JSON lines go: `stdout`, `stderr`, `off`, or the path of a file.",
+            "Where the JSON lines go: `stdout`, `stderr`, `off`, or the path of a file or FIFO.",
         ),
         Key(
             "log_query",

@@ -75,7 +75,12 @@ class RouteState:
 class Worker:
     """The state of one process. `run` keeps the engine and the clocks going."""
 
-    def __init__(self, config: Config, log_fd: int | None) -> None:
+    def __init__(self, config: Config, log_fd: int | None, messages: LineLog | None = None) -> None:
+        """
+        Args:
+            log_fd: the access log's, which is this worker's to close; None: there is none.
+            messages: where the process's own messages go, if not to somebody else's stderr.
+        """
         self.engine = Engine()
         self.alarms = Alarms(self.engine)
         self.counters = Counters()
@@ -83,9 +88,9 @@ class Worker:
         self.errands = Errands(self.alarms)
         self.threads = Threads()
         self._turns: dict[str, Turns] = {}
-        self.log = (
-            LineLog(log_fd, self.alarms.arm, trio.current_time) if log_fd is not None else None
-        )
+        self._access_log = LineLog(log_fd)
+        self._messages = messages
+        self.log = self._access_log if log_fd is not None else None
         self.draining = False
         self.admission = Admission(config.limits)
         self.tracing = Tracing(config.server.trace)
@@ -122,6 +127,21 @@ class Worker:
     def _state(self, route: Route) -> RouteState:
         turns = self._turns.setdefault(route.name, Turns())
         return RouteState(route, self.counters.route(route.name), turns)
+
+    def log_to(self, fd: int | None) -> None:
+        """The access log goes there from now on, or (None) nowhere."""
+        self._access_log.move(fd)
+        self.log = self._access_log if fd is not None else None
+
+    def close_log(self) -> None:
+        """The last lines: waits for them to be written, but not for a reader that is stuck."""
+        self._access_log.close()
+
+    @property
+    def lines_dropped(self) -> int:
+        """Lines of the access log and messages that nobody took."""
+        messages = self._messages.dropped if self._messages is not None else 0
+        return self._access_log.dropped + messages
 
     async def run(self) -> None:
         """The engine and the clocks, for ever. Cancellation: idle upstream connections are closed."""

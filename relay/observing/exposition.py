@@ -21,7 +21,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from relay.observing.counters import Counters, Histogram
-from relay.observing.log import LineLog
 from relay.observing.record import Record
 
 Snapshot = dict[str, Any]
@@ -117,7 +116,7 @@ class Observed(Protocol):
     @property
     def draining(self) -> bool: ...
     @property
-    def log(self) -> LineLog | None: ...
+    def lines_dropped(self) -> int: ...
     @property
     def log_bytes(self) -> int:
         """Of the logs of all runs."""
@@ -157,7 +156,7 @@ def snapshot(worker: Observed) -> Snapshot:
         "connections": counters.connections,
         "connections_total": counters.connections_total,
         "cancel_delay": _histogram(counters.cancel_delay),
-        "log_dropped": worker.log.dropped if worker.log is not None else 0,
+        "log_dropped": worker.lines_dropped,
         "upstreams": [url._asdict() for url in worker.url_states()],
         "cpu": time.process_time(),
         "resident": _resident(),

@@ -126,7 +126,7 @@ class _Figures(Collector):
         )
         yield CounterMetricFamily(
             "relay_log_lines_dropped",
-            "Access log lines that nobody took in time.",
+            "Lines of the access log and of stderr that nobody took in time.",
             totals["log_dropped"],
         )
         build = GaugeMetricFamily("relay_build_info", "1.", labels=("version", "python"))

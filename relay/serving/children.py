@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from math import inf
+from typing import NoReturn
 
-from relay.config.values import Address
 from relay.serving.control import open_slot
-from relay.serving.listeners import Listener, bind
+from relay.serving.listeners import Listener
+from relay.serving.standard import Standard
 
 STABLE = 10.0  # seconds after which a death counts as the first again
 _FIRST_PAUSE = 0.1  # seconds before the start after the second death in a row, then doubled
@@ -64,12 +65,6 @@ class Slot:
         self.restarts = Restarts()
         self.child: Child | None = None
 
-    def open(self, placed: Address, configured: Address) -> None:
-        """Bind a socket of this slot's own on `placed`. Raises: BindError."""
-        listener = bind(placed)
-        listener.address = configured
-        self.listeners.append(listener)
-
     def close(self) -> None:
         """Close the sockets here; a worker that has them keeps its own."""
         for listener in self.listeners:
@@ -77,44 +72,66 @@ class Slot:
         self.listeners.clear()
 
 
-def fork(run: Callable[[int], int], keep: Callable[[], None]) -> tuple[int, int]:
-    """Start a child that calls `run(report)` and ends with what that returns.
+def fork(
+    run: Callable[[int], int], keep: Callable[[], None], standard: Standard, prefix: str
+) -> tuple[int, int]:
+    """A child that does `run(report)` and ends with its result; `report` is a descriptor that it
+    writes to. `keep` is called first, in the child, to put down what is not its own.
 
-    Args:
-        keep: called first in the child, to put down what is not its own.
+    The log's thread may be at work in the parent. It is not in the child; what it may have held
+    there is renewed (`Standard.renew`) or never used.
 
     Returns: its pid, and the reading end of its report. Raises: OSError: there is no room for one.
     """
     reading, report = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    # A signal in the child's first moments would be told to the parent, through what they share.
+    signals = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of the thread, from Python 3.12
+            pid = os.fork()
+        if not pid:
+            _child(run, keep, standard, prefix, reading, report, signals)
     except OSError:
         os.close(reading)
         os.close(report)
         raise
-    if pid:
-        os.close(report)
-        os.set_blocking(reading, False)
-        return pid, reading
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+    os.close(report)
+    os.set_blocking(reading, False)
+    return pid, reading
+
+
+def _child(
+    run: Callable[[int], int],
+    keep: Callable[[], None],
+    standard: Standard,
+    prefix: str,
+    reading: int,
+    report: int,
+    signals: set[int | signal.Signals],
+) -> NoReturn:
     code = 1
     try:
-        os.close(reading)
+        standard.renew(prefix)
         for number in (signal.SIGHUP, signal.SIGINT):  # a terminal's Ctrl-C is the supervisor's
             signal.signal(number, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+        os.close(reading)
         keep()
         os.set_blocking(report, False)
         code = run(report)
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # not through the stack of the supervisor, whose cleaning up is not ours
+        try:
+            standard.close()
+        finally:
+            os._exit(code)  # not through the stack of the supervisor, whose cleaning up is not ours
 
 
 def describe_end(status: int) -> str:

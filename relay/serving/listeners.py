@@ -46,6 +46,11 @@ class Listener:
         return self.address.text if self.address is not None else ""
 
     @property
+    def is_per_worker(self) -> bool:
+        """Each of several workers has one of its own beside it; the others are shared."""
+        return self.is_tcp and not self.passed
+
+    @property
     def name(self) -> str:
         """The address as it is announced: with the port that was really bound. A path is as it was
         written.

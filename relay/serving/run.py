@@ -18,6 +18,7 @@ from relay.serving.listeners import BindError, Listener, open_listeners
 from relay.serving.notify import Notifier
 from relay.serving.reload import Refused
 from relay.serving.single import Single
+from relay.serving.standard import Standard
 
 FAULT = 1
 # A full collection looks at every object: 100 ms with 8,000 connections, in which no stream moves. By default one comes
@@ -32,9 +33,14 @@ def serve(config: Config) -> int:
 
     The first of two signals drains, the second ends at once; both are a clean end.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="relay: %(levelname)s: %(message)s"
-    )
+    standard = Standard("relay")
+    try:
+        return _serve(config, standard)
+    finally:
+        standard.give_back()
+
+
+def _serve(config: Config, standard: Standard) -> int:
     gc.freeze()  # what is loaded by now stays as long as the process
     gc.set_threshold(*_COLLECTING)
     gc.enable()
@@ -55,8 +61,8 @@ def serve(config: Config) -> int:
         if config.server.workers > 1:
             from relay.serving.supervisor import Supervisor
 
-            return Supervisor(config, served, admin, passed, notifier).run()
-        return trio.run(Single(config, served, admin, passed, notifier).run)
+            return Supervisor(config, served, admin, passed, notifier, standard).run()
+        return trio.run(Single(config, served, admin, passed, notifier, standard).run)
     except (BindError, OSError, Refused) as error:
         print(f"relay: {error}", file=sys.stderr)
         return FAULT

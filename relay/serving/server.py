@@ -26,7 +26,6 @@ from relay.exchange.transfer import Transfer
 from relay.exchange.worker import Worker
 from relay.flows.event_flow import EventFlow
 from relay.observing.ending import Cause
-from relay.observing.log import LineLog
 from relay.serving import handover
 from relay.serving.control import Row, Snapshot
 from relay.serving.listeners import Listener
@@ -98,8 +97,7 @@ class Server:
                             flush, _SPANS, abandon_on_cancel=True, limiter=self.worker.threads.spans
                         )
             finally:
-                if self.worker.log is not None:
-                    self.worker.log.flush()
+                self.worker.close_log()
             plane.cancel_scope.cancel()
 
     def _places(self, config: Config) -> int:
@@ -151,18 +149,11 @@ class Server:
 
     def configure(self, config: Config, log_fd: int | None) -> None:
         """Take `config` and the access log's descriptor for what starts from now on."""
-        worker = self.worker
-        worker.configure(config)
+        self.worker.configure(config)
         self._slots.resize(self._places(config))
         for door in self._doors:
             watch_client(door.listener.sock, config.timeouts.write)
-        if worker.log is not None and log_fd is not None:
-            worker.log.move(log_fd)
-        elif log_fd is not None:
-            worker.log = LineLog(log_fd, worker.alarms.arm, trio.current_time)
-        elif worker.log is not None:
-            worker.log.close()
-            worker.log = None
+        self.worker.log_to(log_fd)
 
     def open(self, listener: Listener) -> None:
         """Serve one listener more."""

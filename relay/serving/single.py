@@ -12,6 +12,8 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import partial
 
 import trio
 
@@ -22,8 +24,9 @@ from relay.serving.activation import Passed
 from relay.serving.control import Control, LocalControl
 from relay.serving.listeners import Listener
 from relay.serving.notify import Notifier
-from relay.serving.reload import Refused
+from relay.serving.reload import Change, Planning, Refused
 from relay.serving.server import Server
+from relay.serving.standard import Standard
 
 logger = logging.getLogger("relay")
 
@@ -38,23 +41,29 @@ class Single:
         admin: Listener | None,
         passed: Passed,
         notifier: Notifier,
+        standard: Standard,
     ) -> None:
         self._config = config
         self._opened = listeners
         self._admin = admin
         self._passed = passed
         self._notifier = notifier
+        self._standard = standard
 
     async def run(self) -> int:
         """Serve until a signal, then drain. Raises: Refused: there is no access log."""
-        server = Server(Worker(self._config, reload.open_log(self._config)), self._opened)
+        log_fd = reload.open_log(self._config)
+        server = Server(Worker(self._config, log_fd, self._standard.err), self._opened)
         names = [listener.name for listener in self._opened]
+        # One wish is kept while another is granted: what it would read is read then.
+        ask, asked = trio.open_memory_channel[None](1)
         try:
             async with trio.open_nursery() as nursery:
                 with trio.open_signal_receiver(
                     signal.SIGTERM, signal.SIGINT, signal.SIGHUP
                 ) as signals:
-                    nursery.start_soon(self._obey, signals, server, nursery.cancel_scope)
+                    nursery.start_soon(self._obey, signals, server, nursery.cancel_scope, ask)
+                    nursery.start_soon(self._reload_when_asked, server, asked)
                     await nursery.start(_run_then_cancel, server, nursery.cancel_scope)
                     if self._admin is not None:
                         control = LocalControl(server, time.time())
@@ -69,11 +78,16 @@ class Single:
         return 0
 
     async def _obey(
-        self, signals: AsyncIterator[int], server: Server, scope: trio.CancelScope
+        self,
+        signals: AsyncIterator[int],
+        server: Server,
+        scope: trio.CancelScope,
+        ask: trio.MemorySendChannel[None],
     ) -> None:
         async for number in signals:
             if number == signal.SIGHUP:
-                await self._reload(server)
+                with suppress(trio.WouldBlock):
+                    ask.send_nowait(None)
             elif server.draining:
                 scope.cancel()
             else:
@@ -82,33 +96,48 @@ class Single:
                 self._passed.close()
                 server.stop()
 
+    async def _reload_when_asked(
+        self, server: Server, asked: trio.MemoryReceiveChannel[None]
+    ) -> None:
+        async for _ in asked:
+            if not server.draining:
+                self._notifier.reloading()
+                await self._reload(server)
+            if not server.draining:
+                self._notifier.ready()
+
     async def _reload(self, server: Server) -> None:
         """Take the file as it is now, or refuse it and change nothing."""
-        if server.draining:
-            return
-        self._notifier.reloading()
         bound = [each.address for each in server.listeners if each.address is not None]
+        token, done = trio.lowlevel.current_trio_token(), trio.Event()
+
+        def tell() -> None:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(done.set)
+
+        planning = Planning(
+            partial(reload.plan, self._config, bound, self._passed, os.environ), tell
+        )
         try:
-            change = await trio.to_thread.run_sync(
-                reload.plan,
-                self._config,
-                bound,
-                self._passed,
-                os.environ,
-                limiter=server.worker.threads.configuration,
-            )
+            with trio.move_on_after(reload.PATIENCE):
+                await done.wait()
+            if not server.draining:
+                self._take(server, planning.take())
         except Refused as refused:
             tell_refused(refused)
-        else:
-            self._config = change.config
-            server.configure(change.config, change.log_fd)
-            for listener in change.opened:
-                server.open(listener)
-            for listener in server.listeners:
-                if listener.address in change.closed:
-                    server.shut(listener)
-            tell_reloaded(change)
-        self._notifier.ready()
+        finally:
+            planning.close()
+
+    def _take(self, server: Server, change: Change) -> None:
+        self._config = change.config
+        os.close(change.text)
+        server.configure(change.config, change.log_fd)
+        for listener in change.opened:
+            server.open(listener)
+        for listener in server.listeners:
+            if listener.address in change.closed:
+                server.shut(listener)
+        tell_reloaded(change)
 
     async def _tell_that_it_lives(self) -> None:
         while True:
@@ -135,14 +164,13 @@ async def _run_then_cancel(
 def announce(names: list[str]) -> None:
     """Say that connections are accepted, a line for each listener."""
     print("".join(f"relay: listening on {name}\n" for name in names), end="", file=sys.stderr)
-    sys.stderr.flush()
 
 
 def tell_refused(refused: Refused) -> None:
     logger.error("the new configuration is refused, nothing changes: %s", refused)
 
 
-def tell_reloaded(change: reload.Change) -> None:
+def tell_reloaded(change: Change) -> None:
     logger.info("reloaded")
     announce([listener.name for listener in change.opened])
     for key in change.restart:

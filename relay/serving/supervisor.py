@@ -4,14 +4,14 @@
     a worker dies ─► the log says how, another takes its place
 
 Rules
-  * It knows no Trio, no HTTP and no connection: what it does not do cannot fail. (And a fork is
-    safe in a process without threads and event loops.)
+  * It knows no Trio, no HTTP and no connection: what it does not do cannot fail. It never waits but
+    in its one `select`: neither for the reader of its log (`standard`) nor for a file (`reload`).
+  * It forks. Its only other threads are the log's, which hold nothing that a child needs, and the
+    one that reads a new configuration: nothing is forked before that has ended.
   * Each worker has sockets of its own for every TCP address (SO_REUSEPORT: the kernel spreads the
-    connections by hash, nobody is woken in vain). The supervisor holds them too: what waits in the
-    queue of a worker that died waits for its successor, which is there in milliseconds. Bound in
-    the worker alone they would be reset with it.
-  * A worker that dies again and again is started ever later; meanwhile its sockets are closed, so
-    that the kernel gives its share to the others and nobody waits where nobody comes.
+    connections by hash, nobody is woken in vain). The supervisor holds them too, from the start to
+    the drain: a queue outlives its worker, and while there is none another serves it (`covering`).
+  * A worker that dies again and again is started ever later.
   * unix sockets and those passed in are shared: whichever worker is free accepts.
 """
 
@@ -23,8 +23,9 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from math import inf
 from socket import socketpair
 from typing import Any
@@ -32,21 +33,26 @@ from typing import Any
 from relay.config.values import Config
 from relay.serving import reload
 from relay.serving.activation import Passed
-from relay.serving.children import Child, Restarts, Slot, describe_end, fork
+from relay.serving.children import Child, Restarts, Slot, describe_end
 from relay.serving.control import tell
-from relay.serving.listeners import BindError, Listener
+from relay.serving.covering import Covering
+from relay.serving.listeners import Listener
 from relay.serving.notify import Notifier
-from relay.serving.reload import Refused
+from relay.serving.reload import Change, Planning, Refused
 from relay.serving.sharing import Sharing
 from relay.serving.single import announce, tell_refused, tell_reloaded
-from relay.serving.worker_process import LEAVING, READY, Seat, admin_main, worker_main
+from relay.serving.standard import Standard
+from relay.serving.starting import Starter
+from relay.serving.worker_process import LEAVING, READY
 
 logger = logging.getLogger("relay")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-_GRACE = 9.0  # seconds a worker may take longer than its drain (errands, spans) before it is killed
-_QUIT = 3.0  # seconds it has after a second signal
+_PLANNED = 0  # no signal has this number: a new configuration has been read
+_GRACE = 10.0  # seconds a worker may take longer than its drain (errands, spans, log) before it is killed
+_QUIT = 5.0  # seconds it has after a second signal: for the last lines of its log
 _TELL_AGAIN = 1.0  # seconds between two words of the drain to the same slot
+_FORK_LATER = 0.05  # seconds until the next look at whether the new configuration has been read
 _BEAT = 5.0  # seconds between two looks at whether the workers live
 _STUCK = 30.0  # seconds without a word after which a worker is killed: a loop that long is a fault
 FAULT = 1
@@ -62,19 +68,24 @@ class Supervisor:
         admin: Listener | None,
         passed: Passed,
         notifier: Notifier,
+        standard: Standard,
     ) -> None:
+        """Raises: BindError, OSError: not every worker can have its sockets."""
         self._config = config
         self._names = [each.name for each in listeners]
         self._slots = [Slot(number) for number in range(config.server.workers)]
-        self._sharing = Sharing(listeners, self._slots[0])
-        self._admin = admin
+        self._sharing = Sharing(listeners, self._slots)
+        self._starter = Starter(self._slots, self._sharing, admin, standard, self._put_down)
+        self._covering = Covering(self._slots, self._tell)
         self._admin_restarts = Restarts()
         self._passed = passed
         self._notifier = notifier
         self._children: dict[int, Child] = {}
         self._selector = selectors.DefaultSelector()
-        self._lifeline, self._life = os.pipe()  # the children's end and ours; nobody writes
         self._woken, self._wake = socketpair()
+        self._planning: Planning | None = None
+        self._plan_by = inf
+        self._plan_again = False  # a signal came while the file was being read
         self._announced = False
         self._draining = False
         self._kill_at = inf
@@ -89,8 +100,6 @@ class Supervisor:
         gc.freeze()  # what is here now is shared with the children as long as nobody touches it
         try:
             for slot in self._slots:
-                if slot.number:
-                    self._sharing.open(slot)
                 self._start_worker(slot)
             while self._workers() or not self._draining:
                 for key, _ in self._selector.select(self._wait()):
@@ -108,87 +117,43 @@ class Supervisor:
         return [child for child in self._children.values() if child.name != "admin"]
 
     def _start_worker(self, slot: Slot) -> None:
-        slot.restarts.due = inf
-        seat = Seat(
-            slot.number,
-            self._config,
-            [*slot.listeners, *self._sharing.shared],
-            slot.worker_end,
-            self._lifeline,
-            generation=self._sharing.generation,
-            beat=self._beat / 2,
-        )
-
-        def keep() -> None:
-            self._put_down()
-            for other in self._slots:
-                other.asker.close()
-                if other is not slot:
-                    other.worker_end.close()
-                    other.close()
-            if self._admin is not None:
-                self._admin.close()
-
-        def run(report: int) -> int:
-            seat.report = report
-            return worker_main(seat)
-
-        forked = self._fork(run, keep, slot.restarts)
-        if forked is not None:
-            slot.child = self._adopt(forked, f"worker {slot.number}", slot)
+        start = partial(self._starter.worker, slot, self._config, self._beat / 2)
+        slot.child = self._start(start, f"worker {slot.number}", slot, slot.restarts)
 
     def _start_admin(self) -> None:
-        self._admin_restarts.due = inf
-        admin, config = self._admin, self._config
-        if admin is None:
-            return
+        if self._starter.has_admin:
+            start = partial(self._starter.admin, self._config)
+            self._start(start, "admin", None, self._admin_restarts)
 
-        def keep() -> None:
-            self._put_down()
-            for slot in self._slots:
-                slot.worker_end.close()
-                slot.close()
-            for listener in self._sharing.shared:
-                listener.close()
-
-        def run(report: int) -> int:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it shows how the workers drain
-            askers = [slot.asker for slot in self._slots]
-            return admin_main(admin.sock, config, askers, self._lifeline)
-
-        forked = self._fork(run, keep, self._admin_restarts)
-        if forked is not None:
-            self._adopt(forked, "admin", None)
-
-    def _fork(
-        self, run: Callable[[int], int], keep: Callable[[], None], restarts: Restarts
-    ) -> tuple[int, int] | None:
-        """Fork; None where the machine has no room just now: it is due again later."""
+    def _start(
+        self, start: Callable[[], tuple[int, int]], name: str, slot: Slot | None, restarts: Restarts
+    ) -> Child | None:
+        """None: it cannot be started just now, and is due again later."""
+        if self._planning is not None:
+            restarts.due = time.monotonic() + _FORK_LATER
+            return None
+        restarts.due = inf
         try:
-            return fork(run, keep)
+            pid, report = start()
         except OSError as error:
             if not self._announced:
                 raise
             pause = restarts.died(0.0, time.monotonic())
             logger.error("no process can be started: %s; again in %g s", error.strerror, pause)
             return None
+        child = Child(pid, name, report, slot, time.monotonic())
+        self._children[pid] = child
+        self._selector.register(report, selectors.EVENT_READ, lambda: self._hear(child))
+        return child
 
     def _put_down(self) -> None:
         """In a child: close what only the supervisor needs."""
         self._selector.close()
         self._woken.close()
         self._wake.close()
-        os.close(self._life)
         for child in self._children.values():
             os.close(child.report)
         self._passed.close()
-
-    def _adopt(self, forked: tuple[int, int], name: str, slot: Slot | None) -> Child:
-        pid, report = forked
-        child = Child(pid, name, report, slot, time.monotonic())
-        self._children[pid] = child
-        self._selector.register(report, selectors.EVENT_READ, lambda: self._hear(child))
-        return child
 
     def _hear(self, child: Child) -> None:
         """A child says something, or can no longer."""
@@ -203,12 +168,25 @@ class Supervisor:
         if READY in words:
             child.ready = True
             self._announce()
+            self._cover()
+        if LEAVING in words:
+            self._obey()  # the signal may have come to all: then it is here too
+            self._let_go(child)
+
+    def _let_go(self, child: Child) -> None:
+        """A worker asks to drain alone."""
         slot = child.slot
-        if LEAVING in words and slot is not None and not self._draining:
-            logger.info("%s (pid %d) drains; another takes its place", child.name, child.pid)
-            child.slot = None
-            os.kill(child.pid, signal.SIGUSR1)
-            self._start_worker(slot)
+        if slot is None or self._draining:
+            return
+        logger.info("%s (pid %d) drains; another takes its place", child.name, child.pid)
+        child.slot = None
+        os.kill(child.pid, signal.SIGUSR1)
+        self._start_worker(slot)
+        self._cover()
+
+    def _cover(self) -> None:
+        if self._announced and not self._draining:
+            self._covering.look()
 
     def _announce(self) -> None:
         if self._announced or not all(slot.child and slot.child.ready for slot in self._slots):
@@ -255,26 +233,14 @@ class Supervisor:
         pause = restarts.died(now - child.started, now)
         when = f"in {pause:g} s" if pause else "now"
         logger.error("%s (pid %d) %s; another starts %s", child.name, child.pid, how, when)
-        if pause and slot is not None:
-            slot.close()
-
-    def _restart(self, slot: Slot, now: float) -> None:
-        if not slot.listeners:
-            try:
-                self._sharing.open(slot)
-            except BindError as error:
-                slot.close()
-                pause = slot.restarts.died(0.0, now)
-                logger.error("worker %d: %s; again in %g s", slot.number, error, pause)
-                return
-        self._start_worker(slot)
+        self._cover()
 
     # -- time ------------------------------------------------------------------------------------
 
     def _wait(self) -> float | None:
         """Seconds until something is due; None: nothing is."""
         due = min(self._kill_at, self._tell_at, self._beat_at, self._admin_restarts.due)
-        due = min(due, *(slot.restarts.due for slot in self._slots))
+        due = min(due, self._plan_by, *(slot.restarts.due for slot in self._slots))
         return None if due == inf else max(0.0, due - time.monotonic())
 
     def _keep_time(self, now: float) -> None:
@@ -290,11 +256,13 @@ class Supervisor:
             self._beat_at = now + self._beat
         if now >= self._tell_at:
             self._tell_drain(now)
+        if now >= self._plan_by:
+            self._finish_reload()
         if self._draining:
             return
         for slot in self._slots:
             if now >= slot.restarts.due:
-                self._restart(slot, now)
+                self._start_worker(slot)
         if now >= self._admin_restarts.due:
             self._start_admin()
 
@@ -320,9 +288,15 @@ class Supervisor:
         self._selector.register(self._woken, selectors.EVENT_READ, self._obey)
 
     def _obey(self) -> None:
-        for number in self._woken.recv(256):
+        try:
+            numbers = self._woken.recv(256)
+        except BlockingIOError:
+            return
+        for number in numbers:
             if number == signal.SIGHUP:
                 self._reload()
+            elif number == _PLANNED:
+                self._finish_reload()
             elif number in (signal.SIGTERM, signal.SIGINT):
                 if self._draining:
                     self._quit()
@@ -340,7 +314,6 @@ class Supervisor:
         self._admin_restarts.due = inf
         for slot in self._slots:
             slot.restarts.due = inf
-            slot.close()
         self._tell_drain(time.monotonic())
 
     def _tell_drain(self, now: float) -> None:
@@ -351,22 +324,15 @@ class Supervisor:
                 self._tell(slot, {"do": "drain"})
 
     def _quit(self) -> None:
-        self._kill_at = time.monotonic() + _QUIT
-        for slot in self._slots:
-            self._tell(slot, {"do": "quit"})
+        """Every worker ends at once, those that drain alone too, and writes its last lines."""
+        self._kill_at = min(self._kill_at, time.monotonic() + _QUIT)
         for child in self._workers():
-            if child.slot is None:
-                os.kill(child.pid, signal.SIGKILL)
+            os.kill(child.pid, signal.SIGUSR2)
 
-    def _tell(self, slot: Slot, request: Mapping[str, Any]) -> None:
-        with self._listened(slot):
-            tell(slot.asker, request)
-
-    @contextmanager
-    def _listened(self, slot: Slot) -> Iterator[None]:
-        """Something is told to a worker in the block; one that does not listen is killed."""
+    def _tell(self, slot: Slot, request: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
+        """Tell a slot's worker; one that does not listen is killed."""
         try:
-            yield
+            tell(slot.asker, request, fds)
         except OSError as error:  # its queue is full of requests that it does not take
             logger.error("worker %d does not listen (%s): killed", slot.number, error.strerror)
             if slot.child is not None:
@@ -375,25 +341,55 @@ class Supervisor:
     # -- reload ----------------------------------------------------------------------------------
 
     def _reload(self) -> None:
-        """Check the file as it is now, then have every worker take it."""
+        """Have the file read as it is now."""
         if self._draining:
             return
+        if self._planning is not None:
+            self._plan_again = True
+            return
         self._notifier.reloading()
+        self._plan_by = time.monotonic() + reload.PATIENCE
+        plan = partial(
+            reload.plan,
+            self._config,
+            self._sharing.bound,
+            self._passed,
+            os.environ,
+            len(self._slots),
+        )
+        self._planning = Planning(plan, self._planned)
+
+    def _planned(self) -> None:
+        """In the thread that has read it."""
+        with suppress(OSError):  # it is full of signals: then `_plan_by` is the next look
+            self._wake.send(bytes((_PLANNED,)))
+
+    def _finish_reload(self) -> None:
+        """It has been read, or it is time to give up: have every worker take it."""
+        planning, self._planning = self._planning, None
+        self._plan_by = inf
+        if planning is None:
+            return
         try:
-            change = reload.plan(self._config, self._sharing.bound, self._passed, os.environ)
+            if not self._draining:
+                self._take(planning.take())
         except Refused as refused:
             tell_refused(refused)
-        else:
-            self._take(change)
-            tell_reloaded(change)
-        self._notifier.ready()
+        finally:
+            planning.close()
+        if not self._draining:
+            self._notifier.ready()
+        if self._plan_again:
+            self._plan_again = False
+            self._reload()
 
-    def _take(self, change: reload.Change) -> None:
-        if change.log_fd is not None and change.log_fd > 2:
-            os.close(change.log_fd)  # it was a trial: each worker opens its own
+    def _take(self, change: Change) -> None:
+        reload.close_log(change.log_fd)  # it was a trial: each worker opens its own
         self._config = change.config
         self._sharing.take(change)
         for slot in self._slots:
             if slot.child is not None:
-                with self._listened(slot):
-                    self._sharing.hand_over(slot, change)
+                self._tell(slot, *self._sharing.news(slot, change))
+        os.close(change.text)
+        self._covering.renew()
+        tell_reloaded(change)

@@ -1,8 +1,10 @@
 """One of several workers, as the supervisor's child.
 
-    told over the slot:   configure ─► reload · drain ─► end with all the others · quit ─► at once
+    told over the slot:   configure ─► reload · drain ─► end with all the others
+                          cover, uncover ─► accept for a worker that is not there, or no longer
     on its own:           SIGTERM ─► say LEAVING; the supervisor answers SIGUSR1 ─► drain alone, as
                           another takes this place
+                          SIGUSR2 ─► at once
     lifeline at its end:  the supervisor is dead ─► drain, as nobody would pass on signals any more
     says on its report:   READY, LEAVING, ALIVE: one byte each
 
@@ -15,7 +17,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +26,10 @@ from typing import Any
 
 import trio
 
-from relay.config import ConfigError, loads
+from relay.config import ConfigError, loads, parse_address
 from relay.config.values import Config
 from relay.exchange.worker import Worker
+from relay.observing.log import LineLog
 from relay.serving.control import RemoteControl, answer, handlers
 from relay.serving.listeners import Listener
 from relay.serving.reload import Refused, open_log
@@ -50,17 +52,12 @@ class Seat:
     generation: int = 0  # of `config`
     report: int = -1  # where READY, LEAVING and ALIVE go
     beat: float = inf  # seconds between two ALIVE
+    messages: LineLog | None = None  # this process's own
     ours: set[Listener] = field(default_factory=set)  # the supervisor's own, not passed to it
 
 
 def worker_main(seat: Seat) -> int:
     """Serve in this process. Returns: the exit code."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format=f"relay: worker {seat.number}: %(levelname)s: %(message)s",
-        force=True,
-    )
     try:
         log_fd = open_log(seat.config)
     except Refused as error:
@@ -75,18 +72,22 @@ def worker_main(seat: Seat) -> int:
 class _Member:
     def __init__(self, seat: Seat, log_fd: int | None) -> None:
         self._seat = seat
-        self._server = Server(Worker(seat.config, log_fd), seat.listeners)
+        self._server = Server(Worker(seat.config, log_fd, seat.messages), seat.listeners)
         self._scope = trio.CancelScope()
         self._listening = trio.CancelScope()  # to the slot
-        self._configure, self._configured = trio.open_memory_channel[tuple[Any, list[int]]](inf)
+        self._covered: dict[int, list[Listener]] = {}  # by the number of the slot they belong to
+        # What changes the listeners is done in its order; there is one request for each signal.
+        self._order, self._orders = trio.open_memory_channel[tuple[Any, list[int]]](inf)
 
     async def run(self) -> int:
         with self._scope:
             async with trio.open_nursery() as nursery:
-                with trio.open_signal_receiver(signal.SIGTERM, signal.SIGUSR1) as signals:
+                with trio.open_signal_receiver(
+                    signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
+                ) as signals:
                     nursery.start_soon(self._obey, signals)
                     nursery.start_soon(self._listen)
-                    nursery.start_soon(self._reload)
+                    nursery.start_soon(self._follow_orders)
                     nursery.start_soon(self._on_orphaned)
                     nursery.start_soon(self._beat)
                     nursery.start_soon(self._serve)
@@ -116,6 +117,8 @@ class _Member:
         async for number in signals:
             if number == signal.SIGTERM:
                 self._say(LEAVING)  # if it reached the whole group, the supervisor knows better
+            elif number == signal.SIGUSR2:
+                self._scope.cancel()
             else:
                 self._listening.cancel()  # the slot is the successor's
                 self._server.stop()
@@ -136,43 +139,47 @@ class _Member:
 
     async def _listen(self) -> None:
         heard = handlers(self._server, time.time())
-        heard["configure"] = lambda request, fds: self._configure.send_nowait((request, list(fds)))
         heard["drain"] = lambda request, fds: self._drain()
-        heard["quit"] = lambda request, fds: self._scope.cancel()
+        for word in ("configure", "cover", "uncover"):
+            heard[word] = lambda request, fds: self._order.send_nowait((request, list(fds)))
         with self._listening:
             await answer(self._seat.control, heard)
 
-    async def _reload(self) -> None:
-        async for request, fds in self._configured:
-            await self._take(request, fds)
+    async def _follow_orders(self) -> None:
+        async for request, fds in self._orders:
+            if self._server.draining or request.get("to", os.getpid()) != os.getpid():
+                _close_all(fds)  # the word was to the worker that died here
+            elif request["do"] == "configure":
+                await self._configure(request, fds)
+            elif request["do"] == "cover":
+                self._cover(request, fds)
+            else:
+                self._uncover(request["slot"])
 
-    async def _take(self, request: Mapping[str, Any], fds: Sequence[int]) -> None:
+    async def _configure(self, request: Mapping[str, Any], fds: list[int]) -> None:
         """A configuration that the supervisor has checked; its text is the first descriptor."""
         if request["generation"] <= self._seat.generation:
-            for fd in fds:  # meant for the worker that died here
-                os.close(fd)
+            _close_all(fds)  # meant for the worker that died here
             return
-        text_fd, *socket_fds = fds
-        with open(text_fd, "rb") as file:  # noqa: ASYNC230 - it is in memory
-            text = file.read().decode()
-        sockets = [socket(fileno=fd) for fd in socket_fds]
-        server, ours = self._server, self._seat.ours
+        text, *opened = fds
+        sockets = [socket(fileno=fd) for fd in opened]
         try:
-            config = await trio.to_thread.run_sync(
-                lambda: loads(text, os.environ, path=request["path"]),
-                limiter=server.worker.threads.configuration,
+            config, log_fd = await trio.to_thread.run_sync(
+                _read,
+                text,
+                request["path"],
+                abandon_on_cancel=True,
+                limiter=self._server.worker.threads.configuration,
             )
-            log_fd = open_log(config)
         except (ConfigError, Refused) as error:
-            # It was good a moment ago: a secret's file is gone, or the log's folder.
-            logger.error("the new configuration is refused here, nothing changes: %s", error)
-            for sock in sockets:
-                sock.close()
-            return
-        server.configure(config, log_fd)
-        by_name = {address.text: address for address in config.server.listen}
+            # It was good a moment ago: a secret's file is gone, or the log's folder. The sockets
+            # are in the kernel's choice already: who comes there is served as before.
+            logger.error("the new configuration is refused here, the old one stays: %s", error)
+        else:
+            self._server.configure(config, log_fd)
+        server, ours = self._server, self._seat.ours
         for (name, passed), sock in zip(request["opened"], sockets, strict=True):
-            listener = Listener(sock, by_name[name], passed=True)
+            listener = Listener(sock, parse_address(name), passed=True)
             if not passed:
                 ours.add(listener)
             server.open(listener)
@@ -180,6 +187,43 @@ class _Member:
             if listener.place in request["closed"]:
                 listener.passed = listener not in ours
                 server.shut(listener)
+
+    # -- other workers' queues -------------------------------------------------------------------
+
+    def _cover(self, request: Mapping[str, Any], fds: list[int]) -> None:
+        """Accept from the sockets of a slot that has no worker, instead of those it had before."""
+        self._uncover(request["slot"])
+        covered = self._covered[request["slot"]] = [
+            Listener(socket(fileno=fd), parse_address(address), passed=True)
+            for fd, address in zip(fds, request["addresses"], strict=True)
+        ]
+        for listener in covered:
+            self._seat.ours.add(listener)
+            self._server.open(listener)
+
+    def _uncover(self, number: int) -> None:
+        for listener in self._covered.pop(number, ()):
+            self._seat.ours.discard(listener)
+            if listener in self._server.listeners:  # a reload has not closed it since
+                self._server.shut(listener)
+
+
+def _read(text: int, path: str) -> tuple[Config, int | None]:
+    """The configuration in the file `text`, which is closed, and its access log.
+
+    Raises: ConfigError, Refused.
+    """
+    try:
+        data = os.pread(text, os.fstat(text).st_size, 0)  # the workers share its position
+    finally:
+        os.close(text)
+    config = loads(data.decode(), os.environ, path=path)
+    return config, open_log(config)
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def admin_main(sock: socket, config: Config, askers: Sequence[socket], lifeline: int) -> int:

@@ -4,6 +4,7 @@ of them: who serves whom, and who is still there."""
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import trio
 
 from tests.harness import EVENT_HEAD, LIMIT, RawPeer, Upstream, chunked, route_to
-from tests.interop.processes import Server, start_relay
+from tests.interop.processes import Server, start_relay, wait_until
 
 LOCAL = """
 [server]
@@ -77,6 +78,13 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+def stop(pid: int) -> None:
+    """SIGSTOP, and wait until it stands still: the signal alone only asks for that."""
+    os.kill(pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{pid}/stat")
+    wait_until("it stands still", lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+
+
 async def wait_gone(pid: int) -> None:
     with trio.fail_after(LIMIT):
         while not is_gone(pid):  # noqa: ASYNC110 - it is not our child
@@ -92,6 +100,14 @@ def owner_of(pids: list[int], client: RawPeer) -> int:
         if f"socket:[{inode}]" in {_link(path) for path in Path(f"/proc/{pid}/fd").iterdir()}:
             return pid
     raise LookupError(f"nobody has the connection from port {here}")
+
+
+def is_owner(pid: int, client: RawPeer) -> bool:
+    """Whether a process is the one that serves a client."""
+    try:
+        return owner_of([pid], client) == pid
+    except LookupError:
+        return False
 
 
 def _inode_of(local: int, remote: int) -> str:

@@ -31,7 +31,7 @@ class Worker:
 
     registry = ()
     draining = False
-    log = None
+    lines_dropped = 0
     log_bytes = 0
 
     def __init__(self, pid: int, complete: int, urls: tuple[Any, ...] = ()) -> None:

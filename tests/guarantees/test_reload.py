@@ -8,15 +8,15 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 import trio
 
-from tests.guarantees.grounds import stream, upstream
-from tests.harness import RawPeer, chunked
+from tests.guarantees.grounds import children_of, stream, upstream
+from tests.harness import LIMIT, RawPeer, chunked
 from tests.interop.processes import Server, free_port, start, start_relay
 
 STREAMS = 500
@@ -164,6 +164,73 @@ async def test_a_mistake_changes_nothing(
             assert text_of(f"{server.url}/file") == "1"
             await peer.send(chunked(b"data: 1\n\n"))
             await client.until(b"data: 1\n\n\r\n")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_no_reload_leaves_a_descriptor_behind(tmp_path: Path, workers: int) -> None:
+    """Refused for any reason, late or early, or taken and taken back: all processes hold what they
+    held."""
+    free, sock_file, fifo = free_port(), tmp_path / "r.sock", tmp_path / "fifo"
+    os.mkfifo(fifo)
+    log = tmp_path / "access.log"
+    (tmp_path / "secret").write_text("x")
+    with socket.create_server(("127.0.0.1", 0), reuse_port=False) as taken:
+        here = f'"127.0.0.1:0", "127.0.0.1:{free}", "unix:{sock_file}"'
+        there = f'"127.0.0.1:{taken.getsockname()[1]}"'
+        refused: list[dict[str, object]] = [
+            {"listen": f"{here}, {there}", "log": log},
+            {"listen": f"{here}, {there}", "log": fifo},
+            {"listen": f"{here}, {there}", "log": "stderr"},
+            {"listen": f'{here}, "fd:77"', "log": log},
+            {"listen": here, "log": "/no/where"},
+            {"listen": here, "log": log, "url": "ftp://x"},
+            {"listen": here, "log": log, "url": "{file:./none}"},
+        ]
+        taken_and_back: list[dict[str, object]] = [{"listen": here, "log": log}, {"log": fifo}]
+        async with upstream() as up:
+            file = File(tmp_path, up.url, workers)
+            with file.served() as server:
+                good = dict(file.values)
+                await until_number(server, 1)
+                before = descriptors_of(server)
+                for _ in range(4):
+                    for changes in refused:
+                        file.write(**{**good, **changes})
+                        reload(server, "is refused, nothing changes")
+                    for changes in (*taken_and_back, {}):
+                        file.write(**{**good, **changes})
+                        reload(server)
+                        await until_number(server, int(str(file.values["number"])))
+                # A connection that is just being closed may be among those before, and a listener
+                # lingers for a moment among those after.
+                with trio.move_on_after(LIMIT):
+                    while more_than(before, descriptors_of(server)):  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+                assert not more_than(before, descriptors_of(server))
+
+
+def descriptors_of(server: Server) -> list[dict[str, int]]:
+    """How many of each kind the supervisor, and each of its children, has."""
+    return [kinds_of(pid) for pid in (server.pid, *children_of(server.pid))]
+
+
+def more_than(before: list[dict[str, int]], now: list[dict[str, int]]) -> list[str]:
+    assert len(now) == len(before)
+    return [
+        f"{kind}: {count}, not {past.get(kind, 0)}"
+        for past, present in zip(before, now, strict=True)
+        for kind, count in present.items()
+        if count > past.get(kind, 0)
+    ]
+
+
+def kinds_of(pid: int) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            kind = os.readlink(f"/proc/{pid}/fd/{fd}").partition("[")[0]
+            found[kind] = found.get(kind, 0) + 1
+    return found
 
 
 async def test_a_file_that_is_gone_is_refused(tmp_path: Path) -> None:

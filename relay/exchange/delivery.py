@@ -35,7 +35,7 @@ from relay.feeds.stream_viewer import StreamViewer
 from relay.feeds.viewer import Viewer
 from relay.flows.bytes_flow import BytesFlow
 from relay.flows.event_flow import EventFlow
-from relay.http.bodies import LengthReader, chunk, last_chunk
+from relay.http.bodies import LengthReader
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.sources.reply import Failure, OpenFile, Reply, SendEvents, UpstreamBody, unreadable
@@ -151,7 +151,7 @@ class Delivery:
             exchange.record.bytes_out = len(payload)
             if (
                 len(payload) > READ_SIZE
-            ):  # every client of a route's own body waits with the same bytes
+            ):  # all clients of a route's own body wait with the same bytes
                 await self._send(out)
                 out = b""
             out += payload
@@ -267,40 +267,40 @@ class Delivery:
         if self._reply.opaque:  # the client was promised events, not bytes in a coding
             self._failure = unreadable(self._reply.opaque)
             self._reply.ending = self._failure.ending(Phase.RESPONSE)
-        await self._say_failure(b"", framing)
+        await self._say_failure(framing)
 
     def _hidden_from_event_source(self) -> bool:
-        state = self._exchange.state
-        return (
-            state is not None
-            and state.route.unavailable == "retry-event"
-            and self._reply.status in _STOPS_A_BROWSER
-        )
+        state, status = self._exchange.state, self._reply.status
+        hides = state is not None and state.route.unavailable == "retry-event"
+        return hides and status in _STOPS_A_BROWSER
 
     async def _retry_event(self) -> None:
-        """200, `retry:` and the error as an event, because a 503 would stop an EventSource for good."""
+        """200, `retry:` and the error as an event, because a 503 would stop an EventSource for good.
+
+        A clean end, whatever the route says: it is whole, and a break could cost the reader the hint.
+        """
         exchange = self._exchange
         framing = event_framing(exchange)
-        shown = Reply(200, list(EVENT_STREAM), events=True)
-        hint = round(exchange.route.retry_hint * uniform(500, 1500))
-        await self._say_failure(
-            head_bytes(exchange, shown, framing), framing, b"retry: %d\n" % hint
-        )
+        event, ending = self._failed()
+        hint = b"retry: %d\n" % round(exchange.route.retry_hint * uniform(500, 1500))
+        words = hint + (event or b"\n")
+        shown = Shown(200, list(EVENT_STREAM), events=True, words=words, ending=ending)
+        if exchange.head.method == b"HEAD":
+            await self._whole(b"", shown)
+        else:
+            await self._say(shown, head_bytes(exchange, shown, framing), framing)
 
-    async def _say_failure(self, before: bytes, framing: int, opening: bytes = b"") -> None:
-        """One terminal event and the end, where a status can no longer be given. `opening`: lines of the same block."""
-        exchange = self._exchange
-        event, message = in_words(self._failure, self._reply.status, exchange.route)
-        if opening:
-            event = opening + (event or b"\n")
-        closes = exchange.route.after_error == "close" or exchange.record.status == 0
-        if framing == CHUNKED:
-            event = (chunk(event) if event else b"") + (last_chunk([]) if closes else b"")
-        if not closes:
-            exchange.connection.reusable = False
-        await self._send(before + event)
-        ending = self._reply.ending
-        self._end(ending or Ending(Side.UPSTREAM, Phase.RESPONSE, Cause.FAILED, message))
+    async def _say_failure(self, framing: int) -> None:
+        """One terminal event and the end, where a status can no longer be given."""
+        event, ending = self._failed()
+        abort = self._exchange.route.after_error == "abort"
+        await self._say(Shown(200, [], words=event, abort=abort, ending=ending), b"", framing)
+
+    def _failed(self) -> tuple[bytes, Ending]:
+        """What failed, as an event and as an Ending."""
+        event, message = in_words(self._failure, self._reply.status, self._exchange.route)
+        failed = Ending(Side.UPSTREAM, Phase.RESPONSE, Cause.FAILED, message)
+        return event, self._reply.ending or failed
 
     # -- parts -----------------------------------------------------------------------------------------------
 

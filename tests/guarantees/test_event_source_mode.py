@@ -76,3 +76,29 @@ async def test_by_default_the_status_stays() -> None:
         peer, _ = await up.request()
         await peer.send(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")
         assert (await client.head()).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize("keys", ["", 'after_error = "close"'])
+async def test_head_gets_the_head_alone(keys: str) -> None:
+    """1. A HEAD, and nobody behind the route. 2. The same head as for a GET, no body. 3. The connection is in step."""
+    config = route_to(f"http://127.0.0.1:{refusing_port()}", MODE + "\n" + keys)
+    async with running(config) as relay:
+        client = await relay.client()
+        for _ in range(2):
+            await client.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+            head = await client.head()
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"content-type: text/event-stream\r\n" in head
+            assert (await relay.line())["ending"] == "upstream_unreachable"
+        client.half_close()
+        assert await client.rest() == b""
+
+
+async def test_it_is_a_whole_answer() -> None:
+    """A break behind the hint could cost the reader the hint: browsers drop what they have not read yet."""
+    async with running(route_to(f"http://127.0.0.1:{refusing_port()}", MODE)) as relay:
+        client = await relay.get()
+        await client.head()
+        assert b"retry: " in await client.until(b"0\r\n\r\n")
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await client.head()).startswith(b"HTTP/1.1 200 ")

@@ -38,6 +38,9 @@ DECODED_AT_ONCE: Final = 64 * 1024
 # Bytes of payload that are translated in one step. The shortest events have 8 bytes and cost some 10 µs each, so a read
 # full of them would keep every other stream waiting for 80 ms.
 TRANSLATED_AT_ONCE: Final = 4 * 1024
+# Lines of an event that is translated: each is an object, so an event of 1 MiB could be 500,000 of them, and 100 ms.
+# An arbitrary number; as many take 10 ms, and no reader asks for more than a few.
+TRANSLATED_LINES: Final = 50_000
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -232,7 +235,7 @@ class Intake:
         if len(self._tail) <= self._max_event:
             return b""
         if self._exact:
-            self._end(self._too_large())
+            self._end(self._too_large(f"is longer than {self._max_event} bytes"))
             return b""
         self.open = True
         return self._release()
@@ -255,7 +258,7 @@ class Intake:
         if self._translator is not None:
             out = self._translated(self._translator, out)
         if fits < len(whole):
-            self._end(self._too_large())
+            self._end(self._too_large(f"is longer than {self._max_event} bytes"))
         return out
 
     def _see(self, completion: Completion, whole: bytes) -> None:
@@ -294,6 +297,9 @@ class Intake:
         out: list[bytes] = []
         try:
             for block in blocks(whole):
+                if _lines(block) > TRANSLATED_LINES:
+                    self._end(self._too_large(f"has more than {TRANSLATED_LINES} lines"))
+                    break
                 out += map(serialise, translator.feed((parse(block),)))
         except TranslationError as error:
             self._end(Ending(Side.UPSTREAM, Phase.BODY, Cause.NONSENSE, str(error)))
@@ -342,9 +348,11 @@ class Intake:
         asked = self._translator is not None and self._translator.has_last
         return (asked or self._completion is not None) and not self.completed
 
-    def _too_large(self) -> Ending:
-        detail = f"an event of the upstream is longer than {self._max_event} bytes"
-        return Ending(Side.UPSTREAM, Phase.BODY, Cause.TOO_LARGE, detail)
+    @staticmethod
+    def _too_large(what: str) -> Ending:
+        return Ending(
+            Side.UPSTREAM, Phase.BODY, Cause.TOO_LARGE, f"an event of the upstream {what}"
+        )
 
     def _end(self, ending: Ending) -> None:
         if self.ending is None:
@@ -355,3 +363,8 @@ class Intake:
 
 def _nonsense(fault: Fault) -> Ending:
     return Ending(Side.UPSTREAM, Phase.BODY, Cause.NONSENSE, fault.message)
+
+
+def _lines(block: bytes) -> int:
+    """How many lines a block has, or twice as many with CRLF."""
+    return block.count(b"\n") + block.count(b"\r") if len(block) > TRANSLATED_LINES else 0

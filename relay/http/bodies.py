@@ -45,6 +45,9 @@ MAX_CHUNK_LINE: Final = (
 MAX_EXTENSIONS: Final = 64 * 1024
 _SHARE: Final = 3  # a shift: an eighth
 MAX_TRAILERS: Final = 16 * 1024  # bytes of the trailer section: as much as a request head
+MAX_TRAILER_FIELDS: Final = (
+    100  # as many as a request head has by default; 16 KiB can be 4,000, and 700 KiB of objects
+)
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 # Blanks around `;` and `=` are bad but legal (RFC 9112 §7.1.1, BWS), at the end of the line they are not. Every part is
@@ -287,7 +290,8 @@ class ChunkReader:
                 self._spend(len(match[2]), size)
             pieces.append(data[line + 2 : end])
             at = end + 2
-            if match is not None and not match[2] and _learn(text, size):
+            if match is not None and not match[2]:
+                _learn(text, size)
                 return at  # perhaps all that follows is plain now
 
     def _spend(self, extensions: int, size: int) -> None:
@@ -351,7 +355,10 @@ class ChunkReader:
         return at + end - before
 
     def _read_trailers(self, section: bytes) -> None:
-        for line in section.split(b"\r\n"):
+        lines = section.split(b"\r\n", MAX_TRAILER_FIELDS)
+        if len(lines) > MAX_TRAILER_FIELDS:
+            raise self._fault("there are too many trailers")
+        for line in lines:
             match = _TRAILER.fullmatch(line)
             if match is None:
                 raise self._fault("a trailer field is malformed")
@@ -367,12 +374,12 @@ class ChunkReader:
         return Fault("upstream", 502, "bad_chunk", message)
 
 
-def _learn(text: bytes, size: int) -> bool:
-    """Remember how a size is written plainly, while there is room."""
+def _learn(text: bytes, size: int) -> None:
+    """Remember how a size is written plainly. Where there is no room they are all learnt anew: a peer that fills it with
+    sizes of its own must not slow every other stream down for good."""
     if len(PLAIN_SIZES) >= _MAX_SIZES:
-        return False
+        PLAIN_SIZES.clear()
     PLAIN_SIZES[text] = size
-    return True
 
 
 def _is_plain(data: bytes, at: int) -> bool:

@@ -9,8 +9,8 @@
 So `event:response.completed|event:response.incomplete` is the Responses API of OpenAI.
 
 Rules
-  * A marker inside a longer text is none: a cheap search finds candidates, the blocks that contain
-    one are read as the specification says.
+  * A marker inside a longer text is none: a cheap search finds candidates, lines that say a marker
+    and nothing else, and only the blocks around them are read as the specification says.
   * Only whole events count. One that was passed on unframed, because it was longer than
     `max_event`, is not to be shown here.
   * At a clean end the last block counts without its blank line too: some servers leave that out
@@ -21,12 +21,17 @@ Rules
 from __future__ import annotations
 
 import re
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
-from relay.sse.event import parse, says_its_type
+from relay.sse.event import says_its_type
+from relay.sse.scanner import last_boundary
 
 _EVENT: Final = b"event:"
 _BLANK: Final = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)+")
+_DATA_LINE: Final = re.compile(rb"(?:\A|[\r\n])data(?::([^\r\n]*))?(?=[\r\n]|\Z)")
+_TYPE_LINE: Final = re.compile(rb"(?:\A|[\r\n])event(?:: ?([^\r\n]*))?(?=[\r\n]|\Z)")
+_SPACES: Final = rb"[^!-~\r\n]*"  # what may be white space, in Unicode too; `strip` decides
 
 
 class Completion:
@@ -41,29 +46,19 @@ class Completion:
     Raises: ValueError if a marker is empty.
     """
 
-    __slots__ = ("_data", "_needles", "_types", "seen")
+    __slots__ = ("_markers", "seen")
 
     def __init__(self, when: bytes) -> None:
-        markers = [marker.strip() for marker in when.split(b"|")]
-        names = [m.removeprefix(_EVENT).strip() for m in markers]
-        if not all(names):
-            raise ValueError("a completion marker is empty")
-        self.seen = b"eof" in markers
-        self._needles = tuple(names)
-        self._types = {
-            name.decode("utf-8", "replace")
-            for marker, name in zip(markers, names, strict=True)
-            if marker.startswith(_EVENT)
-        }
-        self._data = {m.decode("utf-8", "replace") for m in markers if not m.startswith(_EVENT)}
+        self._markers = _read(when)
+        self.seen = self._markers.eof
 
     def see(self, whole_events: bytes) -> None:
         """Look at whole events that the client gets."""
         if self.seen:
             return
-        for needle in self._needles:
+        for needle in self._markers.needles:
             if needle in whole_events:
-                self.seen = any(map(self._is_marker, _BLANK.split(whole_events)))
+                self.seen = self._is_in(whole_events)
                 return
 
     def see_last(self, block: bytes) -> bool:
@@ -72,10 +67,58 @@ class Completion:
             self.see(block)
         return self.seen
 
+    def _is_in(self, events: bytes) -> bool:
+        at = 0
+        while candidate := self._markers.line.search(events, at):
+            start = max(at, last_boundary(events, at, candidate.start() + 1))
+            blank = _BLANK.search(events, candidate.end())
+            at = blank.start() if blank else len(events)
+            if self._is_marker(events[start:at]):
+                return True
+        return False
+
     def _is_marker(self, block: bytes) -> bool:
-        if not any(needle in block for needle in self._needles):
-            return False
-        event = parse(block)
-        return event.event in self._types or (
-            event.data is not None and event.data.strip() in self._data
-        )
+        """Whether a block, without its blank line, is one."""
+        markers = self._markers
+        kind = b""
+        for found in _TYPE_LINE.finditer(block):
+            kind = found[1] or b""
+        if kind in markers.types:
+            return True
+        said = b""  # the one line of its data that is not empty
+        for found in _DATA_LINE.finditer(block):
+            text = _stripped(found[1] or b"")
+            if text and said:
+                return False
+            said = said or text
+        return said in markers.data
+
+
+class _Markers(NamedTuple):
+    """What `complete_when` names, in the forms in which it is looked for."""
+
+    eof: bool
+    needles: tuple[bytes, ...]
+    types: frozenset[bytes]
+    data: frozenset[bytes]
+    line: re.Pattern[bytes]  # a line that says one of them
+
+
+@lru_cache(maxsize=256)  # a route's, again for each of its streams
+def _read(when: bytes) -> _Markers:
+    markers = [marker.strip() for marker in when.split(b"|")]
+    names = [m.removeprefix(_EVENT).strip() for m in markers]
+    if not all(names):
+        raise ValueError("a completion marker is empty")
+    pairs = list(zip(markers, names, strict=True))
+    types = {name for marker, name in pairs if marker.startswith(_EVENT)}
+    data = {name for marker, name in pairs if not marker.startswith(_EVENT)}
+    lines = [b"event: ?" + re.escape(name) for name in types]
+    lines += [b"data:" + _SPACES + re.escape(text) + _SPACES for text in data]
+    line = re.compile(rb"(?:\A|[\r\n])(?:" + b"|".join(sorted(lines)) + rb")(?=[\r\n]|\Z)")
+    return _Markers(b"eof" in markers, tuple(names), frozenset(types), frozenset(data), line)
+
+
+def _stripped(text: bytes) -> bytes:
+    """A line of data without the white space around it."""
+    return text.decode("utf-8", "replace").strip().encode()

@@ -159,8 +159,8 @@ class BoundaryScanner:
 
     def _count(self, data: bytes, pos: int) -> int:
         """Count all the whole blocks from `pos`, which is behind a boundary. Returns: the last boundary."""
-        end = _last_boundary(data, pos)
-        if end == pos:
+        end = last_boundary(data, pos - 1, len(data))
+        if end <= pos:
             return pos
         lines = data[pos:end]
         if _CR in lines:
@@ -264,15 +264,18 @@ def _block_end(data: bytes, pos: int, blank: bytes | None) -> int:
     return end + len(blank) if end >= 0 else -1
 
 
-def _last_boundary(data: bytes, pos: int) -> int:
-    """Just behind the last blank line from `pos` on, which is behind one itself; `pos` if there is none."""
-    end = data.rfind(b"\n\n", pos - 1)
+def last_boundary(data: bytes, start: int, end: int) -> int:
+    """Just behind the last blank line that is in `data[start:end]` with the line end before it; -1 if there is none.
+
+    (The LF of a CRLF belongs to it, also where it is at `end`.)
+    """
+    found = data.rfind(b"\n\n", start, end)
     if _CR in data:
-        end = max(end, data.rfind(b"\r\r", pos - 1), data.rfind(b"\n\r", pos - 1))
-    if end < 0:
-        return pos
-    end += 2
-    return end + 1 if data[end - 1] == _CR and data[end : end + 1] == b"\n" else end
+        found = max(found, data.rfind(b"\r\r", start, end), data.rfind(b"\n\r", start, end))
+    if found < 0:
+        return -1
+    found += 2
+    return found + 1 if data[found - 1] == _CR and data[found : found + 1] == b"\n" else found
 
 
 def _has_data(data: bytes, pos: int, end: int) -> bool:

@@ -8,6 +8,8 @@ Rules of the translation
     value as itself, any other text as a string. Empty data is `{}`.
   * The id and the reconnection time go with the event, and when the event goes nowhere, alone: the
     client's cursor moves as upstream meant it. Upstream's comments and its type are not carried.
+  * Data that would be too much to build (see `json_bounds`) is not built: the translation fails. It
+    happens in the middle of the relaying, where every other stream waits for it.
   * Only what a reader would be given is translated: a block without data has no rule to match.
 """
 
@@ -17,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from relay.sse import json_line
+from relay.sse import json_bounds, json_line
 from relay.sse.event import Event, check
 
 Expression = Callable[[object], object]  # a compiled JMESPath: JSON value in, JSON value out
@@ -105,9 +107,8 @@ class Translator:
 
         Give it the blocks without data too (`EventParser(silent=True)`): their ids are carried.
 
-        Raises: TranslationError if the function raises or gives what is no event, or if a rule's
-        `data` or
-            `fields` are not JSON.
+        Raises: TranslationError if the function raises or gives what is no event, if a rule's `data`
+            or `fields` are not JSON, or if an event's data has too many values.
         """
         out: list[Event] = []
         for event in events:
@@ -128,12 +129,12 @@ class Translator:
                 if rule.name != (event.event or "message"):
                     continue
             else:
-                data = _members(text) if data is None else data
+                data = _members(rule, text) if data is None else data
                 if not _is_true(_evaluate(rule.when, data)):
                     continue
             out = _cursor(event)
             if not rule.drop:
-                out = [_apply(rule, event, _members(text) if data is None else data)]
+                out = [_apply(rule, event, _members(rule, text) if data is None else data)]
             self.complete = rule.last
             return out
         return [event] if self._translation.unmatched == "pass" else _cursor(event)
@@ -168,12 +169,16 @@ def _call(function: EventFunction, event: Event, told: str) -> list[Event]:
     return out
 
 
-def _members(text: str) -> dict[str, object]:
-    """The data of an event as a JSON object."""
+def _members(rule: Rule, text: str) -> dict[str, object]:
+    """The data of an event as a JSON object, for this rule."""
     if not text:
         return {}
     try:
+        if len(text) > json_bounds.MAX_VALUES:  # as many values take as many characters
+            json_bounds.check(text.encode("utf-8", "surrogatepass"))
         value = json_line.read(text)
+    except json_bounds.TooMuch as error:
+        raise TranslationError(rule.name, f"the event's data is too much: {error}") from None
     except json_line.NotJSON:
         return {"data": text}
     return value if isinstance(value, dict) else {"data": value}

@@ -268,3 +268,32 @@ def test_what_is_pending_comes_before_the_end() -> None:
     while flow.pending:
         out += flow.feed(b"")
     assert (out.count(b"data: 1\n\n"), out.endswith(LAST), flow.done) == (2000, True, True)
+
+
+@pytest.mark.parametrize(
+    ("event", "cause"),
+    [
+        (b"data: " + b"[" + b"[]," * 300_000 + b"[]]\n\n", Cause.NONSENSE),
+        (b'data: {"a": "' + b"[,:{" * 200_000 + b'"}\n\n', None),
+        (b"data:\n" * 100_000 + b"\n", Cause.TOO_LARGE),
+        (b":\r" * 100_000 + b"data: 1\r\r", Cause.TOO_LARGE),
+    ],
+    ids=["values", "text", "lines", "comments"],
+)
+def test_what_is_small_on_the_wire_and_large_when_built_is_not_built(
+    event: bytes, cause: Cause | None
+) -> None:
+    """1. An event of a megabyte to translate is 300,000 lists, or 100,000 lines. 2. It ends its stream;
+    nothing is built. One that is just a long text passes.
+    """
+    flow = EventFlow(UNTIL_CLOSE, CHUNKED, BIG, translator=translator(Rule("message")))
+
+    def pieces() -> Iterator[bytes]:
+        for piece in cut(event, 60_000):
+            yield piece
+            while flow.pending:
+                yield b""
+
+    peak = traced(flow, pieces())
+    assert (flow.ending.cause if flow.ending else None) == cause
+    assert peak < 8 * len(event)  # some copies of it; built, it would be thirty times as much

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.flows.bytes_flow import BytesFlow
-from relay.http.bodies import MAX_CHUNK_LINE, MAX_EXTENSIONS, ChunkReader
+from relay.http import bodies
+from relay.http.bodies import MAX_CHUNK_LINE, MAX_EXTENSIONS, MAX_TRAILER_FIELDS, ChunkReader
 from relay.http.fault import Fault
 from relay.http.framing import CHUNKED
 
@@ -117,6 +118,29 @@ def test_extensions_that_come_with_a_payload_go_on_for_ever() -> None:
         sum(len(reader.feed(body[at : at + 65536])) for at in range(0, len(body), 65536))
         == 6_400_000
     )
+
+
+def test_trailers_are_bounded_in_number() -> None:
+    """16 KiB of the shortest trailers would be 4,000 fields."""
+    trailers = b"".join(b"x-%d: y\r\n" % number for number in range(MAX_TRAILER_FIELDS))
+    assert read(b"1\r\nx\r\n0\r\n" + trailers + b"\r\n") == ("whole", b"x")
+    assert read(b"1\r\nx\r\n0\r\n" + trailers + b"a:\r\n\r\n") == ("bad_chunk", b"x")
+    assert read(b"0\r\n" + b"a:\r\n" * 3000 + b"\r\n") == ("bad_chunk", b"")
+
+
+def test_sizes_of_one_peer_do_not_slow_the_others_down() -> None:
+    """1. A peer writes more sizes than are remembered. 2. Another stream begins. 3. Its size is learnt, and
+    its reads pass as they are.
+    """
+    for size in range(1, 2 * bodies._MAX_SIZES):
+        hostile = ChunkReader("client")
+        hostile.feed(b"%015x\r\n%b\r\n" % (size, b"x" * size))
+        assert len(bodies.PLAIN_SIZES) <= bodies._MAX_SIZES
+    reader = ChunkReader("upstream")
+    event = b"123\r\n" + b"x" * 0x123 + b"\r\n"
+    reader.feed(event)
+    reader.feed(event)
+    assert reader.whole
 
 
 def test_the_work_for_a_byte_is_bounded() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import sys
+from types import FrameType
 
-from relay.sse import Completion
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.sse import Completion, EventParser
 
 BOTH = b"event:response.completed | event:response.incomplete"
 
@@ -89,3 +94,48 @@ def test_once_seen_is_seen() -> None:
 def test_an_empty_marker_is_refused(when: bytes) -> None:
     with pytest.raises(ValueError, match="empty"):
         Completion(when)
+
+
+TOKENS = [
+    *(b"\n", b"\r", b"\r\n", b"\n\n", b"\r\r", b"\r\n\r\n", b" ", b"\xc2\xa0", b"x", b":"),
+    *(b"data: [DONE]", b"data:[DONE]", b"data", b"data:", b"event: end", b"event:end", b"event"),
+    *(b"id: 1", b"[DONE]", b"end", b"data: [DONE]\n\n", b"event: end\n\n", b"data: x\n\n"),
+]
+
+
+@settings(deadline=None, max_examples=1000)
+@given(st.lists(st.sampled_from(TOKENS), max_size=24).map(b"".join))
+def test_what_a_reader_is_given_decides(stream: bytes) -> None:
+    """As the specification reads it: a type, with or without data, or the whole data of an event."""
+    parser = EventParser(silent=True)
+    events = parser.feed(stream)
+    whole = stream[: len(stream) - parser.held]
+    for when, expected in (
+        (b"[DONE]", any((event.data or "").strip() == "[DONE]" for event in events)),
+        (b"event:end", any(event.event == "end" for event in events)),
+    ):
+        completion = Completion(when)
+        completion.see(whole)
+        assert completion.seen is expected
+
+
+@pytest.mark.parametrize(
+    "unit", [b"x\n\n", b"x\r\r", b"data: say [DONE]\n\n", b"event: [DONE]\n\n"]
+)
+def test_what_is_no_marker_costs_no_steps(unit: bytes) -> None:
+    """1. A read is full of blocks that are not the marker, and says it somewhere. 2. None is read."""
+    completion = Completion(b"[DONE]")
+    read = unit * (65536 // len(unit)) + b": [DONE]\n\n"
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        completion.see(read)
+    finally:
+        sys.setprofile(None)
+    assert not completion.seen
+    assert calls < 10

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import pytest
 import trio
+import trio.testing
 
+from tests.core.coded import coded
 from tests.guarantees.event_ground import dechunked
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, scene, settle
 
@@ -80,3 +82,38 @@ async def test_a_flood_of_the_shortest_blocks_is_relayed(unit: bytes) -> None:
         assert dechunked(got[0].removesuffix(b"0\r\n\r\n")) == sent
         line = await relay.line()
         assert line["ending"] == "complete"
+
+
+@pytest.mark.parametrize("coding", ["", "gzip"])
+async def test_a_reader_that_stops_before_the_largest_events(coding: str) -> None:
+    """1. Events are as long as may be held, and come in small pieces. 2. The client stops reading. 3. One event
+    and two reads are held at most, and upstream is not read any more.
+    """
+    async with scene(more=MORE) as (relay, up):
+        client = await relay.client()
+        client.shrink()
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        peer, _ = await up.request()
+        fields = b"Content-Encoding: gzip\r\n" if coding else b""
+        await peer.send(EVENT_HEAD[:-2] + fields + b"\r\n")
+        await client.head()
+        await settle(lambda: len(relay.worker.registry) == 1)
+        event = b"data: " + bytes(range(32, 127)) * ((LIMIT - 8) // 95) + b"\n\n"
+        pieces = chunked(coded(event, level=0) if coding else event)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flood, peer, pieces)
+            most = 0
+
+            def stuck() -> bool:
+                nonlocal most
+                [transfer] = relay.worker.registry
+                most = max(most, transfer.flow.held + transfer.unsent)
+                return transfer.paused and transfer.unsent > 0
+
+            await settle(stuck)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert stuck()
+            assert most <= LIMIT + 2 * 65536 + 100
+            client.close()
+            await relay.line()
+            nursery.cancel_scope.cancel()

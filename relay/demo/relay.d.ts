@@ -17,6 +17,13 @@ export interface StreamOptions {
   lastEventId?: string;
   /** Default false. true: after a cut and a retryable failure, for as long as it takes. */
   reconnect?: boolean | ReconnectOptions;
+  /**
+   * Default false. true, of a route with `[routes.resume]`: a connection that breaks is taken up again
+   * behind the last event, for as long as it takes (`reconnect` tunes how); a reload is survived.
+   */
+  resume?: boolean | ResumeOptions;
+  /** With `resume`: called for a gap event, which is then not yielded. Without: it is an event as any other. */
+  onGap?: (gap: Gap) => void;
   /** The event after which the stream is complete; an end without it is a CutError. */
   completeWhen?: (event: ServerEvent) => boolean;
   /** Which events are failures. Default: `terminal`. false: none, every event is passed on. */
@@ -37,6 +44,21 @@ export interface ReconnectOptions {
   onReconnect?: (next: { wait: number; lastEventId: string }) => void;
 }
 
+export interface ResumeOptions {
+  /** Where the stream is joined, resumed and stopped. Default: what the response says (Content-Location). */
+  at?: string | URL;
+  /** What it is remembered by in `sessionStorage`. Default: its url. */
+  name?: string;
+}
+
+/** Events that are missing: they were trimmed from the log, or their run is not kept any more. */
+export interface Gap {
+  /** The id behind which it was asked. */
+  requested: string;
+  /** The id of the event that comes next. */
+  first: string;
+}
+
 export interface Failure {
   code?: string;
   message?: string;
@@ -46,8 +68,17 @@ export interface Failure {
 export interface EventStream extends AsyncIterableIterator<ServerEvent> {
   /** Settles when the stream has ended; rejects with a StreamError. */
   readonly finished: Promise<void>;
-  /** Close the connection; the stream ends with a CancelledError. */
+  /** Close the connection; the stream ends with a CancelledError. A resumable one goes on for others. */
   cancel(reason?: unknown): void;
+  /**
+   * Cancel, and end a resumable stream for every reader and for the upstream (DELETE). Waits for the head
+   * if the address is not known yet. Rejects with a StatusError or CutError if the server did not do it.
+   */
+  stop(reason?: unknown): Promise<void>;
+  /** The id of the resumable stream's run, once its head is there. */
+  readonly run: string | undefined;
+  /** Where the resumable stream is joined, resumed and stopped, once known. */
+  readonly at: string | undefined;
 }
 
 /**
@@ -55,6 +86,12 @@ export interface EventStream extends AsyncIterableIterator<ServerEvent> {
  * @throws StatusError, TerminalError, CutError or CancelledError, from the iterator.
  */
 export function streamEvents(url: string | URL, options?: StreamOptions): EventStream;
+
+/**
+ * What this tab was reading from `url` with `resume` when the page was reloaded, from its first event on;
+ * undefined if nothing. It begins nothing: of what is gone meanwhile, the stream ends at once.
+ */
+export function rejoin(url: string | URL, options?: Omit<StreamOptions, "method" | "body">): EventStream | undefined;
 
 /** The failure that an event reports in each dialect that relay writes; undefined if none. */
 export function terminal(event: ServerEvent): Failure | undefined;

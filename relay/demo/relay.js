@@ -4,13 +4,16 @@
 //     show(event.json());
 //
 // What it adds to fetch: a parser that follows the specification (WHATWG HTML §9.2.6), an end that is
-// told apart from a break, reconnection where asked, and nothing left behind when you stop reading.
+// told apart from a break, reconnection where asked, resuming where relay offers it, and nothing left
+// behind when you stop reading.
 // Types and every option: relay.d.ts. Reference: docs/reference/relay-js.md.
 
 const FIRST_DELAY = 1000; // ms before the first reconnection, until the stream sends `retry:`
 const LAST_DELAY = 30_000; // ms that the back-off grows to
 const ERROR_BODY = 64 * 1024; // characters of an error response that are kept
 const RETRYABLE = new Set([408, 425, 429, 502, 503, 504]);
+
+const INCOMPLETE = "there is nothing more to read, and the stream was not complete";
 
 /** What went wrong; `kind` is "status", "terminal", "cut" or "cancelled". */
 export class StreamError extends Error {
@@ -140,20 +143,49 @@ export class EventParser {
 
 /**
  * Read a stream of events. The result is an async iterator; with `onEvent` it runs by itself and
- * `finished` tells the end. Leaving the loop, `cancel()` and `signal` all close the connection.
+ * `finished` tells the end. Leaving the loop, `cancel()` and `signal` close the connection; `stop()`
+ * also ends a resumable stream for everybody.
  */
 export function streamEvents(url, options = {}) {
+  const place = new Place(url, options);
+  const known = options.resume && place.get ? recall(place.name) : undefined;
+  return reading(url, options, Object.assign(place, known, { remembered: Boolean(known) }));
+}
+
+/** What this tab was reading from `url` before it was reloaded, from its first event; undefined if nothing. */
+export function rejoin(url, options = {}) {
+  const asked = { ...options, resume: options.resume || true };
+  const place = new Place(url, asked);
+  const known = recall(place.name);
+  return known && reading(url, asked, Object.assign(place, known, { remembered: true, get: false }));
+}
+
+function reading(url, options, place) {
   const control = new AbortController();
   const signal = options.signal
     ? AbortSignal.any([options.signal, control.signal])
     : control.signal;
-  const events = connections(url, { ...options, signal });
+  const events = connections(url, { ...options, signal }, place);
   let finish, fail, iterated = false;
   const finished = new Promise((resolve, reject) => ([finish, fail] = [resolve, reject]));
 
   const stream = {
     finished,
+    get run() {
+      return place.run;
+    },
+    get at() {
+      return place.at;
+    },
     cancel: (reason) => control.abort(reason),
+    async stop(reason) {
+      if (!place.at) await place.head?.catch(() => {}); // the address stands in the head
+      try {
+        await place.seal(options);
+      } finally {
+        control.abort(reason);
+      }
+    },
     async next() {
       iterated = true;
       try {
@@ -193,53 +225,115 @@ async function drain(stream) {
   }
 }
 
+/** Where a stream is and how far it was read: what a reconnection asks for, and `stop()`. */
+class Place {
+  retry = undefined; // ms, as last sent by the stream
+  complete = false;
+  over = false; // it ended with a terminal event
+  run = undefined; // the id of relay's run: there is something to resume
+  remembered = false; // known from before a reload, and not yet found
+  head = undefined; // the request in flight
+
+  constructor(url, { lastEventId = "", method, body, resume }) {
+    this.lastEventId = lastEventId;
+    this.get = (method ?? (body == null ? "GET" : "POST")).toUpperCase() === "GET";
+    this.at = resume?.at && absolute(resume.at); // where it is joined, resumed (GET) and stopped (DELETE)
+    this.name = resume && `relay.js ${resume.name ?? absolute(url)}`;
+  }
+
+  /** Whether to ask again begins nothing twice. */
+  get repeatable() {
+    return this.get || Boolean(this.run && (this.at || this.lastEventId));
+  }
+
+  /** Take what the head of a resumable stream says. */
+  found(response, url) {
+    const run = response.headers.get("Relay-Run");
+    if (!run) return;
+    this.run = run;
+    this.remembered = false;
+    const given = response.headers.get("Location") ?? response.headers.get("Content-Location");
+    const from = response.url || absolute(url);
+    const at = given && new URL(given, from);
+    if (at && at.origin === new URL(from).origin) this.at ??= at.href; // no credentials for another
+    if (this.name && this.at) remember(this.name, { at: this.at, run });
+  }
+
+  /** The stream has ended, or is not there any more. */
+  forget() {
+    if (this.name && recall(this.name)?.run === this.run) remember(this.name, undefined);
+  }
+
+  async seal({ headers, credentials, fetch = globalThis.fetch }) {
+    if (!this.at) return;
+    const asked = { method: "DELETE", headers: withoutBody(headers), credentials, keepalive: true };
+    const response = await fetch(this.at, asked).catch((error) => {
+      throw new CutError("no answer to the stop", { cause: error });
+    });
+    const gone = response.status === 404;
+    if (!response.ok && !gone) throw new StatusError(response, await textOf(response));
+    this.forget();
+  }
+}
+
 /** One connection after the other, until the stream is complete or the failure is final. */
-async function* connections(url, options) {
-  const policy = reconnection(options.reconnect);
-  const state = { lastEventId: options.lastEventId ?? "", retry: undefined };
+async function* connections(url, options, place) {
+  const { resume } = options;
+  const policy = reconnection(options.reconnect ?? Boolean(resume));
   for (let failures = 0; ; failures++) {
     let wait;
     try {
-      for await (const event of connection(url, options, state)) {
+      for await (const event of connection(url, options, place)) {
         failures = 0;
         yield event;
       }
-      if (!policy.onEnd || state.complete || failures >= policy.attempts) return;
+      if (!policy.onEnd || place.complete || failures >= policy.attempts) return place.forget();
     } catch (error) {
-      const final = error.kind === "cancelled" || !error.retryable;
+      const ended = !error.retryable || (resume && place.over);
+      if (ended && error.kind !== "cancelled") place.forget();
+      const final = ended || !(options.reconnect || place.repeatable);
       if (final || failures >= policy.attempts) throw error;
       wait = retryAfter(error);
     }
     // `retry: 0` means at once, but not again and again: from the second failure on it counts as 100.
-    const first = (state.retry ?? policy.delay) || (failures && 100);
+    const first = (place.retry ?? policy.delay) || (failures && 100);
     const base = first * 2 ** Math.min(failures, 20);
     wait ??= Math.min(base, policy.maxDelay) * (0.5 + Math.random() / 2);
-    policy.onReconnect?.({ wait, lastEventId: state.lastEventId });
+    policy.onReconnect?.({ wait, lastEventId: place.lastEventId });
     await pause(wait, options.signal);
   }
 }
 
 /** One request and its events. Ends when the body does; everything else is thrown. */
-async function* connection(url, options, state) {
-  const response = await open(url, options, state);
-  if (response.status === 204) return void (state.complete = true);
-  const { completeWhen, onComment, isTerminal = terminal } = options;
-  const parser = new EventParser({ lastEventId: state.lastEventId, onComment });
+async function* connection(url, options, place) {
+  const response = await (place.head = open(url, options, place));
+  const { completeWhen, onComment, onGap, isTerminal = terminal } = options;
+  if (response.status !== 200) {
+    if (options.resume && completeWhen && place.lastEventId) throw new StatusError(response, "", INCOMPLETE);
+    return void (place.complete = true);
+  }
+  const parser = new EventParser({ lastEventId: place.lastEventId, onComment });
   const reader = response.body.getReader();
   try {
     for (;;) {
       const { done, value } = await read(reader, options.signal);
       if (done) break;
       const events = parser.push(value);
-      state.retry = parser.retry ?? state.retry;
+      place.retry = parser.retry ?? place.retry;
       for (const event of events) {
-        state.lastEventId = event.lastEventId;
+        place.lastEventId = event.lastEventId;
         const failed = isTerminal && isTerminal(event);
-        if (failed) throw new TerminalError(event, failed);
-        yield event;
-        if (completeWhen?.(event)) return void (state.complete = true);
+        if (failed) {
+          // The end of a run is its end for all. Relay's `unavailable = "retry-event"` is none: it says when to come again.
+          place.over = response.headers.has("Relay-Run") || parser.retry === undefined;
+          throw new TerminalError(event, failed);
+        }
+        const gap = options.resume && onGap && gapIn(event);
+        if (gap) onGap(gap);
+        else yield event;
+        if (completeWhen?.(event)) return void (place.complete = true);
       }
-      state.lastEventId = parser.lastEventId; // a block with only an id moves it too
+      place.lastEventId = parser.lastEventId; // a block with only an id moves it too
     }
     if (parser.unfinished) throw new CutError("the body ended inside an event");
     if (completeWhen) throw new CutError("the body ended before the stream was complete");
@@ -248,30 +342,52 @@ async function* connection(url, options, state) {
   }
 }
 
-async function open(url, options, state) {
-  const headers = new Headers(options.headers);
+/** The response: an event stream, or one that says that there is nothing (more) to read. */
+async function open(url, options, place) {
+  const { signal, credentials, resume, fetch = globalThis.fetch } = options;
+  const joins = resume && place.run && place.at; // reads what is there, and begins nothing
+  const headers = joins ? withoutBody(options.headers) : new Headers(options.headers);
   if (!headers.has("Accept")) headers.set("Accept", "text/event-stream");
-  if (state.lastEventId) headers.set("Last-Event-ID", utf8(state.lastEventId));
-  let { body } = options;
+  if (place.lastEventId) headers.set("Last-Event-ID", utf8(place.lastEventId));
+  let body = joins ? undefined : options.body;
   if (isData(body)) {
     body = JSON.stringify(body);
     if (!headers.has("Content-Type")) headers.set("Content-Type", "application/json");
   }
-  const { method = body == null ? "GET" : "POST", signal, credentials } = options;
+  const method = joins ? "GET" : (options.method ?? (body == null ? "GET" : "POST"));
   let response;
   try {
-    const { fetch = globalThis.fetch } = options;
-    response = await fetch(url, { method, headers, body, signal, credentials, cache: "no-store" });
+    const asked = { method, headers, body, signal, credentials, cache: "no-store" };
+    response = await fetch(joins ? place.at : url, asked);
   } catch (error) {
     throw signal.aborted ? new CancelledError(signal.reason) : new CutError("no answer", { cause: error });
   }
-  if (response.status === 204) return response;
+  const missing = response.status === 404 || (response.status === 204 && place.remembered);
+  if (joins && missing && (place.get || place.remembered)) response.body?.cancel();
+  if (joins && missing && place.get) {
+    place.forget();
+    place.run = place.at = undefined; // gone: ask as without it; relay tells of the hole
+    return open(url, options, place);
+  }
+  if (response.status === 204 || (joins && missing && place.remembered)) return response;
   const type = (response.headers.get("Content-Type") ?? "").split(";")[0].trim().toLowerCase();
-  if (response.status === 200 && type === "text/event-stream") return response;
-  const text = await response.text().catch(() => "");
+  if (response.status === 200 && type === "text/event-stream") {
+    place.found(response, url);
+    return response;
+  }
+  const text = await textOf(response);
   if (signal.aborted) throw new CancelledError(signal.reason);
   const message = response.ok ? `not an event stream but ${type || "without a type"}` : undefined;
-  throw new StatusError(response, text.slice(0, ERROR_BODY), message);
+  throw new StatusError(response, text, message);
+}
+
+const textOf = async (response) => (await response.text().catch(() => "")).slice(0, ERROR_BODY);
+
+/** The caller's fields, credentials among them, for a request that has no body. */
+function withoutBody(fields) {
+  const headers = new Headers(fields);
+  headers.delete("Content-Type");
+  return headers;
 }
 
 /** Whether a body is an object or array of the caller's own, and none that fetch knows (a Blob, a stream …). */
@@ -297,6 +413,34 @@ export function terminal(event) {
   const { code, type, message = inner?.errorText, retryable } = inner ?? {}; // errorText: ai-sdk
   return { code: code ?? (type === "error" ? "" : type), message: message ?? event.data, retryable };
 }
+
+/** What a gap event tells: `requested` is the id that was asked behind, `first` that of what comes next. */
+function gapIn(event) {
+  const { type, requested, first } = event.json() ?? {};
+  const isGap = type === "gap" && typeof requested === "string" && typeof first === "string";
+  return isGap ? { requested, first } : undefined;
+}
+
+/** What this tab keeps over a reload: the address of the run and its id, never an event. */
+function recall(name) {
+  try {
+    const { at, run } = JSON.parse(sessionStorage.getItem(name)) ?? {};
+    return at && run ? { at, run } : undefined;
+  } catch {
+    return undefined; // no storage here, or not for us
+  }
+}
+
+function remember(name, known) {
+  try {
+    if (known) sessionStorage.setItem(name, JSON.stringify(known));
+    else sessionStorage.removeItem(name);
+  } catch {
+    // A page without storage asks again after a reload; relay joins it where the route has a key.
+  }
+}
+
+const absolute = (url) => new URL(url, globalThis.document?.baseURI).href;
 
 function reconnection(asked) {
   const off = { attempts: 0, onEnd: false, delay: FIRST_DELAY, maxDelay: LAST_DELAY };

@@ -91,7 +91,7 @@ def test_every_vector_in_chromium(page: Page) -> None:
 HOOK = re.compile(r"^```tsx\n(.*?)^```", re.MULTILINE | re.DOTALL)
 USER = """
 import { useEventStream } from "./hook.js";
-import { streamEvents, type ServerEvent } from "./relay.js";
+import { rejoin, streamEvents, type EventStream, type ServerEvent } from "./relay.js";
 
 interface Query { query: string; files?: string[] }
 interface Chunk { type: "chunk"; content: string }
@@ -103,6 +103,9 @@ streamEvents(new URL("http://a/"), { body: [query, query], onEvent: (event: Serv
 for (const body of ["text", new FormData(), new URLSearchParams(), new Blob(), new Asked("?"), null, undefined]) {
   streamEvents("/a", { body });
 }
+const resumed: EventStream | undefined = rejoin("/a", { resume: { name: "a" }, onGap: ({ first }) => first.length });
+const stopped: Promise<void> = streamEvents("/a", { body: query, resume: { at: "/a/1" } }).stop("enough");
+streamEvents(resumed?.at ?? "/a", { resume: true, reconnect: { delay: 5 } }).run?.length;
 
 export function Answer() {
   const { events, status, error, start, stop } = useEventStream<Chunk>("/a", { completeWhen: (e) => e.data === "[DONE]" });
@@ -119,6 +122,9 @@ WRONG = [
     "streamEvents('/a', { body: 5 });",
     "streamEvents('/a', { bdy: {} });",
     "streamEvents(5);",
+    "streamEvents('/a', { resume: 5 });",
+    "rejoin('/a', { body: 'a' });",
+    "rejoin('/a').stop();",
     "useEventStream<Chunk>('/a').start(5);",
     "const n: number = useEventStream<Chunk>('/a').events[0].content;",
     "useEventStream<Chunk>('/a').status === 'done';",

@@ -179,6 +179,7 @@ function reading(url, options, place) {
     },
     cancel: (reason) => control.abort(reason),
     async stop(reason) {
+      place.stopped = new CancelledError(reason); // also where the terminal event is here before the answer
       if (!place.at) await place.head?.catch(() => {}); // the address stands in the head
       try {
         await place.seal(options);
@@ -229,6 +230,7 @@ async function drain(stream) {
 class Place {
   retry = undefined; // ms, as last sent by the stream
   complete = false;
+  stopped = undefined; // what the stream ends with once stop() was called
   over = false; // it ended with a terminal event
   run = undefined; // the id of relay's run: there is something to resume
   remembered = false; // known from before a reload, and not yet found
@@ -287,8 +289,10 @@ async function* connections(url, options, place) {
         failures = 0;
         yield event;
       }
+      if (place.stopped) throw place.stopped;
       if (!policy.onEnd || place.complete || failures >= policy.attempts) return place.forget();
-    } catch (error) {
+    } catch (failure) {
+      const error = place.stopped ?? failure;
       const ended = !error.retryable || (resume && place.over);
       if (ended && error.kind !== "cancelled") place.forget();
       const final = ended || !(options.reconnect || place.repeatable);

@@ -308,6 +308,21 @@ describe("by script", () => {
     assert.deepEqual(seen.map(({ fields }) => fields["content-type"]), ["application/json", undefined, undefined]);
   });
 
+  test("who stops is told that he did, whatever is here first", async () => {
+    for (const last of ['data: {"type":"error","code":"stopped","message":"m"}\n\n', "", undefined]) {
+      let stream;
+      answers = [
+        (response) => (stream = response, head(response, { "Content-Location": "/at" }).write("data: 1\n\n")),
+        (response) => (last === undefined ? stream.destroy() : stream.end(last), setImmediate(() => response.writeHead(204).end())),
+      ];
+      const reader = streamEvents(url, { body: {}, resume: true });
+      await next(reader);
+      const stopped = reader.stop("mine");
+      await assert.rejects(next(reader), { kind: "cancelled", cause: "mine" });
+      await stopped;
+    }
+  });
+
   test("an address of another origin is not followed, nor one of a server that is not relay", async () => {
     for (const fields of [{ "Content-Location": "http://127.0.0.1:1/at" }, { "Relay-Run": "", "Content-Location": "/at" }]) {
       answers = [cut(fields, `data: 1\n\n`)];

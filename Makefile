@@ -8,13 +8,22 @@ NPM := tests/interop/npm
 
 .PHONY: demo test lint bench npm clean
 
-$(VENV)/ready: pyproject.toml
+# What each command needs and nothing more; a stamp for each says that it is there.
+$(VENV)/demo-ready: pyproject.toml
 	$(BASE) -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --upgrade "pip>=25.1"
-	$(PYTHON) -m pip install --quiet --editable ".[asgi]" --group test --group lint
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable ".[asgi]"
 	touch $@
 
-demo: $(VENV)/ready  ## origin, relay and the page on http://127.0.0.1:8000/
+$(VENV)/test-ready: $(VENV)/demo-ready
+	$(PYTHON) -m pip install --quiet --upgrade "pip>=25.1"  # knows --group
+	$(PYTHON) -m pip install --quiet --group test
+	touch $@
+
+$(VENV)/lint-ready: $(VENV)/test-ready
+	$(PYTHON) -m pip install --quiet --group lint
+	touch $@
+
+demo: $(VENV)/demo-ready  ## origin, relay and the page on http://127.0.0.1:8000/
 	$(PYTHON) -m relay demo
 
 npm: $(NPM)/node_modules/.package-lock.json  ## what the tests run in node and in a browser
@@ -24,18 +33,16 @@ $(NPM)/node_modules/.package-lock.json: $(NPM)/package-lock.json
 	  cd $(NPM) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch node_modules/.package-lock.json; \
 	else echo "npm is not installed: the tests of npm packages are skipped"; fi
 
-test: $(VENV)/ready npm  ## every test; those of real servers need Debian's packages (see .ci/run)
-	$(PYTHON) -m pytest --numprocesses $(JOBS) --dist loadfile || \
-	  { echo "A second look, one at a time, at what failed on busy cores:"; \
-	    $(PYTHON) -m pytest --last-failed --last-failed-no-failures none; }
+test: $(VENV)/test-ready npm  ## every test; those of real servers need Debian's packages (see .ci/run)
+	$(PYTHON) -m pytest --numprocesses $(JOBS) --dist loadfile
 
-lint: $(VENV)/ready  ## formatting, lint, types, and the isolated check of a user's code
+lint: $(VENV)/lint-ready  ## formatting, lint, types, and the isolated check of a user's code
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(BASE) tests/downstream/check.py
 
-bench: $(VENV)/ready  ## every measure of docs/technical-notes/performance.md
+bench: $(VENV)/test-ready  ## every measure of docs/technical-notes/performance.md
 	$(PYTHON) -m pip install --quiet --group bench
 	$(PYTHON) -m benchmarks
 

@@ -158,11 +158,15 @@ class Fuzz:
                 nursery.start_soon(self._answer, RawPeer(await self.up.next_stream()), response)
 
     async def _answer(self, peer: RawPeer, response: Callable[[], bytes]) -> None:
-        with trio.move_on_after(0.05):
-            try:
+        """Closes the peer, wherever it is cancelled."""
+        try:
+            with trio.move_on_after(0.05):
                 await peer.stream.receive_some(65536)
-            except trio.BrokenResourceError:
-                pass
+        except trio.BrokenResourceError:
+            pass
+        except BaseException:
+            peer.close()
+            raise
         await self._talk(peer, response())
 
     async def _talk(self, peer: RawPeer, data: bytes) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import trio
 
 from relay import INSTALL
+from relay.serving.standard import Standard
 
 HERE = Path(__file__).parent
 RESTART_AFTER = 2.0  # seconds until a killed origin comes back: long enough to be seen
@@ -30,7 +31,11 @@ def run(listen: str = "127.0.0.1:8000") -> int:
     if find_spec("hypercorn") is None:
         print(f"relay demo needs Hypercorn: {INSTALL.format(extra='asgi')}", file=sys.stderr)
         return FAULT
-    return trio.run(_run, listen)
+    standard = Standard("relay")
+    try:
+        return trio.run(_run, listen)
+    finally:
+        standard.give_back()
 
 
 async def _run(listen: str) -> int:

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import traceback
 from contextlib import suppress
 
 import trio
@@ -36,6 +37,9 @@ def serve(config: Config) -> int:
     standard = Standard("relay")
     try:
         return _serve(config, standard)
+    except Exception:
+        traceback.print_exc()  # here, where it waits for nobody: see `standard`
+        return FAULT
     finally:
         standard.give_back()
 

@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from typing import Any
 
 from relay.observing.log import LAST, LineLog
 
@@ -45,6 +46,11 @@ class _Lines(io.TextIOBase):
                 self._log.write(whole + newline)
         return len(text)
 
+    @property
+    def buffer(self) -> _Bytes:
+        """For who prints bytes."""
+        return _Bytes(self)
+
     def finish(self) -> None:
         """End the line that is unfinished."""
         if self._unfinished:
@@ -58,6 +64,22 @@ class _Lines(io.TextIOBase):
 
     def writable(self) -> bool:
         return True
+
+
+class _Bytes(io.RawIOBase):
+    """The same text stream, for bytes."""
+
+    def __init__(self, lines: _Lines) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        text = bytes(data)
+        self._lines.write(text.decode("utf-8", "backslashreplace"))
+        return len(text)
 
 
 class Standard:

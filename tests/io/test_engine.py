@@ -18,6 +18,7 @@ from relay.observing.counters import Counters
 from relay.observing.record import Record
 from relay.wires.acceptor import Acceptor
 from relay.wires.socket_wire import SocketWire
+from tests.harness import settle
 from tests.io.test_pumps import SILENT_ROUTE
 from tests.io.upstreams_ground import data_plane
 
@@ -50,8 +51,7 @@ async def test_a_task_that_is_scheduled_waits_for_one_round_of_steps() -> None:
         restless = Restless()
         plane.engine.add(restless, restless.fd)
         restless.disturb()
-        await trio.sleep(0.02)
-        assert restless.steps > CHECKPOINTS, "the engine stays among its steps while nobody waits"
+        await settle(lambda: restless.steps > CHECKPOINTS)  # it stays while nobody waits
         before = restless.steps
         for _ in range(CHECKPOINTS):
             await trio.lowlevel.checkpoint()
@@ -138,8 +138,7 @@ async def test_a_wire_that_is_closed_while_it_rests() -> None:
         wire = SocketWire(ours, plane.engine, plane.alarms)
         plane.engine.rest(wire)
         wire.close()
-        await trio.sleep(0.01)
-        assert len(plane.engine) == 0
+        await settle(lambda: len(plane.engine) == 0)
         theirs.close()
 
 
@@ -162,8 +161,7 @@ async def test_a_wire_has_one_turn_asked_for_at_a_time() -> None:
             theirs.send(b"x" * 1000)
             ends[0].ready(select.EPOLLIN)
         assert plane.engine.turns_asked == 1
-        await trio.sleep(0.01)
-        assert plane.engine.turns_asked == 0
+        await settle(lambda: plane.engine.turns_asked == 0)
         assert len(far.recv(10_000)) == 5000
         for end in (*ends, theirs, far):
             end.close()

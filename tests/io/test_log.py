@@ -364,13 +364,14 @@ def test_a_descriptor_that_does_not_block(pipe: tuple[int, int]) -> None:
     assert numbers(reader.to_the_end()) == list(range(5_000))
 
 
-STANDARD = """
+STANDARD = r"""
 import logging, os, sys, traceback, warnings
 from relay.serving.standard import Standard
 
 standard = Standard("relay")
 print("out", end=" ")
 print("more")
+sys.stdout.buffer.write(b"bytes\xff\n")
 print("err", file=sys.stderr)
 logging.getLogger("relay").warning("a %s", "warning")
 try:
@@ -388,7 +389,7 @@ def test_all_that_is_printed_goes_through_the_log() -> None:
     done = subprocess.run(
         [sys.executable, "-c", STANDARD], capture_output=True, text=True, timeout=30, check=True
     )
-    assert done.stdout == "out more\n"
+    assert done.stdout == "out more\nbytes\\xff\n"
     lines = done.stderr.splitlines()
     assert lines[:2] == ["err", "relay: WARNING: a warning"]
     assert lines[2] == "Traceback (most recent call last):"

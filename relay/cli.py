@@ -95,6 +95,11 @@ def _parser() -> argparse.ArgumentParser:
     forward.set_defaults(run=_forward)
     serve = commands.add_parser("serve", help="run a configuration file")
     serve.add_argument("config", metavar="CONFIG.toml", help="a file, or - for what stdin gives")
+    serve.add_argument(
+        "--takeover",
+        action="store_true",
+        help="share the addresses of a relay that runs, until you have told it to drain",
+    )
     serve.set_defaults(run=_serve)
     check = commands.add_parser(
         "check", help="print every mistake, or the route table in matching order"
@@ -139,7 +144,7 @@ def _serve(options: argparse.Namespace) -> int:
         return FAULT
     from relay.serving.run import serve
 
-    return serve(config)
+    return serve(config, takeover=options.takeover)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -94,7 +94,10 @@ class App:
         try:
             log = open_log(self.config)
             admin = self.config.server.admin
-            listeners = open_listeners([admin] if admin is not None else [], Passed())
+            # Shared: each of the server's processes has one.
+            listeners = open_listeners(
+                [admin] if admin is not None else [], Passed(), takeover=True
+            )
         except (Refused, BindError) as error:
             raise CannotStart(str(error)) from None
         server = Server(Worker(self.config, log), [])

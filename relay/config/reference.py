@@ -24,7 +24,8 @@ reads what stdin gives; relative paths in it start from the working folder.
   is refused.
 * **size**: `"512B"`, `"64KiB"`, `"1MiB"`, `"10MB"`, an integer of bytes, or `"off"` for no limit.
 * **rate**: `"20/s"`, `"600/m"`, or `"off"`.
-* **address**: `host:port`, `[::1]:port`, `unix:/path` (with `?mode=660`), `fd:N`, `fd:NAME`.
+* **address**: `host:port`, `[::1]:port`, `unix:/path` (with `?mode=660`), `fd:N`, `fd:NAME`. A name
+  is listened on at every address it has; `localhost` is `127.0.0.1` and `[::1]`.
 * **url**: `http://host:port/base`, `https://…`, or `unix:/path`; no user info, query or fragment.
 * **fields**: `{ "X-A" = "value", "X-B" = "" }`; the empty value removes the field. Framing and
   hop-by-hop fields and `Host` cannot be edited.

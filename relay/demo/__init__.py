@@ -19,11 +19,14 @@ from pathlib import Path
 import trio
 
 from relay import INSTALL
+from relay.config import parse_address
+from relay.serving.listeners import BindError, bind
 from relay.serving.standard import Standard
 
 HERE = Path(__file__).parent
 RESTART_AFTER = 2.0  # seconds until a killed origin comes back: long enough to be seen
 FAULT = 1
+USAGE = 2
 
 
 def run(listen: str = "127.0.0.1:8000") -> int:
@@ -31,11 +34,29 @@ def run(listen: str = "127.0.0.1:8000") -> int:
     if find_spec("hypercorn") is None:
         print(f"relay demo needs Hypercorn: {INSTALL.format(extra='asgi')}", file=sys.stderr)
         return FAULT
+    try:
+        _try_to_listen(listen)  # before anything is started for it
+    except ValueError as error:
+        print(f"relay demo: --listen {listen}: {error}", file=sys.stderr)
+        return USAGE
+    except BindError as error:
+        print(f"relay demo: {error}; another address is chosen with --listen", file=sys.stderr)
+        return FAULT
     standard = Standard("relay")
     try:
         return trio.run(_run, listen)
     finally:
         standard.give_back()
+
+
+def _try_to_listen(listen: str) -> None:
+    """Raises: ValueError: it is no address; BindError."""
+    address = parse_address(listen)
+    if address.kind == "fd":
+        return
+    for listener in bind(address):
+        listener.remove_file()
+        listener.close()
 
 
 async def _run(listen: str) -> int:

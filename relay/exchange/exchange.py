@@ -309,7 +309,7 @@ class Exchange:
         reply = refusal.of_fault(fault, self.phase)
         if self._answering:
             self.ending = self.ending or reply.ending
-            self.connection.cut_short()
+            self.wire.close()
         else:
             await self.answer(reply, refusal.as_failure(fault))
 

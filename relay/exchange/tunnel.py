@@ -1,7 +1,7 @@
 """After a 101: bytes both ways, each direction with its own end (RFC 9110 §7.8).
 
 A side that half-closes ends its direction only; the tunnel ends when both have, when one breaks, or when nothing
-moved either way for the route's idle time. A side that takes no more bytes is heard out: what it said last is passed on.
+moved either way for the route's idle time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 _LOST = {Side.CLIENT: Cause.LEFT, Side.UPSTREAM: Cause.BROKE}
-_DEAF = "took no more bytes"
 _STOPPED = {Side.CLIENT: Cause.STALLED, Side.UPSTREAM: Cause.SILENT}
 
 
@@ -65,9 +64,7 @@ class _Tunnel:
         try:
             await sink.send(data)
         except Gone:
-            # The other direction still reads what it said before it went.
-            if self.ending is None:
-                self.ending = Ending(sink.side, Phase.TUNNEL, _LOST[sink.side], _DEAF)
+            self._end(sink.side, _LOST[sink.side], "took no more bytes")
             return False
         except Expired:
             self._end(sink.side, _STOPPED[sink.side], "took no more bytes in time")

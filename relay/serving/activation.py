@@ -107,5 +107,18 @@ def _listening(fd: int) -> socket.socket:
 
 
 def _same(host: str, address: Address) -> bool:
-    infos = socket.getaddrinfo(address.host or None, 0, flags=socket.AI_PASSIVE)
-    return any(host == info[4][0] for info in infos)
+    return any(host == where[0] for _, where in places_of(address))
+
+
+def places_of(address: Address) -> list[tuple[int, tuple[object, ...]]]:
+    """Every address of a TCP listener's host, of both families, as `bind` takes it. Raises: OSError: it has none.
+
+    localhost is both loopback addresses whatever a hosts file says of it (RFC 6761, section 6.3): clients try either.
+    """
+    if address.host.lower().rstrip(".") == "localhost":
+        v4, v6 = ("127.0.0.1", address.port), ("::1", address.port, 0, 0)
+        return [(socket.AF_INET, v4), (socket.AF_INET6, v6)]
+    infos = socket.getaddrinfo(
+        address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    return list(dict.fromkeys((family, where) for family, _, _, _, where in infos))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+from collections.abc import Sequence
 from ipaddress import ip_address
 
 import trio
@@ -25,6 +26,7 @@ from relay.config.values import Address, Config
 from relay.http.fault import Fault
 from relay.http.heads import RequestHead, parse_request
 from relay.http.serialise import response_bytes
+from relay.observing.exposition import Totals
 from relay.serving.admin_guard import Guard, Reach
 from relay.serving.admin_pages import Answer, Pages, of_fault
 from relay.serving.control import Control
@@ -45,7 +47,7 @@ _RETRY_ACCEPT = 0.1  # seconds
 
 
 async def serve_admin(
-    sock: socket.socket,
+    socks: socket.socket | Sequence[socket.socket],
     config: Config,
     control: Control,
     *,
@@ -53,22 +55,34 @@ async def serve_admin(
 ) -> None:
     """Serve until cancelled; says `relay: admin on ADDR` once it does.
 
-    Resource handling: `sock`, which listens, stays its opener's.
+    Args:
+        socks: that listen: several where the address is a name that has several.
+
+    Resource handling: the sockets stay their opener's.
     """
-    pages = Pages(control, Guard(config.server.admin_token, _reach(sock)))
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    totals = Totals()
     places = _Places(min(CONNECTIONS, max(_FEWEST, reserved() // 2)))
     async with trio.open_nursery() as nursery:
-        print(f"relay: admin on {_name(sock, config.server.admin)}", file=sys.stderr, flush=True)
+        for sock in [socks] if isinstance(socks, socket.socket) else socks:
+            pages = Pages(control, Guard(config.server.admin_token, _reach(sock)), totals)
+            name = _name(sock, config.server.admin)
+            print(f"relay: admin on {name}", file=sys.stderr, flush=True)
+            nursery.start_soon(_listen, sock, pages, places, nursery)
         task_status.started()
-        while True:
-            connection = _Connection(await _accept(listener), pages, places)
-            try:
-                await places.take(connection)
-            except trio.Cancelled:
-                await trio.aclose_forcefully(connection.stream)
-                raise
-            nursery.start_soon(_serve, connection, places)
+
+
+async def _listen(
+    sock: socket.socket, pages: Pages, places: _Places, nursery: trio.Nursery
+) -> None:
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    while True:
+        connection = _Connection(await _accept(listener), pages, places)
+        try:
+            await places.take(connection)
+        except trio.Cancelled:
+            await trio.aclose_forcefully(connection.stream)
+            raise
+        nursery.start_soon(_serve, connection, places)
 
 
 async def _accept(listener: trio.SocketListener) -> trio.SocketStream:

@@ -83,10 +83,11 @@ Resource = Callable[["Pages", RequestHead, bool], Awaitable[Answer]]
 class Pages:
     """The resources, over the workers that `control` reaches."""
 
-    def __init__(self, control: Control, guard: Guard) -> None:
+    def __init__(self, control: Control, guard: Guard, totals: Totals | None = None) -> None:
+        """`totals`: shared where one relay has several of these, so that their sums never differ."""
         self._control = control
         self._guard = guard
-        self._totals = Totals()
+        self._totals = totals if totals is not None else Totals()
         self._threads = Threads()
         folder = resources.files("relay.serving") / "page"
         self._files = {

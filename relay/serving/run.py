@@ -26,17 +26,23 @@ FAULT = 1
 # whenever the heap has grown by a quarter. An exchange leaves no circles behind (tests/guarantees/test_garbage.py), so it
 # is for what we have overlooked: after 700,000 containers more than were freed, about 10,000 connections and their streams.
 _COLLECTING = (700, 10, 100)
+# Behind "cannot listen on 127.0.0.1:8000: Address already in use".
+_TAKEN = "; to take over from a relay that listens there: relay serve --takeover"
+_DOES_NOT_SHARE = "; who listens there does not share it: is it a relay, and of this user?"
 logger = logging.getLogger("relay")
 
 
-def serve(config: Config) -> int:
+def serve(config: Config, *, takeover: bool = False) -> int:
     """Bind, announce, serve until a signal. Returns: the exit code.
 
     The first of two signals drains, the second ends at once; both are a clean end.
+
+    Args:
+        takeover: share the addresses of a relay that runs, until it has drained.
     """
     standard = Standard("relay")
     try:
-        return _serve(config, standard)
+        return _serve(config, standard, takeover)
     except Exception:
         traceback.print_exc()  # here, where it waits for nobody: see `standard`
         return FAULT
@@ -44,7 +50,7 @@ def serve(config: Config) -> int:
         standard.give_back()
 
 
-def _serve(config: Config, standard: Standard) -> int:
+def _serve(config: Config, standard: Standard, takeover: bool) -> int:
     gc.freeze()  # what is loaded by now stays as long as the process
     gc.set_threshold(*_COLLECTING)
     gc.enable()
@@ -54,12 +60,11 @@ def _serve(config: Config, standard: Standard) -> int:
     opened: list[Listener] = []
     try:
         passed = Passed.from_environment(os.environ)
-        opened += open_listeners(config.server.listen, passed)
-        served = opened[:]
-        admin = None
-        if config.server.admin is not None:
-            [admin] = open_listeners([config.server.admin], passed)
-            opened.append(admin)
+        served = open_listeners(config.server.listen, passed, takeover=takeover)
+        opened += served
+        where = [config.server.admin] if config.server.admin is not None else []
+        admin = open_listeners(where, passed, takeover=takeover)
+        opened += admin
         for name in passed.untaken():
             logger.warning("%s was passed in, and nothing in the configuration names it", name)
         if config.server.workers > 1:
@@ -68,7 +73,10 @@ def _serve(config: Config, standard: Standard) -> int:
             return Supervisor(config, served, admin, passed, notifier, standard).run()
         return trio.run(Single(config, served, admin, passed, notifier, standard).run)
     except (BindError, OSError, Refused) as error:
-        print(f"relay: {error}", file=sys.stderr)
+        hint = ""
+        if isinstance(error, BindError) and error.taken:
+            hint = _DOES_NOT_SHARE if takeover else _TAKEN if config.path else ""
+        print(f"relay: {error}{hint}", file=sys.stderr)
         return FAULT
     finally:
         for listener in opened:

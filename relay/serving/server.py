@@ -38,6 +38,7 @@ from relay.wires.socket_wire import SocketWire
 logger = logging.getLogger("relay")
 
 _RETRY_ACCEPT = 0.1  # seconds
+_TRIES_ACCEPT = 10  # at the end of a listener: what waits then is lost with it
 _TICK = 0.05  # seconds between looks at what drains
 # Seconds a drain waits for errands behind the last exchange: a job that is being posted, and its cancel. With _SPANS it
 # must stay below the supervisor's grace, and both with the default drain below systemd's TimeoutStopSec.
@@ -66,6 +67,7 @@ class Server:
         self.worker = worker
         # A host that accepts for us (the ASGI form) has bounds of its own.
         self._opened = open_now() if listeners else None
+        self._bound_by_descriptors = False  # and not by `limits.connections`
         self._slots = Slots(self._places(worker.config))
         self._connections: set[Connection] = set()
         self._stopping = trio.Event()
@@ -107,7 +109,8 @@ class Server:
             return wanted
         resumed = any(route.resume is not None for route in config.routes)
         room = room_for_clients(self._opened, config.streams.unwatched if resumed else 0)
-        if wanted > room:
+        self._bound_by_descriptors = wanted > room
+        if self._bound_by_descriptors:
             logger.info(
                 "room for %d connections and their upstreams (ulimit -n), not for the %d of limits.connections",
                 room,
@@ -174,6 +177,8 @@ class Server:
     async def _accept(self, door: Door) -> None:
         with door.scope:
             while True:
+                if self._slots.full and self._bound_by_descriptors:
+                    self._say_lack()
                 await self._slots.acquire()
                 try:
                     sock, peer = await door.acceptor.accept()
@@ -190,14 +195,18 @@ class Server:
                 self._begin(sock, peer)
                 if last:
                     await self._wait_for_descriptors()
-                else:
+                elif self._slots.roomy:
                     self._out_of_descriptors = False
 
-    async def _wait_for_descriptors(self) -> None:
-        """Accept nobody for a moment; what is only kept for later is given up."""
+    def _say_lack(self) -> None:
+        """Once, until there is room again."""
         if not self._out_of_descriptors:
             self._out_of_descriptors = True
             logger.error("out of descriptors or memory: accepting again as soon as it can")
+
+    async def _wait_for_descriptors(self) -> None:
+        """Accept nobody for a moment; what is only kept for later is given up."""
+        self._say_lack()
         self.worker.engine.on_lack()
         await trio.sleep(_RETRY_ACCEPT)
 
@@ -250,12 +259,21 @@ class Server:
             handover.turn_away(listener.sock)
             await trio.sleep(handover.LINGER)
         door.scope.cancel()
-        try:
-            while (accepted := acceptor.accept_nowait()) is not None:
-                self._slots.take()
-                self._begin(*accepted)
-        except OSError as error:
-            logger.error("connections were lost with a listener: %s", error)
+        tries = _TRIES_ACCEPT
+        while True:
+            try:
+                accepted = acceptor.accept_nowait()
+            except OSError as error:
+                if not is_lack(error) or not (tries := tries - 1):
+                    logger.error("connections were lost with a listener: %s", error)
+                    break
+                await self._wait_for_descriptors()
+                continue
+            if accepted is None:
+                break
+            self._slots.take()
+            self._begin(*accepted)
+            await trio.lowlevel.checkpoint()  # they are a crowd like any other
         acceptor.close()
         await trio.lowlevel.checkpoint()
 

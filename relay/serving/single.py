@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -38,7 +37,7 @@ class Single:
         self,
         config: Config,
         listeners: list[Listener],
-        admin: Listener | None,
+        admin: list[Listener],
         passed: Passed,
         notifier: Notifier,
         standard: Standard,
@@ -65,9 +64,9 @@ class Single:
                     nursery.start_soon(self._obey, signals, server, nursery.cancel_scope, ask)
                     nursery.start_soon(self._reload_when_asked, server, asked)
                     await nursery.start(_run_then_cancel, server, nursery.cancel_scope)
-                    if self._admin is not None:
+                    if self._admin:
                         control = LocalControl(server, time.time())
-                        nursery.start_soon(_admin, self._admin.sock, self._config, control)
+                        nursery.start_soon(_admin, self._admin, self._config, control)
                     nursery.start_soon(self._tell_that_it_lives)
                     announce(names)
                     self._notifier.ready(f"listening on {', '.join(names)}")
@@ -145,10 +144,10 @@ class Single:
             await trio.sleep(self._notifier.watchdog)
 
 
-async def _admin(sock: socket.socket, config: Config, control: Control) -> None:
+async def _admin(listeners: list[Listener], config: Config, control: Control) -> None:
     from relay.serving.admin import serve_admin  # not loaded where it is off
 
-    await serve_admin(sock, config, control)
+    await serve_admin([listener.sock for listener in listeners], config, control)
 
 
 async def _run_then_cancel(

@@ -31,7 +31,7 @@ class Starter:
         self,
         slots: Sequence[Slot],
         sharing: Sharing,
-        admin: Listener | None,
+        admin: Sequence[Listener],
         standard: Standard,
         put_down: Callable[[], None],
     ) -> None:
@@ -45,7 +45,7 @@ class Starter:
 
     @property
     def has_admin(self) -> bool:
-        return self._admin is not None
+        return bool(self._admin)
 
     def worker(self, slot: Slot, config: Config, beat: float) -> tuple[int, int]:
         seat = Seat(
@@ -65,8 +65,8 @@ class Starter:
                 if other is not slot:
                     other.worker_end.close()
                     other.close()
-            if self._admin is not None:
-                self._admin.close()
+            for listener in self._admin:
+                listener.close()
 
         def run(report: int) -> int:
             seat.report = report
@@ -76,8 +76,6 @@ class Starter:
         return fork(run, keep, self._standard, f"relay: worker {slot.number}")
 
     def admin(self, config: Config) -> tuple[int, int]:
-        admin = self._admin
-        assert admin is not None
 
         def keep() -> None:
             self._keep()
@@ -90,7 +88,8 @@ class Starter:
         def run(report: int) -> int:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it shows how the workers drain
             askers = [slot.asker for slot in self._slots]
-            return admin_main(admin.sock, config, askers, self._lifeline)
+            socks = [listener.sock for listener in self._admin]
+            return admin_main(socks, config, askers, self._lifeline)
 
         return fork(run, keep, self._standard, "relay")
 

@@ -65,7 +65,7 @@ class Supervisor:
         self,
         config: Config,
         listeners: list[Listener],
-        admin: Listener | None,
+        admin: list[Listener],
         passed: Passed,
         notifier: Notifier,
         standard: Standard,

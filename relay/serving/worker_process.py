@@ -226,18 +226,20 @@ def _close_all(fds: Sequence[int]) -> None:
         os.close(fd)
 
 
-def admin_main(sock: socket, config: Config, askers: Sequence[socket], lifeline: int) -> int:
+def admin_main(
+    socks: Sequence[socket], config: Config, askers: Sequence[socket], lifeline: int
+) -> int:
     """Serve the admin listener in this process, until the supervisor is gone."""
-    trio.run(_serve_admin, sock, config, askers, lifeline)
+    trio.run(_serve_admin, socks, config, askers, lifeline)
     return 0
 
 
 async def _serve_admin(
-    sock: socket, config: Config, askers: Sequence[socket], lifeline: int
+    socks: Sequence[socket], config: Config, askers: Sequence[socket], lifeline: int
 ) -> None:
     from relay.serving.admin import serve_admin  # no worker needs it
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve_admin, sock, config, RemoteControl(askers))
+        nursery.start_soon(serve_admin, socks, config, RemoteControl(askers))
         await trio.lowlevel.wait_readable(lifeline)
         nursery.cancel_scope.cancel()

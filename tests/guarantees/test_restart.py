@@ -64,14 +64,14 @@ class Loop:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_successor_on_the_same_port(workers: int) -> None:
-    """Ten times: start another, wait until it listens, SIGTERM to the one before."""
+    """Ten times: start another that takes over, wait until it listens, SIGTERM to the one before."""
     port = free_port()
     config = local(f"127.0.0.1:{port}", workers)
     with ExitStack() as stack:
         serving = stack.enter_context(start_relay(config))
         with Loop(port=port) as loop:
             for _ in range(RESTARTS):
-                successor = stack.enter_context(start_relay(config))
+                successor = stack.enter_context(start_relay(config, None, "--takeover"))
                 loop.one_more()
                 serving.process.send_signal(signal.SIGTERM)
                 assert serving.process.wait(20) == 0

@@ -17,15 +17,14 @@ from relay.feeds.run import Run
 class LogWire:
     """The writing end of a run's log."""
 
-    __slots__ = ("_run", "on_gone", "on_readable", "on_writable", "owner", "sock", "write_within")
+    __slots__ = ("on_gone", "on_readable", "on_writable", "owner", "sock", "write_within")
     hung_up = False
     half_close_kept = True
     closed = False
     wants_write = False
 
     def __init__(self, run: Run) -> None:
-        self._run = run
-        self.sock = _Sock(self)  # the pump's quickest step writes to the socket itself
+        self.sock = _Sock(run)  # the pump's quickest step writes to the socket itself
         self.on_gone: Callable[[], None] | None = None
         self.on_readable: Callable[[], None] | None = None  # never: a log has nothing to say
         self.on_writable: Callable[[], None] | None = None
@@ -33,11 +32,8 @@ class LogWire:
         self.write_within = inf
 
     def send_nowait(self, whole: bytes | memoryview) -> int:
-        """Whole blocks: all of them are taken. A run that was sealed meanwhile takes nothing more."""
-        run = self._run
-        if run.log.end is None:
-            run.append(whole if isinstance(whole, bytes) else bytes(whole))
-        return len(whole)
+        """Whole blocks: all of them are taken."""
+        return self.sock.send(whole)
 
     async def send(self, whole: bytes) -> None:
         await trio.lowlevel.checkpoint()
@@ -56,7 +52,14 @@ class LogWire:
 class _Sock:
     """What a pump needs of a socket."""
 
-    __slots__ = ("send",)
+    __slots__ = ("_run",)
 
-    def __init__(self, wire: LogWire) -> None:
-        self.send = wire.send_nowait
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def send(self, whole: bytes | memoryview) -> int:
+        """Append whole blocks. A run that was sealed meanwhile takes nothing more."""
+        run = self._run
+        if run.log.end is None:
+            run.append(whole if isinstance(whole, bytes) else bytes(whole))
+        return len(whole)

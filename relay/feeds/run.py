@@ -77,6 +77,7 @@ class Run:
 
     __slots__ = (
         "_alarms",
+        "_forgotten",
         "_heartbeat",
         "_keeper",
         "_prefix",
@@ -149,6 +150,7 @@ class Run:
         self.until = inf  # when an ended run is forgotten
         self.entry: Entry | None = None
         self._alarms = alarms
+        self._forgotten = False
         self._heartbeat = chunk(heartbeat(route))
         self._keeper = keeper
         self._stop: Stop | None = stop
@@ -236,7 +238,11 @@ class Run:
     def leave(self) -> None:
         """One of them has left."""
         self.viewers -= 1
-        if self.viewers or not self.under_way:
+        if self.viewers:
+            return
+        if not self.under_way:
+            if self._forgotten:
+                self._let_go()
             return
         self.unwatched_since = trio.current_time()
         if self.resume.unwatched <= 0:
@@ -252,7 +258,7 @@ class Run:
 
     def _crashed(self, error: Exception) -> None:
         """A bug of ours in a step that serves its viewers: it costs this run alone."""
-        logger.error("a fault of relay's own; it cost one run", exc_info=error)
+        _log_fault(error)
         self.stop(Cause.FAULT)
 
     # -- its clock -----------------------------------------------------------------------------------------------
@@ -291,5 +297,15 @@ class Run:
     def forget(self) -> None:
         """No clock rings for it any more; its events go with the last who reads them."""
         self._alarms.forget(self)
+        self._forgotten = True
         if not self.viewers:
-            self.log.drop()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Nobody finds it and nobody reads it: give up the events now, and what refers back to this."""
+        self.log.drop()
+        self.fanout.crash = _log_fault
+
+
+def _log_fault(error: Exception) -> None:
+    logger.error("a fault of relay's own; it cost one run", exc_info=error)

@@ -84,13 +84,12 @@ async def file(directory: Path, ask: Ask) -> Reply:
         reply = _refusal(405, "method_not_allowed", "files are read with GET and HEAD")
         reply.fields.append((b"allow", b"GET, HEAD"))
         return reply
-    try:
-        found = await _Opening(directory, _path_below(ask)).found(ask)
-    except _Folder:
+    found = await _Opening(directory, _path_below(ask)).found(ask)
+    if isinstance(found, _Folder):
         query = b"?" + head.query if head.query else b""
         return Reply(308, [(b"location", head.path + b"/" + query)])
-    except _Refused as refused:
-        return _refusal(refused.status, refused.code, refused.message)
+    if isinstance(found, _Refused):
+        return _refusal(found.status, found.code, found.message)
     fields: Fields = [
         (b"etag", found.etag),
         (b"last-modified", formatdate(found.modified, usegmt=True).encode("ascii")),
@@ -116,8 +115,8 @@ class _Opening:
         self._given_up = False
         self._lock = Lock()
 
-    async def found(self, ask: Ask) -> _Found:
-        """Raises: _Refused, _Folder; Failure past the deadline of a response's head."""
+    async def found(self, ask: Ask) -> _Found | _Refused | _Folder:
+        """Raises: Failure past the deadline of a response's head."""
         within = ask.route.timeouts.response_head
         waited_for = True
         try:
@@ -134,9 +133,13 @@ class _Opening:
                 self._give_up()
         raise Failure(504, Cause.SILENT, f"no file within {within:g} s", side=Side.RELAY)
 
-    def _find(self) -> _Found:
-        """In the thread."""
-        found = _find(self._directory, self._path)
+    def _find(self) -> _Found | _Refused | _Folder:
+        """In the thread. What is expected comes out of it as a value: a traceback would refer to all that waits for it."""
+        try:
+            found = _find(self._directory, self._path)
+        except (_Refused, _Folder) as refused:
+            refused.__context__ = None
+            return refused.with_traceback(None)
         with self._lock:
             self._file = found.file
         if self._given_up:

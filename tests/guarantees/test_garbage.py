@@ -5,8 +5,10 @@ still meanwhile; so relay has it run very rarely (`relay.serving.run`)."""
 from __future__ import annotations
 
 import gc
+import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,33 @@ from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, scene, 
 
 GET = b"GET / HTTP/1.1\r\nHost: relay.test\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: relay.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+ASK = b'POST /ask HTTP/1.1\r\nHost: relay.test\r\nContent-Length: 13\r\n\r\n{"query":"q"}'
+ROUTES = """
+[translations.t.a]
+[[routes]]
+path = "/translated"
+upstream = "backend"
+translate = "t"
+[[routes]]
+path = "/resumed"
+methods = ["GET"]
+upstream = "backend"
+[routes.resume]
+keep = "0s"
+unwatched = "0s"
+[[routes]]
+path = "/files/{{rest...}}"
+source = "files"
+[routes.files]
+directory = "{folder}"
+[[routes]]
+path = "/ask"
+source = "answer"
+[routes.answer]
+upstream = "backend"
+path = "/x"
+text = "text"
+"""
 EVENT = chunked(b"data: 1\n\n")
 
 Way = Callable[[RawPeer, Upstream], Awaitable[None]]
@@ -96,6 +125,86 @@ async def is_told_that_the_upstream_spoke_nonsense(client: RawPeer, up: Upstream
     await client.until(b"}}")
 
 
+async def leaves_a_translated_stream(client: RawPeer, up: Upstream) -> None:
+    await client.send(GET.replace(b" / ", b" /translated "))
+    peer, _ = await up.request()
+    await peer.send(EVENT_HEAD + chunked(b"event: a\ndata: {}\n\n"))
+    await client.until(b"data: ")
+    client.close()
+    await peer.ended()
+
+
+async def leaves_a_compressed_stream(client: RawPeer, up: Upstream) -> None:
+    await client.send(GET)
+    peer, _ = await up.request()
+    head = EVENT_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
+    squeeze = zlib.compressobj(wbits=31)
+    await peer.send(
+        head + chunked(squeeze.compress(b"data: 1\n\n") + squeeze.flush(zlib.Z_SYNC_FLUSH))
+    )
+    await client.until(b"data: 1")
+    client.close()
+    await peer.ended()
+
+
+async def leaves_a_run_that_nobody_watches_then(client: RawPeer, up: Upstream) -> None:
+    await client.send(GET.replace(b" / ", b" /resumed "))
+    peer, _ = await up.request()
+    await peer.send(EVENT_HEAD + EVENT)
+    await client.until(b"data: 1")
+    client.close()
+    await peer.ended()
+
+
+async def reads_a_run_to_its_end(client: RawPeer, up: Upstream) -> None:
+    await client.send(GET.replace(b" / ", b" /resumed "))
+    peer, _ = await up.request()
+    await peer.send(EVENT_HEAD + EVENT)
+    await client.until(b"data: 1")
+    await peer.send(b"0\r\n\r\n")
+    await client.until(b"0\r\n\r\n")
+
+
+async def reads_a_file(client: RawPeer, up: Upstream) -> None:
+    await client.send(GET.replace(b" / ", b" /files/large "))
+    await client.until(b"y" * 1000)
+
+
+async def leaves_a_file(client: RawPeer, up: Upstream) -> None:
+    await client.send(GET.replace(b" / ", b" /files/large "))
+    await client.head()
+
+
+async def asks_for_a_file_that_is_not_there(client: RawPeer, up: Upstream) -> None:
+    await client.send(GET.replace(b" / ", b" /files/none "))
+    await client.until(b"}}")
+
+
+async def gets_an_answer_as_events(client: RawPeer, up: Upstream) -> None:
+    await client.send(ASK)
+    peer, _ = await up.request()
+    await peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{"text":"a"}')
+    await client.until(b"0\r\n\r\n")
+
+
+async def leaves_before_the_answer(client: RawPeer, up: Upstream) -> None:
+    await client.send(ASK)
+    peer, _ = await up.request()
+    client.close()
+    await peer.rest()
+
+
+async def switches_protocols_and_leaves(client: RawPeer, up: Upstream) -> None:
+    upgrade = b"Connection: upgrade\r\nUpgrade: x\r\n\r\n"
+    await client.send(GET[:-2] + upgrade)
+    peer, _ = await up.request()
+    await peer.send(b"HTTP/1.1 101 Switching Protocols\r\n" + upgrade)
+    await client.head()
+    client.close()
+    await peer.rest()
+    peer.close()
+
+
 @pytest.mark.parametrize(
     "way",
     [
@@ -110,12 +219,23 @@ async def is_told_that_the_upstream_spoke_nonsense(client: RawPeer, up: Upstream
         sees_a_stream_end,
         is_told_that_the_upstream_broke,
         is_told_that_the_upstream_spoke_nonsense,
+        leaves_a_translated_stream,
+        leaves_a_compressed_stream,
+        leaves_a_run_that_nobody_watches_then,
+        reads_a_run_to_its_end,
+        reads_a_file,
+        leaves_a_file,
+        asks_for_a_file_that_is_not_there,
+        gets_an_answer_as_events,
+        leaves_before_the_answer,
+        switches_protocols_and_leaves,
     ],
     ids=lambda way: way.__name__,
 )
-async def test_an_exchange_leaves_no_circle_behind(way: Way) -> None:
+async def test_an_exchange_leaves_no_circle_behind(way: Way, tmp_path: Path) -> None:
     """1. The collector is off. 2. Exchanges end. 3. There is nothing of them to collect."""
-    async with scene() as (relay, up):
+    (tmp_path / "large").write_text("x" * 1_000_000 + "y" * 1000)
+    async with scene(more=ROUTES.format(folder=tmp_path)) as (relay, up):
         await once(relay, up, way)
         gc.collect()
         gc.disable()

@@ -175,7 +175,10 @@ class _Telling:
                             break
                         pause = max(pause, failure.retry_after)
         assert last is not None, "there is at least one attempt"
-        raise last
+        try:
+            raise last
+        finally:
+            del last  # its traceback refers to this frame: a circle for the garbage collector
 
     async def _attempt(self, upstream: Upstream, question: _Question) -> _Found:
         plan = self._plan

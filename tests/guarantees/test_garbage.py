@@ -36,6 +36,18 @@ source = "files"
 [routes.files]
 directory = "{folder}"
 [[routes]]
+path = "/chat"
+source = "enqueue"
+[routes.enqueue]
+upstream = "backend"
+path = "/m"
+[routes.follow]
+upstream = "backend"
+path = "/s?id={{reply.id}}"
+[routes.cancel]
+upstream = "backend"
+path = "/c?id={{reply.id}}"
+[[routes]]
 path = "/ask"
 source = "answer"
 [routes.answer]
@@ -187,6 +199,50 @@ async def gets_an_answer_as_events(client: RawPeer, up: Upstream) -> None:
     await client.until(b"0\r\n\r\n")
 
 
+async def asks_with_what_is_no_json(client: RawPeer, up: Upstream) -> None:
+    await client.send(ASK.replace(b'"q"}', b'"q"]'))
+    await client.until(b"0\r\n\r\n")
+
+
+async def gets_no_json_for_an_answer(client: RawPeer, up: Upstream) -> None:
+    await client.send(ASK)
+    peer, _ = await up.request()
+    await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n[[[[]")
+    await client.until(b"0\r\n\r\n")
+
+
+async def posts_a_job_that_is_refused(client: RawPeer, up: Upstream) -> None:
+    await client.send(ASK.replace(b"/ask", b"/chat"))
+    peer, _ = await up.request()
+    await peer.send(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\n{}")
+    await client.rest()
+
+
+async def posts_a_job_and_leaves(client: RawPeer, up: Upstream) -> None:
+    await client.send(ASK.replace(b"/ask", b"/chat"))
+    await client.head()
+    peer, _ = await up.request()
+    client.close()
+    await peer.send(b'HTTP/1.1 202 X\r\nConnection: close\r\nContent-Length: 8\r\n\r\n{"id":1}')
+    told, head = await up.request()
+    while b"/c?" not in head:  # it was heard of so late that the job is followed first
+        told, head = await up.request()
+    await told.send(b"HTTP/1.1 204 X\r\n\r\n")
+
+
+async def follows_a_job_and_leaves(client: RawPeer, up: Upstream) -> None:
+    await client.send(ASK.replace(b"/ask", b"/chat"))
+    peer, _ = await up.request()
+    await peer.send(b'HTTP/1.1 202 X\r\nConnection: close\r\nContent-Length: 8\r\n\r\n{"id":1}')
+    peer, _ = await up.request()
+    await peer.send(EVENT_HEAD + EVENT)
+    await client.until(b"data: 1")
+    client.close()
+    await peer.ended()
+    told, _ = await up.request()
+    await told.send(b"HTTP/1.1 204 X\r\n\r\n")
+
+
 async def leaves_before_the_answer(client: RawPeer, up: Upstream) -> None:
     await client.send(ASK)
     peer, _ = await up.request()
@@ -227,6 +283,11 @@ async def switches_protocols_and_leaves(client: RawPeer, up: Upstream) -> None:
         leaves_a_file,
         asks_for_a_file_that_is_not_there,
         gets_an_answer_as_events,
+        asks_with_what_is_no_json,
+        gets_no_json_for_an_answer,
+        posts_a_job_that_is_refused,
+        posts_a_job_and_leaves,
+        follows_a_job_and_leaves,
         leaves_before_the_answer,
         switches_protocols_and_leaves,
     ],
@@ -259,6 +320,6 @@ async def once(relay: Relay, up: Upstream, way: Way) -> None:
         await way(client, up)
     finally:
         client.close()
-    await settle(lambda: relay.worker.counters.connections == 0)
+    await settle(lambda: relay.worker.counters.connections == len(relay.worker.errands) == 0)
     for peer in up._peers:
         peer.close()

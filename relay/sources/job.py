@@ -94,9 +94,12 @@ class Job:
         self._ask.beside(self._run, within)
         try:
             await self._over.wait()
-        finally:
+        except trio.Cancelled:
             if not self._over.is_set():
                 self._leave()
+            elif self._reply is not None:
+                self.cancel()  # it was accepted in the very turn in which its client left
+            raise
         if self._error is not None:
             raise self._error
         assert self._reply is not None, "an errand outlives its POST"

@@ -366,3 +366,25 @@ async def test_who_posts_and_leaves_keeps_its_place(backend: Backend) -> None:
         await (await backend.asked()).answer(503)
         other.close()
         await nothing_left(relay)
+
+
+async def test_gone_in_the_moment_in_which_the_job_is_accepted(backend: Backend) -> None:
+    """The client's end and the broker's reply come in the same turn, and either may be seen first: the job is cancelled,
+    once, every time."""
+    async with running(broker(backend.url, cancel=True)) as relay:
+        for number in range(40):
+            client = await backend.post(relay, "/chat", JOB)
+            await response(client)
+            job = await backend.asked()
+            client.close()
+            await job.answer(202, {"message_id": f"m{number}"})
+            told = await backend.asked()
+            if told.line.startswith(
+                b"GET "
+            ):  # the reply was seen a whole turn before: its stream was asked for
+                told.peer.close()
+                told = await backend.asked()
+            assert told.line == b"POST /cancel?id=m%d" % number
+            await told.answer(204)
+        await nothing_left(relay)
+        assert backend.nobody_waits()

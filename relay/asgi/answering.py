@@ -2,6 +2,7 @@
 
     whole      the last http.response.body, with more_body False, once the request body is read
     not whole  HTTP/1.1: stop; the server closes the connection without the last chunk
+               (a moment later, so that the client can read what says why: see wires.parting)
                HTTP/2, HTTP/3: a reset, where the server can be asked for one; otherwise an end
                before the length that was said, which clients must refuse (RFC 9113 §8.1.1);
                otherwise stop
@@ -24,6 +25,7 @@ from relay.asgi.stream import RequestStream
 from relay.config.values import Timeouts
 from relay.exchange.connection import LINGER
 from relay.http.heads import ResponseHead
+from relay.wires.parting import MOMENT
 
 
 class Answering:
@@ -146,11 +148,14 @@ class Answering:
                 await self._beyond.finish()
             else:
                 await self._tell(_body(last, more=False))
-        elif not self._http1 and not self._stream.left:
+        elif not self._stream.left:
             await self._cut()
 
     async def _cut(self) -> None:
-        """Let the client see that the response is not whole."""
+        """Let the client see that the response is not whole, once it has had the time to read."""
+        if self._http1:
+            await trio.sleep(MOMENT)
+            return
         if await self._beyond.reset(self._timeouts.write):
             if self._beyond.silent:  # HTTP/3 lets an upload go on
                 await self._request_read()

@@ -32,14 +32,12 @@ from typing import Any, Final
 import trio
 
 from relay.asgi.request import Send
+from relay.wires.parting import MOMENT
 
 Wait = Callable[[], Awaitable[None]]
 
 HIGH_WATER: Final = 32 * 1024  # bytes in Hypercorn's buffer of a stream; its own constant
 HIGH_WATER_H3: Final = 512 * 1024  # bytes in QUIC's, those on their way included: half its window
-READ_FIRST: Final = (
-    0.1  # seconds from the last bytes to a reset: Chromium drops what its page has not read by then
-)
 LOOK: Final = 0.1  # seconds between looks at an HTTP/3 client, where nothing tells (arbitrary)
 _H2_INTERNAL_ERROR: Final = 0x2  # RFC 9113 §7; what Go's reverse proxy sends
 _H3_INTERNAL_ERROR: Final = 0x102  # RFC 9114 §8.1
@@ -119,7 +117,7 @@ class Beyond:
         if h2 is not None and flush is not None:
             with trio.move_on_after(within):  # a reset overtakes what is still in the buffer
                 await self.room()
-            await trio.sleep(READ_FIRST)
+            await trio.sleep(MOMENT)
             await _say(h2, self._stream_id, _H2_INTERNAL_ERROR, flush)
             forget = getattr(self._protocol, "_window_updated", None)
             if forget is not None:  # the buffer goes, as after a reset of the client's
@@ -128,6 +126,7 @@ class Beyond:
         h3 = getattr(self._quic, "reset_stream", None)
         flush = getattr(self._protocol, "send", None)
         if h3 is not None and flush is not None:
+            await trio.sleep(MOMENT)
             await _say(h3, self._stream_id, _H3_INTERNAL_ERROR, flush)
             return True
         return False

@@ -30,6 +30,7 @@ from relay.observing.record import Record
 from relay.routing.hidden import shown
 from relay.routing.table import STANDARD_METHODS
 from relay.sources.reply import Reply
+from relay.wires.parting import Cut, Parting, reset
 from relay.wires.socket_wire import SocketWire
 from relay.wires.stream_wire import StreamWire
 from relay.wires.wire import Expired, Gone
@@ -49,6 +50,7 @@ class Connection:
     __slots__ = (
         "busy",
         "counted",
+        "cut",
         "errands",
         "freed",
         "kept",
@@ -75,6 +77,7 @@ class Connection:
         self.scope = trio.CancelScope()  # of what is awaited up to the response's head
         self.pending = b""  # bytes behind the last request
         self.reusable = True
+        self.cut: Cut | None = None  # the last body is not whole: how the client comes to see it
         self.busy = False  # an exchange is under way
         self.kept = False  # it has served a request
         self.errands = 0  # of its exchanges, under way
@@ -142,6 +145,11 @@ class Connection:
         self.errands -= 1
         if not self.errands and self.freed is not None:
             self.freed()
+
+    def cut_short(self, cut: Cut = Cut.UNFINISHED) -> None:
+        """The last body is not whole: end the connection behind it, once its reader has had the time to read."""
+        self.reusable = False
+        self.cut = cut
 
     def take_pending(self) -> bytes:
         pending, self.pending = self.pending, b""
@@ -297,6 +305,11 @@ class Connection:
         wire = self.wire
         if not isinstance(wire, SocketWire) or wire.closed or wire.hung_up:
             return
+        if self.cut is not None:
+            await Parting(wire, self.worker.alarms).wait()
+            if self.cut is Cut.RESET:
+                reset(wire)
+                return
         wire.half_close()
         wire.read_by = trio.current_time() + within
         left = LINGER_BYTES

@@ -7,8 +7,6 @@ Reply.produce   ─► head, then a pump behind a channel
 
 from __future__ import annotations
 
-import socket
-import struct
 from random import uniform
 from typing import TYPE_CHECKING
 
@@ -39,6 +37,7 @@ from relay.http.bodies import LengthReader
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.sources.reply import Failure, OpenFile, Reply, SendEvents, UpstreamBody, unreadable
+from relay.wires.parting import Cut, reset
 from relay.wires.socket_wire import SocketWire
 from relay.wires.wire import READ_SIZE, Expired, Gone, Source
 
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 
 Pump = EpollPump | TrioPump | SocketViewer | StreamViewer
 
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s: close sends a reset
 _STOPS_A_BROWSER = frozenset(
     (502, 503, 504)
 )  # for an EventSource: an error status, and no reconnection
@@ -211,7 +209,7 @@ class Delivery:
         words = reply.framed(framing)
         self._exchange.record.bytes_out = len(words)
         if reply.abort:
-            self._exchange.connection.reusable = False
+            self._exchange.connection.cut_short()
         await self._send(head + words)
         self._end(reply.ending or COMPLETE)
 
@@ -237,8 +235,7 @@ class Delivery:
         await self._send(head_bytes(exchange, self._reply, file.size))
         cut = await send_file(exchange, file)
         if cut is not None:
-            exchange.connection.reusable = False
-            exchange.wire.close()
+            self._exchange.connection.cut_short()
         self._end(cut or COMPLETE)
 
     async def _switch(self) -> None:
@@ -371,22 +368,15 @@ class Delivery:
         await exchange.wire.send(out)
 
     def _abort(self, body: Transfer | Viewer, unframed: bool) -> None:
-        """Close so that the client can tell: fewer bytes than promised, no last chunk, or else a reset.
-
-        Where it was told already the connection closes in its own time: a reset for bytes that were not read (an upload,
-        a pipelined request) would destroy what was said.
+        """End so that the client can tell: fewer bytes than promised, no last chunk, or else a reset. A client that was told
+        already needs none; one that has left, or stopped reading, is waited for no longer.
         """
         exchange = self._exchange
-        exchange.connection.reusable = False
-        if body.told:
-            return
-        stalled = body.ending is not None and body.ending.cause is Cause.STALLED
-        if (unframed or stalled) and isinstance(exchange.wire, SocketWire):
-            try:
-                exchange.wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            except OSError:
-                pass  # it is gone already
-        exchange.wire.close()
+        exchange.connection.cut_short(Cut.RESET if unframed and not body.told else Cut.UNFINISHED)
+        if body.ending is not None and body.ending.cause in (Cause.LEFT, Cause.STALLED):
+            if isinstance(exchange.wire, SocketWire):
+                reset(exchange.wire)
+            exchange.wire.close()
 
     def _end(self, ending: Ending) -> None:
         exchange = self._exchange

@@ -309,7 +309,7 @@ class Exchange:
         reply = refusal.of_fault(fault, self.phase)
         if self._answering:
             self.ending = self.ending or reply.ending
-            self.wire.close()
+            self.connection.cut_short()
         else:
             await self.answer(reply, refusal.as_failure(fault))
 

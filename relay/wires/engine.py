@@ -105,6 +105,8 @@ class Engine(trio.abc.Instrument):
         return len(self._again)
 
     def add(self, wire: Registered, fd: int, *, writing: bool = False) -> None:
+        if self._epoll.closed:
+            return  # cancelled together with whoever connected this just now, and who closes it
         self._epoll.register(fd, WRITE_EVENTS if writing else READ_EVENTS)
         self._handlers[fd] = wire
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,8 @@ import trio
 
 from tests.guarantees.grounds import upstream
 from tests.harness import EVENT_HEAD, LIMIT, RawPeer, Upstream, chunked
-from tests.interop.processes import Server, start_hypercorn, start_relay
+from tests.interop.asgi_front import start_plain_front
+from tests.interop.processes import Server, start_relay
 
 STREAMS = 70
 CLOCK = 3.0  # seconds of every clock: until all is prepared, on two busy cores
@@ -243,17 +243,6 @@ OF_ANY: list[Scenario] = [first_event, event_idle, response_head, upload, checke
 OF_RELAY: list[Scenario] = [request_head, keep_alive, reader]  # in an ASGI server they are its own
 
 
-@contextmanager
-def in_hypercorn(config: str) -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="relay-stopped-") as name:
-        folder = Path(name)
-        (folder / "relay.toml").write_text(config)
-        front = "import relay.asgi\n\napp = relay.asgi.create('relay.toml')\n"
-        (folder / "front.py").write_text(front)
-        with start_hypercorn("front:app", "--workers", "0", cwd=folder) as server:
-            yield server
-
-
 @asynccontextmanager
 async def grounds(start: Callable[[str], object]) -> AsyncIterator[Ground]:
     async with upstream() as up, upstream() as health:
@@ -263,7 +252,7 @@ async def grounds(start: Callable[[str], object]) -> AsyncIterator[Ground]:
 
 @pytest.mark.parametrize(
     ("start", "scenarios"),
-    [(start_relay, OF_ANY + OF_RELAY), (in_hypercorn, OF_ANY)],
+    [(start_relay, OF_ANY + OF_RELAY), (start_plain_front, OF_ANY)],
     ids=["relay", "asgi"],
 )
 async def test_nobody_is_blamed_for_a_stop(

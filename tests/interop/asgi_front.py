@@ -70,6 +70,17 @@ def start_front(config: str, *options: str) -> Iterator[Front]:
             yield Front(server, folder, options)
 
 
+@contextlib.contextmanager
+def start_plain_front(config: str, *options: str) -> Iterator[Server]:
+    """The same without TLS, and so over HTTP/1.1."""
+    with tempfile.TemporaryDirectory(prefix="relay-asgi-") as name:
+        folder = Path(name)
+        (folder / "relay.toml").write_text(config)
+        (folder / "front.py").write_text(FRONT)
+        with start_hypercorn("front:app", *options, cwd=folder) as server:
+            yield server
+
+
 class H2Client:
     """One HTTP/2 connection, frame by frame: what httpx does not do is leave a stream."""
 

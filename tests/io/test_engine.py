@@ -194,3 +194,15 @@ async def test_connections_that_are_lost_before_they_are_accepted() -> None:
                 assert accepted.getpeername() == client.getsockname()
                 accepted.close()
             acceptor.close()
+
+
+async def test_a_socket_that_comes_when_the_engine_has_ended() -> None:
+    """1. A dial has connected in the turn in which the worker is cancelled. 2. The engine ends first. 3. The wire can still
+    be made, so that somebody closes it."""
+    async with data_plane() as plane:
+        plane.nursery.cancel_scope.cancel()
+    ours, theirs = socket.socketpair()
+    wire = SocketWire(ours, plane.engine, plane.alarms)
+    wire.close()
+    assert ours.fileno() == -1
+    theirs.close()

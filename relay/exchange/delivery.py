@@ -244,6 +244,8 @@ class Delivery:
         assert body is not None and head is not None
         exchange.phase = Phase.TUNNEL
         exchange.connection.reusable = False
+        if exchange.body is not None:
+            exchange.connection.pending = exchange.body.rest
         out = head_bytes(exchange, self._reply, None)
         await self._send(out)
         self._end(await tunnel(exchange, body.wire, body.rest))

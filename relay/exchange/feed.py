@@ -263,7 +263,7 @@ class Feed:
         assert body is not None and head is not None
         try:
             with self.worker.alarms.within(_SHARED_WITHIN):
-                payload = b"" if head.bodiless else await read_whole(body, SHARED)
+                payload = await read_whole(body, SHARED)
                 dropped = HOP_BY_HOP | head.connection | {b"set-cookie", b"content-length"}
                 fields = [field for field in head.fields if field[0] not in dropped]
                 return Reply(head.status, fields, body=payload)

@@ -1,7 +1,7 @@
 """After a 101: bytes both ways, each direction with its own end (RFC 9110 §7.8).
 
 A side that half-closes ends its direction only; the tunnel ends when both have, when one breaks, or when nothing
-moved either way for the route's idle time.
+moved either way for the route's idle time. A side that takes no more bytes is heard out: what it said last is passed on.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 _LOST = {Side.CLIENT: Cause.LEFT, Side.UPSTREAM: Cause.BROKE}
+_DEAF = "took no more bytes"
 _STOPPED = {Side.CLIENT: Cause.STALLED, Side.UPSTREAM: Cause.SILENT}
 
 
@@ -64,7 +65,9 @@ class _Tunnel:
         try:
             await sink.send(data)
         except Gone:
-            self._end(sink.side, _LOST[sink.side], "took no more bytes")
+            # The other direction still reads what it said before it went.
+            if self.ending is None:
+                self.ending = Ending(sink.side, Phase.TUNNEL, _LOST[sink.side], _DEAF)
             return False
         except Expired:
             self._end(sink.side, _STOPPED[sink.side], "took no more bytes in time")

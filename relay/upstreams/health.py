@@ -108,7 +108,7 @@ async def probe(group: Group, origin: Origin, settings: HealthCheck) -> str:
         except DialError as error:
             return error.message
         try:
-            await wire.send(_request(origin, settings.path))
+            wire.post(_request(origin, settings.path))  # what is wrong, the answer may say
             status = await _status(wire)
         except Gone:
             return f"{origin.url}: closed before it answered"
@@ -144,7 +144,7 @@ async def _status(wire: Wire) -> int:
             data += more
             continue
         head, used = parsed
-        if head.status >= 200:
+        if head.status >= 200 or head.status == 101:
             return head.status
         data = data[used:]
 

@@ -36,6 +36,7 @@ class StreamWire:
         "_reading",
         "_room",
         "_taken",
+        "_torn",
         "_watched",
         "_write_by",
         "_writing",
@@ -63,6 +64,7 @@ class StreamWire:
         self.read_by = inf
         self.write_within = inf
         self._ahead = bytearray()
+        self._torn = False  # a send failed or was cancelled halfway: nothing may follow it
         self._ended: bytes | Gone | None = None  # how the other end's stream ended
         self._watched = False  # `watch` reads
         self._news = trio.lowlevel.ParkingLot()
@@ -99,15 +101,19 @@ class StreamWire:
             raise Gone from None
 
     async def send(self, data: bytes) -> None:
+        if self._torn:
+            raise Gone
         self._writing = scope = trio.CancelScope()
         with scope:
             self._restart_write(trio.current_time())
+            self._torn = True
             try:
                 await self.stream.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 raise Gone from None
             finally:
                 self._writing = None
+            self._torn = False
             return
         raise Expired(self.side)
 

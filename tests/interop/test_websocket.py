@@ -6,6 +6,7 @@ Behind them the bare tunnel, with both ends played by hand: who half-closes, who
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from socket import SHUT_RDWR
 from typing import Any
 
@@ -15,7 +16,7 @@ import trio
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.harness import RawPeer, scene
+from tests.harness import RawPeer, route_to, running, scene
 from tests.interop.processes import Server, start_forward, start_hypercorn, wait_until
 
 LIMIT = 10.0  # seconds for one answer
@@ -194,3 +195,42 @@ async def test_a_reset_ends_the_other_side(tunnel: Tunnel, who: str) -> None:
         gone, other = other, gone
     gone.reset()
     await other.ended()
+
+
+async def test_who_takes_no_more_is_heard_out(tmp_path: Path) -> None:
+    """1. The server speaks until nobody takes more, and goes. 2. What the client says then cannot be passed on. 3. The
+    client reads on, and hears all of it."""
+    path = str(tmp_path / "up.sock")
+    server = trio.socket.socket(trio.socket.AF_UNIX)
+    await server.bind(path)
+    server.listen()
+    async with running(route_to(f"unix:{path}")) as relay:
+        client = await relay.client()
+        await client.send(ASK)
+        backend, _ = await server.accept()
+        await backend.recv(65536)
+        await backend.send(SWITCH)
+        await client.head()
+        spoken = 0
+        while True:
+            with trio.move_on_after(0.1) as full:
+                spoken += await backend.send(bytes(4096))
+            if full.cancelled_caught:
+                break
+        backend.close()
+        await client.send(b"is anybody there?")
+        assert len(await client.rest()) == spoken
+        assert (await relay.line())["side"] == "upstream"
+    server.close()
+
+
+async def test_what_is_behind_the_body_of_an_upgrade_is_the_tunnels() -> None:
+    async with scene() as (relay, upstream):
+        client = await relay.client()
+        ask = ASK.replace(b"\r\n\r\n", b"\r\nContent-Length: 4\r\n\r\n")
+        await client.send(ask + b"body" + b"in the tunnel")
+        backend, _ = await upstream.request()
+        assert await backend.exactly(4) == b"body"
+        await backend.send(SWITCH)
+        assert await backend.exactly(13) == b"in the tunnel"
+        assert (await client.head()).startswith(b"HTTP/1.1 101 ")

@@ -15,17 +15,19 @@ the reset for unread bytes could destroy the answer on its way (RFC 9112 §9.6).
 from __future__ import annotations
 
 from contextlib import suppress
+from math import inf
 
 import trio
 
-from relay.asgi.beyond import LOOK, Beyond
+from relay.asgi.beyond import LOOK, PIECE, Beyond
 from relay.asgi.request import Message, Scope, Send
 from relay.asgi.response import ResponseReader
 from relay.asgi.stream import RequestStream
-from relay.config.values import Timeouts
 from relay.exchange.connection import LINGER
+from relay.exchange.worker import Worker
 from relay.http.heads import ResponseHead
 from relay.wires.parting import MOMENT
+from relay.wires.stream_wire import StreamWire
 
 
 class Answering:
@@ -35,24 +37,40 @@ class Answering:
 
     __slots__ = (
         "_beyond",
+        "_handed",
         "_http1",
+        "_piece",
         "_reader",
         "_scope",
         "_send",
         "_stream",
-        "_timeouts",
+        "_telling",
+        "_wire",
+        "_worker",
     )
 
     def __init__(
-        self, stream: RequestStream, method: bytes, scope: Scope, send: Send, timeouts: Timeouts
+        self,
+        wire: StreamWire,
+        stream: RequestStream,
+        method: bytes,
+        scope: Scope,
+        send: Send,
+        worker: Worker,
     ) -> None:
+        """wire: relay's end of `stream`."""
+        self._wire = wire
         self._stream = stream
+        stream.taken = self._taken
         self._reader = ResponseReader(method)
         self._scope = scope
         self._send = send
-        self._timeouts = timeouts
+        self._worker = worker
+        self._handed = 0  # messages that the server has taken
+        self._telling = False  # it is at one
         self._http1 = scope["http_version"].startswith("1")
         self._beyond = Beyond(send)
+        self._piece = PIECE if self._beyond.taken() is None else None
 
     async def run(self, response: bytes | None = None) -> None:
         """Pass on what relay writes until it closes; or this whole response, where there is no
@@ -62,6 +80,7 @@ class Answering:
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen)
+            nursery.start_soon(self._bound)
             if self._beyond.silent:
                 nursery.start_soon(self._look)
             with suppress(OSError):  # ASGI: the client is gone
@@ -87,10 +106,38 @@ class Answering:
             await trio.sleep(LOOK)
         self._stream.leave()
 
+    async def _bound(self) -> None:
+        """When relay is done, end a client that has stopped taking what is still on its way to it:
+        nothing cancels a send. Until then relay itself bounds it.
+        """
+        await self._stream.closed.wait()
+        over = self._wire.stalled
+        while not over:
+            before = self._taken()
+            await trio.sleep(self._write)
+            over = self._telling and self._taken() == before
+        if self._http1:
+            self._beyond.drop()
+        elif await self._beyond.reset(0):
+            await self._beyond.release()
+
+    @property
+    def _write(self) -> float:
+        """Seconds that a write may stay without progress: the route's, once there is one."""
+        within = self._wire.write_within
+        return within if within != inf else self._worker.config.timeouts.write
+
+    def _taken(self) -> object:
+        """See wires.stream_wire."""
+        return self._handed, self._beyond.taken()
+
     async def _tell(self, message: Message) -> None:
         if self._beyond.gone:  # sending to it would be an error
             raise BrokenPipeError
+        self._telling = True
         await self._send(message)
+        self._telling = False
+        self._handed += 1
 
     async def _relay(self) -> None:
         last = b""
@@ -99,6 +146,16 @@ class Answering:
             if self._beyond.crowded:
                 await self._room()
         await self._end(last)
+
+    async def _tell_body(self, payload: bytes) -> bytes:
+        """Hand the body over, in pieces where a large one could wait without a sign of progress.
+        Returns: the last piece, which is still to be told.
+        """
+        size = self._piece or len(payload)
+        while len(payload) > size:
+            await self._tell(_body(payload[:size], more=True))
+            payload = payload[size:]
+        return payload
 
     async def _pass_on(self, data: bytes) -> bytes:
         """Send what is in `data`. Returns: what ends the response, if it may end now; relay closes
@@ -113,6 +170,7 @@ class Answering:
             fields = [list(field) for field in reader.fields]
             status = reader.head.status
             await self._tell({"type": "http.response.start", "status": status, "headers": fields})
+        payload = await self._tell_body(payload)
         if reader.done and self._stream.complete.is_set():
             return payload
         if payload:
@@ -156,7 +214,7 @@ class Answering:
         if self._http1:
             await trio.sleep(MOMENT)
             return
-        if await self._beyond.reset(self._timeouts.write):
+        if await self._beyond.reset(self._write):
             if self._beyond.silent:  # HTTP/3 lets an upload go on
                 await self._request_read()
             return
@@ -166,8 +224,8 @@ class Answering:
 
     async def _request_read(self) -> bool:
         """Wait for the rest of the request. Returns: whether the response may end."""
-        patience = LINGER if self._http1 else self._timeouts.request_body_idle
-        with trio.move_on_after(patience):
+        idle = self._worker.config.timeouts.request_body_idle
+        with self._worker.alarms.within(LINGER if self._http1 else idle):
             await self._stream.complete.wait()
         return (self._http1 or self._stream.complete.is_set()) and not self._stream.left
 

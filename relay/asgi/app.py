@@ -154,11 +154,10 @@ class App:
         worker = server.worker
         request = Request(scope)
         stream = RequestStream(request, receive)
-        connection = Connection(
-            worker, StreamWire(stream, worker.alarms), _peer(scope), _scheme(scope)
-        )
+        wire = StreamWire(stream, worker.alarms)
+        connection = Connection(worker, wire, _peer(scope), _scheme(scope))
         connection.reusable = False  # one request is all that comes
-        answering = Answering(stream, request.method, scope, send, worker.config.timeouts)
+        answering = Answering(wire, stream, request.method, scope, send, worker)
         try:
             refusal = None if server.serve(connection) else _overloaded(request, worker)
             await answering.run(refusal)

@@ -2,6 +2,8 @@
 
     reset        end an HTTP/2 or HTTP/3 stream visibly unfinished
     room         wait until an HTTP/2 client has taken what was sent
+    taken        whether the client takes anything at all
+    drop         end an HTTP/1.1 connection, and a send that waits for it
     release      do not wait for that any more: the client is gone
     lost         the connection was gone before the request began
     gone         an HTTP/3 client has left
@@ -25,8 +27,12 @@ Rules
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import Any, Final
 
 import trio
@@ -37,6 +43,8 @@ from relay.wires.parting import MOMENT
 Wait = Callable[[], Awaitable[None]]
 
 HIGH_WATER: Final = 32 * 1024  # bytes in Hypercorn's buffer of a stream; its own constant
+PIECE: Final = 16 * 1024  # bytes handed over at once where the server does not tell what is taken
+_ACKED: Final = slice(120, 128)  # tcpi_bytes_acked in struct tcp_info (linux/tcp.h, since 4.1)
 HIGH_WATER_H3: Final = 512 * 1024  # bytes in QUIC's, those on their way included: half its window
 LOOK: Final = 0.1  # seconds between looks at an HTTP/3 client, where nothing tells (arbitrary)
 _H2_INTERNAL_ERROR: Final = 0x2  # RFC 9113 §7; what Go's reverse proxy sends
@@ -97,6 +105,51 @@ class Beyond:
         if self._quic is not None:
             return len(getattr(self._sender(), "_buffer", ())) >= HIGH_WATER_H3
         return len(getattr(self._buffer, "buffer", ())) >= HIGH_WATER
+
+    def taken(self) -> object:
+        """A value that changes whenever the client takes something of the response: its kernel, or
+        under HTTP/2 its window. None: the server does not tell.
+
+        What other streams of an HTTP/2 connection bring forward counts only for a stream whose own
+        window is open: the connection is what it waits for then.
+        """
+        if self._quic is not None:
+            return getattr(self._sender(), "_buffer_start", None)
+        if self._buffer is None:
+            return self._acknowledged()
+        waiting, window = len(getattr(self._buffer, "buffer", ())), None
+        with suppress(Exception):  # the stream is over
+            window = self._connection.local_flow_control_window(self._stream_id)
+        return waiting, window, self._acknowledged() if window else None
+
+    def _acknowledged(self) -> int | None:
+        """Bytes that the kernel of the client has taken off the connection (any number that changes
+        with it).
+        """
+        sock = self._socket()
+        if sock is None:
+            return None
+        try:
+            if sock.family == socket.AF_UNIX:
+                return int.from_bytes(ioctl(sock.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
+            told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.stop)
+        except OSError:
+            return None
+        return int.from_bytes(told[_ACKED], sys.byteorder)
+
+    def _socket(self) -> Any:
+        stream = getattr(
+            getattr(getattr(self._protocol, "send", None), "__self__", None), "stream", None
+        )
+        return getattr(getattr(stream, "transport_stream", stream), "socket", None)
+
+    def drop(self) -> None:
+        """End the connection by force; whoever sends on it is told. Under HTTP/1.1 nobody else is
+        on it.
+        """
+        sock = self._socket()
+        if sock is not None:
+            sock.close()
 
     async def room(self) -> None:
         """Wait until what was sent is out, or `release`d."""

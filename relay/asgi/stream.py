@@ -14,6 +14,8 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from relay.asgi.request import Message, Receive, Request
@@ -23,10 +25,12 @@ class RequestStream(trio.abc.Stream):
     """One request and its response. Relay's side is the Stream, the rest the request's task's."""
 
     def __init__(self, request: Request, receive: Receive) -> None:
+        self.taken: Callable[[], object] = _untold  # set by who answers; see wires.stream_wire
         self._request = request
         self._receive = receive
         self._head_read = False
         self._unread = b""  # framed bytes that relay has not taken yet
+        self._last = b""  # what is still to go out when relay has closed
         self.left = False  # the client has gone, or its server has given it up
         self.complete = trio.Event()  # the server has given all of the request, or left
         self.closed = trio.Event()  # relay is done
@@ -68,6 +72,10 @@ class RequestStream(trio.abc.Stream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._down_in.send(bytes(data))
 
+    def send_last(self, data: bytes) -> None:
+        """What goes out when relay has closed, and cannot wait any more."""
+        self._last = data
+
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
 
@@ -103,7 +111,8 @@ class RequestStream(trio.abc.Stream):
         try:
             return await self._down_out.receive()
         except (trio.EndOfChannel, trio.ClosedResourceError):
-            return b""
+            last, self._last = self._last, b""
+            return last
 
     def leave(self) -> None:
         """Nobody takes the response any more; relay sees that its client is gone."""
@@ -111,3 +120,7 @@ class RequestStream(trio.abc.Stream):
         self.complete.set()
         self._up_in.close()
         self._down_out.close()
+
+
+def _untold() -> None:
+    """Nobody answers yet."""

@@ -21,6 +21,7 @@ import trio
 
 from relay.exchange import arrival, refusal
 from relay.exchange.exchange import Exchange
+from relay.exchange.last_answer import answer_at_last
 from relay.exchange.worker import Worker
 from relay.http.fault import Fault, MethodRefused
 from relay.http.fields import client_view
@@ -272,13 +273,15 @@ class Connection:
         self.kept = True
         self.wire.on_gone = None
         exchange.finish()
+        if exchange.ending is None:  # cancelled from outside: by the drain's deadline
+            answer_at_last(exchange)
         self._log(exchange)
 
     def _log(self, exchange: Exchange) -> None:
         """The exchange is over: its line, and its counts."""
         worker, record = self.worker, exchange.record
         ending = exchange.ending
-        if ending is None:  # cancelled from outside: by the drain's deadline
+        if ending is None:  # cancelled in the middle of its answer
             ending = Ending(Side.RELAY, exchange.phase, Cause.DRAINED)
         now = trio.current_time()
         if exchange.body is not None:

@@ -65,11 +65,11 @@ class Exchange:
     """One request, until its Ending stands in `ending`. Implements sources.ask.Ask."""
 
     __slots__ = (
-        "_answering",
         "_commitment",
         "_counted",
         "_upload",
         "alarms",
+        "answering",
         "body",
         "connection",
         "delivery",
@@ -115,7 +115,7 @@ class Exchange:
         self.granted: Grant | None = None  # what the route's auth said of the client
         self.early_head = EVENT_STREAM  # fields of a head that goes out before its source has one
         self._upload: Upload | None = None
-        self._answering = False  # a response is on its way, beyond an early head
+        self.answering = False  # a response is on its way, beyond an early head
         self._counted = False  # against the streams of the client's address
         self._commitment: Commitment | None = None
 
@@ -290,7 +290,7 @@ class Exchange:
         self, reply: Reply, failure: Failure | None = None, *, park: bool = False
     ) -> None:
         """Deliver `reply`, whatever kind it is."""
-        self._answering = True
+        self.answering = True
         delivery = Delivery(self, reply, failure)
         try:
             await delivery.begin()
@@ -307,7 +307,7 @@ class Exchange:
         """An answer to bytes that cannot be trusted any further: the connection ends behind it."""
         self.connection.reusable = False
         reply = refusal.of_fault(fault, self.phase)
-        if self._answering:
+        if self.answering:
             self.ending = self.ending or reply.ending
             self.connection.cut_short()
         else:

@@ -45,6 +45,7 @@ class StreamWire:
         "on_gone",
         "read_by",
         "side",
+        "stalled",
         "stream",
         "write_within",
     )
@@ -58,6 +59,7 @@ class StreamWire:
         self._believe_at = 0.0  # when it is believed that the reader's clock ran out; 0: it did not
         self._writing: trio.CancelScope | None = None
         self._write_by = inf
+        self.stalled = False  # a write had no progress for too long
         self._taken: object = None  # by the other end, when the writer's clock was set
         self.closed = False
         self.on_gone: Callable[[], None] | None = None
@@ -115,7 +117,14 @@ class StreamWire:
                 self._writing = None
             self._torn = False
             return
+        self.stalled = True
         raise Expired(self.side)
+
+    def send_last(self, data: bytes) -> None:
+        """What is to go out although nothing can be awaited any more, where the stream can keep it until then."""
+        send = getattr(self.stream, "send_last", None)
+        if send is not None:
+            send(data)
 
     def _restart_write(self, now: float) -> None:
         self._write_by = now + self.write_within

@@ -97,6 +97,19 @@ SMALL_BODY = '[limits]\nrequest_body = "5B"'
 NO_TLS = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
 
+SHORT_DRAIN = '[timeouts]\ndrain = "50ms"'
+
+
+async def waits_to_the_end(relay: Relay, up: Upstream) -> RawPeer:
+    """The upstream does not answer until relay has drained; the client perhaps has an early head."""
+    client = await relay.get()
+    await up.request()
+    if relay.worker.config.routes[0].commit_after < 1:
+        await client.head()
+    relay.server.stop()
+    return client
+
+
 HOLES: list[Blackhole] = []
 
 
@@ -211,6 +224,7 @@ BEFORE_THE_HEAD: dict[str, Case] = {
             fields="Connection: upgrade\r\nUpgrade: a\r\n",
         )
     ),
+    "relay shuts down before the upstream has answered": Case(waits_to_the_end, more=SHORT_DRAIN),
     "the upstream's head is not there within timeouts.response_head": Case(
         answered(b""), "", '[timeouts]\nresponse_head = "20ms"'
     ),
@@ -326,6 +340,9 @@ AFTER_THE_HEAD: dict[str, Case] = {
         shut_down, "", '[timeouts]\ndrain = "200ms"'
     ),
     "the stream reached max_age, and the request was not a GET": Case(posted, 'max_age = "50ms"'),
+    "relay shuts down before the upstream has answered, after an early commitment": Case(
+        waits_to_the_end, COMMIT, SHORT_DRAIN
+    ),
     "the upstream fails after an early commitment": Case(committed(b""), COMMIT),
     "the upstream answers an early commitment with an error": Case(
         committed(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"), COMMIT

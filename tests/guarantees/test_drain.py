@@ -194,10 +194,29 @@ async def test_an_upstream_that_does_not_answer() -> None:
         client = await relay.get()
         peer, _ = await up.request()
         await relay.drained()
-        await client.rest()
+        answer = await client.rest()
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b'"shutting_down"' in answer
+        assert b"connection: close" in answer
         await peer.ended()
         line = await relay.line()
-        assert (line["ending"], line["phase"]) == ("drained", "request")
+        assert (line["ending"], line["phase"], line["status"]) == ("drained", "request", 503)
+
+
+@pytest.mark.parametrize("after", ["abort", "close"])
+async def test_an_upstream_that_does_not_answer_a_client_that_has_its_head(after: str) -> None:
+    """Nobody is cut without a word, behind an early head neither."""
+    route = f'commit = "after 10ms"\nafter_error = "{after}"'
+    async with scene(route, more=SHORT) as (relay, up):
+        client = await relay.get()
+        peer, _ = await up.request()
+        await client.head()
+        await relay.drained()
+        rest = await client.rest()
+        assert b'"shutting_down"' in rest
+        assert rest.endswith(b"0\r\n\r\n") == (after == "close")
+        await peer.ended()
+        assert (await relay.line())["ending"] == "drained"
 
 
 async def test_an_upload_under_way() -> None:

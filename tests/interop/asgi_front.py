@@ -114,10 +114,10 @@ class H2Client:
         self._connection.reset_stream(stream, 8)
         self._flush()
 
-    def read_until(self, condition: Callable[[], bool]) -> None:
-        """Take what comes until `condition` holds."""
+    def read_until(self, condition: Callable[[], bool], size: int = 65536) -> None:
+        """Take what comes until `condition` holds, so many bytes at a time."""
         while not condition():
-            data = self._socket.recv(65536)
+            data = self._socket.recv(size)
             assert data, "the connection ended"
             for event in self._connection.receive_data(data):
                 if isinstance(event, h2.events.DataReceived):

@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import httpx
@@ -42,6 +44,11 @@ path = "/bounded/{{rest...}}"
 upstream = "origin"
 upstream_path = "/{{rest}}"
 timeouts = {{ write = "300ms" }}
+[[routes]]
+path = "/patient/{{rest...}}"
+upstream = "origin"
+upstream_path = "/{{rest}}"
+timeouts = {{ write = "1s" }}
 [[routes]]
 path = "/broken/{{rest...}}"
 upstream = "broken"
@@ -314,6 +321,75 @@ def test_the_upstream_of_a_client_that_does_not_read(front: Front) -> None:
     with front.verified().wrap_socket(sock, server_hostname="127.0.0.1") as peer:
         peer.sendall(f"GET {path}{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert front.wait_for_record(at="end", ending="client_stalled", path=path)
+
+
+def test_a_connection_of_a_client_that_does_not_read_ends(config: str) -> None:
+    """Also where relay has nothing more to say: its part was done when the server took the last message."""
+    with start_front(config) as front:
+        sock = socket.create_connection(("127.0.0.1", front.server.port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with front.verified().wrap_socket(sock, server_hostname="127.0.0.1") as peer:
+            peer.sendall(b"GET /impatient/big?200000000 HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert front.wait_for_record(at="end", ending="client_stalled")
+            wait_until("the connection ends", lambda: not connections(front.server))
+
+
+SLOWLY = 3.0  # seconds; the route's `write` is a second
+SIZE = 8_000_000  # more than the kernel's buffers
+
+
+def test_a_slow_reader_that_goes_on_is_no_stalled_one_over_http_1(front: Front) -> None:
+    """40 kB a second: one message, 64 KiB, takes longer than `write`, and the kernel asks for more only when a third of
+    megabytes is free."""
+    path = "/patient/big"
+    sock = socket.create_connection(("127.0.0.1", front.server.port))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    with front.verified().wrap_socket(sock, server_hostname="127.0.0.1") as peer:
+        head = f"GET {path}?{SIZE} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        peer.sendall(head.encode())
+        got = 0
+        until = time.monotonic() + SLOWLY
+        while time.monotonic() < until:
+            got += len(peer.recv(2048))
+            time.sleep(0.05)
+        while data := peer.recv(65536):
+            got += len(data)
+    assert got > SIZE
+    assert front.wait_for_record(at="end", path=path)["ending"] == "complete"
+
+
+def test_a_slow_reader_that_goes_on_is_no_stalled_one_over_http_2(front: Front) -> None:
+    path = "/patient/big"
+    with closing(H2Client(front)) as client:
+        stream = client.request(f"{path}?{SIZE}&chunked")
+        until = time.monotonic() + SLOWLY
+        while time.monotonic() < until:
+            had = len(client.bodies[stream])
+            client.read_until(lambda had=had: len(client.bodies[stream]) > had, 2048)  # type: ignore[misc]
+            time.sleep(0.05)
+        assert stream not in client.resets
+        client.read_until(lambda: stream in client.ended)
+        assert len(client.bodies[stream]) == SIZE
+
+
+@both
+def test_who_waits_when_the_drain_is_over_is_answered(
+    config: str, origin: Server, version: str
+) -> None:
+    """By relay, and not by Hypercorn's empty 500."""
+    with start_front(config, "--workers", "1", "--graceful-timeout", "2") as front:
+        with front.client(version) as client, ThreadPoolExecutor() as pool:
+            asked = pool.submit(client.get, "/never")
+            wait_until(
+                "it waits", lambda: any(c["state"] == "running" for c in calls(origin, "/never"))
+            )
+            os.kill(front.server.pid, signal.SIGTERM)
+            answer = asked.result()
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "shutting_down"
+        assert answer.headers["x-request-id"]
+        assert front.server.process.wait(20) == 0
+        assert front.wait_for_record(at="end", ending="drained")["status"] == 503
 
 
 def test_a_stream_that_is_not_read_is_reset(front: Front) -> None:

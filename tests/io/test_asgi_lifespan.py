@@ -115,12 +115,15 @@ async def test_shutdown_drains() -> None:
         await upstream.ended()
 
 
-async def test_shutdown_cuts_what_outlives_the_drain() -> None:
+async def test_shutdown_answers_who_waits_until_the_drain_is_over() -> None:
     async with serving(more="[timeouts]\ndrain = '50ms'") as server:
         call = server.get()
         upstream, _ = await server.upstream.request()
         await server.stop()
-        assert await call.rest() == []
+        start, body = await call.rest()
+        assert start["status"] == 503
+        assert b'"shutting_down"' in body["body"]
+        assert not body["more_body"]
         await upstream.ended()
 
 

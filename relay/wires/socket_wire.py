@@ -24,7 +24,7 @@ import errno
 import os
 import select
 import socket
-import sys
+from array import array
 from collections.abc import Callable
 from fcntl import ioctl
 from math import inf
@@ -55,6 +55,7 @@ _OF_THE_FILE = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EI
 # Every recv of the process lands here first: a 100-byte event is copied instead of READ_SIZE being allocated for it.
 BUFFER = bytearray(READ_SIZE)
 VIEW = memoryview(BUFFER)
+_QUEUED = array("i", [0])  # an ioctl that fills this costs half of one that makes bytes
 
 
 class SocketWire:
@@ -221,11 +222,18 @@ class SocketWire:
         self.torn = False
 
     def post(self, data: bytes) -> None:
-        """Send all of `data` without waiting: the engine writes what the kernel does not take now. Called once between two
-        waits of `flushed`; `torn` tells whether it is out, or failed."""
+        """Send all of `data` without waiting: the engine writes what the kernel does not take now. `torn` tells whether it
+        is still on its way, or failed; nothing else is sent before `flushed` has returned."""
         self.torn = True
-        self._posted = memoryview(data)
-        self._write_posted()
+        try:
+            sent = self.send_nowait(data)
+        except Gone:
+            return
+        if sent < len(data):
+            self._posted = memoryview(data)[sent:]
+            self.want_write(True)
+        else:
+            self.torn = False
 
     async def flushed(self) -> None:
         """Wait until what was posted is written. Raises: Gone, Expired."""
@@ -295,9 +303,10 @@ class SocketWire:
         """Bytes that the kernel took and the other end has not: whether they become fewer tells a slow reader from one
         that stopped, because the socket says `writable` only when a third of its buffer is free."""
         try:
-            return int.from_bytes(ioctl(self.fd, TIOCOUTQ, bytes(4)), sys.byteorder)
+            ioctl(self.fd, TIOCOUTQ, _QUEUED)
         except OSError:
             return 0
+        return _QUEUED[0]
 
     def bound_unread(self, write: float) -> None:
         """Have the kernel give up on a client whose link is dead, by the `write` of the route it is on now."""

@@ -89,6 +89,7 @@ class Recorder:
         self.plan: Plan | None = None
         self.tapes: list[Tape] = []
         self.open = 0  # connections under way
+        self.early = False  # the planned answer was given before its request was whole
         self._listener = listener
         self._tls = tls
 
@@ -124,6 +125,7 @@ class Recorder:
                 tape.feed(bytes(data))
             if plan.late:
                 await trio.testing.wait_all_tasks_blocked(0.002)
+            self.early = not (tape.requests and tape.requests[0].whole)
             await stream.send_all(EARLY % (b"" if plan.keeps else b"Connection: close\r\n"))
             answered = 1
             if not plan.reads_on:

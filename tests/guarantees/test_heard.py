@@ -163,6 +163,46 @@ async def test_tls_an_answer_that_comes_with_the_end_of_the_handshake(tmp_path: 
     listener.sock.close()
 
 
+@pytest.mark.parametrize("kind", ["tcp", "unix", "tls"])
+async def test_a_refusal_in_a_race_with_the_upload(kind: str, tmp_path: Path) -> None:
+    """An upstream in a thread of its own reads the head, answers, and closes with the rest unread. Whatever of the upload
+    is out then, the answer is the client's."""
+    listener = Listener(tmp_path, kind)
+    listener.context.maximum_version = ssl.TLSVersion.MAXIMUM_SUPPORTED
+    listener.sock.settimeout(LIMIT)
+
+    def refuse() -> None:
+        sock, _ = listener.sock.accept()
+        if (
+            kind != "unix"
+        ):  # Nagle would keep the answer back behind the session tickets, and the reset drop it
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if kind == "tls":
+            sock = listener.context.wrap_socket(sock, server_side=True)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += sock.recv(1000)
+        sock.sendall(REFUSAL)
+        sock.close()
+
+    async def upload(client: RawPeer, size: int) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size
+            await client.stream.send_all(head + bytes(size))
+
+    keys = f'tls_ca = "{tmp_path / "ca.pem"}"' if kind == "tls" else ""
+    async with running(route_to(str(listener.url), upstream_keys=keys)) as relay:
+        for size in (20_000, 60_000, 300_000, 2_000_000) * 10:
+            client = await relay.client()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.to_thread.run_sync, refuse)
+                nursery.start_soon(upload, client, size)
+                assert (await client.head()).startswith(b"HTTP/1.1 413 ")
+                assert await client.exactly(5) == b"large"
+                client.close()
+    listener.sock.close()
+
+
 RETRIES = 'retries = 3\nretry_on = ["refused", "timeout", "502"]'
 
 

@@ -75,6 +75,8 @@ async def play(ground: Ground, plan: Plan, size: int, in_chunks: bool, dice: ran
             assert head.startswith(b"HTTP/1.1 401 "), head
             assert await first.exactly(5) == b"early"
             read = (await relay.line())["bytes_in"]
+            if not up.early:
+                assert ground.pooled == plan.keeps, "nothing stands against it"
             if ground.pooled:
                 plan.go_on.set()  # it may serve again, so it will be read to the end
             asked = [await marked(second)]

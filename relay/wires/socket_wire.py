@@ -24,11 +24,8 @@ import errno
 import os
 import select
 import socket
-from array import array
 from collections.abc import Callable
-from fcntl import ioctl
 from math import inf
-from termios import TIOCOUTQ
 
 import outcome
 import trio
@@ -36,7 +33,7 @@ import trio
 from relay.observing.ending import Side
 from relay.wires.alarms import Alarms, Entry
 from relay.wires.engine import Engine
-from relay.wires.links import watch_client
+from relay.wires.links import unacknowledged, watch_client
 from relay.wires.splice import TAKE
 from relay.wires.wire import READ_SIZE, Expired, Gone
 
@@ -55,7 +52,6 @@ _OF_THE_FILE = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EI
 # Every recv of the process lands here first: a 100-byte event is copied instead of READ_SIZE being allocated for it.
 BUFFER = bytearray(READ_SIZE)
 VIEW = memoryview(BUFFER)
-_QUEUED = array("i", [0])  # an ioctl that fills this costs half of one that makes bytes
 
 
 class SocketWire:
@@ -302,11 +298,7 @@ class SocketWire:
     def unacknowledged(self) -> int:
         """Bytes that the kernel took and the other end has not: whether they become fewer tells a slow reader from one
         that stopped, because the socket says `writable` only when a third of its buffer is free."""
-        try:
-            ioctl(self.fd, TIOCOUTQ, _QUEUED)
-        except OSError:
-            return 0
-        return _QUEUED[0]
+        return unacknowledged(self.fd)
 
     def bound_unread(self, write: float) -> None:
         """Have the kernel give up on a client whose link is dead, by the `write` of the route it is on now."""

@@ -1,4 +1,4 @@
-"""`relay demo`: an origin, a relay and a page to see the five systems on, in one command.
+"""`relay demo`: an origin, a relay and a page to see the six systems on, in one command.
 
 Processes, as in life: the origin (Hypercorn, started again when it dies, for the page can kill it),
 a proxy that buffers, and `relay serve relay/demo/relay.toml`. They end together.
@@ -60,11 +60,14 @@ def _try_to_listen(listen: str) -> None:
 
 
 async def _run(listen: str) -> int:
-    origin_port, buffering_port = free_ports(2)
+    origin_port, buffering_port, shared_port = free_ports(3)
     origin = f"127.0.0.1:{origin_port}"
     environment = {
         **os.environ,
         "LISTEN": listen,
+        # A browser opens six connections to an address, and the other systems and the page take those.
+        "SHARED_LISTEN": f"{listen.rpartition(':')[0]}:{shared_port}",
+        "SHARED_PORT": str(shared_port),
         "ORIGIN_URL": f"http://{origin}",
         "BUFFERING_PORT": str(buffering_port),
         "BACKEND_TOKEN": secrets.token_urlsafe(),

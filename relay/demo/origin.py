@@ -1,6 +1,6 @@
-"""The backend of the demo: the five backends of `examples/` in one process, each below its name.
+"""The backend of the demo: backends of `examples/` in one process, each below its system's name.
 
-`/state` tells what became of the streams of all five, `/faults` makes all five misbehave.
+`/state` tells what became of the streams of all, and so how often each was started; `/faults` makes all misbehave.
 Run by `relay demo` with `hypercorn -k trio relay.demo.origin:app`.
 """
 
@@ -32,6 +32,7 @@ def backend(system: str, name: str = "app") -> Service:
 
 services = {system: backend(system) for system in SYSTEMS}
 services["engine"] = backend("message-broker", "engine")
+services["shared-answer"] = backend("query-stream")  # the same model: what it knows of readers is nothing
 own = Service()
 
 
@@ -43,7 +44,8 @@ async def state(request: Request) -> Reply:
 
 @own.route("GET", "/demo/peers")
 async def peers(request: Request) -> Reply:
-    return Reply(200, {"buffering_port": int(os.environ["BUFFERING_PORT"])})
+    names = ("BUFFERING_PORT", "SHARED_PORT")
+    return Reply(200, {name.lower(): int(os.environ[name]) for name in names})
 
 
 @own.route("POST", "/demo/faults")

@@ -18,8 +18,11 @@ from tests.interop import phones
 from tests.interop.browser import Page, start_browser
 from tests.interop.processes import ROOT, Server, start
 
-SYSTEMS = ["workload-logs", "query-stream", "event-gateway", "message-broker", "ask"]
-SENDERS = SYSTEMS[:4]  # whose events say when they were sent; relay itself cuts the answer of `ask`
+SENDERS = ["workload-logs", "query-stream", "event-gateway", "message-broker", "shared-answer"]
+SYSTEMS = [
+    *SENDERS,
+    "ask",
+]  # the events of which say when they were sent, and that which relay itself cuts
 ENOUGH = 12  # events
 
 
@@ -93,7 +96,7 @@ def alone(page: Page) -> None:
 
 
 def test_it_loads_without_a_complaint(page: Page) -> None:
-    assert page.run("document.querySelectorAll('.system').length") == 5
+    assert page.run("document.querySelectorAll('.system').length") == 6
     assert page.errors() == []
 
 
@@ -277,6 +280,105 @@ def test_it_can_be_looked_at(page: Page, scheme: str, tmp_path: Path) -> None:
     contrast = page.run("getComputedStyle(document.body).backgroundColor")
     assert contrast == {"dark": "rgb(13, 17, 23)", "light": "rgb(244, 246, 248)"}[scheme]
     click(page, "#stop-all")
+
+
+SHARED = lane("shared-answer")
+ONCE = "told.textContent.includes('generator started once')"
+ADDRESS = "demo['shared-answer'].lanes[0].stream.at"
+
+
+def shared(page: Page) -> None:
+    """A shared answer under way."""
+    alone(page)
+    press(page, "Start", "shared-answer")
+    page.wait_for(f"{SHARED}.events.length >= 3 && {SHARED}.{ONCE}")
+
+
+def whole(page: Page) -> None:
+    """What is there is the answer from its first word on, without a hole and without a double."""
+    indexes = [event["data"]["index"] for event in events(page, "shared-answer")]
+    assert indexes == list(range(len(indexes)))
+
+
+def reload(page: Page) -> None:
+    page.run("window.old = true")
+    page.command("Page.reload")
+    page.wait_for("!window.old && globalThis.demo")
+
+
+def stopped(page: Page) -> None:
+    press(page, "Stop", "shared-answer")
+    stopped_after(page, "shared-answer")
+
+
+def test_a_reload_in_the_middle_starts_no_second_generator(page: Page) -> None:
+    shared(page)
+    for _ in range(3):
+        count = len(events(page, "shared-answer"))
+        reload(page)
+        page.wait_for(f"{SHARED}.events.length > {count} && {SHARED}.{ONCE}")
+        whole(page)
+    assert page.run("demo['shared-answer'].input.value") == "what do we share"
+    stopped(page)
+    reload(page)
+    assert not page.run("demo['shared-answer'].running")
+
+
+def test_a_network_that_was_cut_is_bridged(page: Page) -> None:
+    shared(page)
+    press(page, "Cut", "shared-answer")
+    page.wait_for("demo['shared-answer'].network.away")
+    count = len(events(page, "shared-answer"))
+    page.wait_for(
+        f"{SHARED}.life.ended === undefined && Date.now() - {SHARED}.outages[0].from > 500"
+    )
+    assert len(events(page, "shared-answer")) == count
+    press(page, "Cut", "shared-answer")
+    page.wait_for(f"{SHARED}.events.length > {count + 5} && {SHARED}.{ONCE}")
+    whole(page)
+    stopped(page)
+
+
+def test_a_second_tab_reads_along_and_stops_it(page: Page) -> None:
+    shared(page)
+    page.run("{ const own = open; window.open = (url) => (window.tab = own(url)); }")
+    press(page, "Second", "shared-answer")
+    there = "window.tab?.demo?.['shared-answer']"
+    page.wait_for(f"{there}?.lanes[0].events.length >= 3")
+    assert page.run("tab.demo['shared-answer'].lanes[0].stream.run") == page.run(
+        f"{SHARED}.stream.run"
+    )
+    assert page.run("tab.demo['shared-answer'].lanes[0].events[0].data.index") == 0
+    page.wait_for(f"{there}.lanes[0].{ONCE} && {SHARED}.{ONCE}")
+    page.run("tab.document.querySelector('#shared-answer [aria-label^=Stop]').click()")
+    page.wait_for(f"{SHARED}.told.textContent.includes('stopped by another reader')")
+    page.wait_for(f"{SHARED}.life.state === 'stopped' && !demo['shared-answer'].running")
+    page.wait_for(f"{there}.lanes[0].told.textContent.includes('ms after you did')")
+    whole(page)
+    page.run("tab.close()")
+
+
+def test_without_resuming_every_return_starts_a_generator(page: Page) -> None:
+    press(page, "Start", "shared-answer")
+    other = lane("shared-answer", "proxy")
+    page.wait_for(f"{SHARED}.{ONCE} && {other}.{ONCE}")
+    reload(page)
+    page.wait_for(f"{other}.told.textContent.includes('started 2 times') && {SHARED}.{ONCE}")
+    stopped(page)
+
+
+def test_a_stop_that_cannot_arrive_is_told(page: Page) -> None:
+    shared(page)
+    address = page.run(ADDRESS)
+    press(page, "Cut", "shared-answer")
+    press(page, "Stop", "shared-answer")
+    page.wait_for(f"{SHARED}.error === 'the stop did not arrive'")
+    press(page, "Cut", "shared-answer")
+    assert (
+        page.run(f"fetch({address!r}, {{ method: 'DELETE' }}).then((answer) => answer.status)")
+        == 204
+    )
+    page.wait_for(f"{SHARED}.life.state === 'stopped'")
 
 
 def test_a_killed_backend_is_told_and_comes_back(page: Page) -> None:

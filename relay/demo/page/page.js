@@ -1,11 +1,14 @@
-// The page: five systems, each with two lanes (relay and the buffering proxy), and the backend's state.
+// The page: six systems, each with two lanes (relay and the buffering proxy), and the backend's state.
 
+import { Network } from "./network.js";
 import { systems } from "./systems.js";
 import { now, Timeline } from "./timeline.js";
 
 const POLL = 200; // ms between two looks at the backend
 const FRAME = 33; // ms between two drawings
 const AGAIN = 900; // ms until a system that came to its end is started once more
+const EARLIER = 100; // ms from the start of a generator to its first event, at most
+const UNSTOPPED = "the stop did not arrive";
 const KEPT = 3000; // characters of text and marks of a lane that are kept
 
 const $ = (selector, within = document) => within.querySelector(selector);
@@ -14,8 +17,10 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** One way from the backend to the page: its stream, what arrived, and the generator behind it. */
 class Lane {
-  constructor(kind, element) {
+  constructor(kind, element, system) {
     this.kind = kind; // "relay" | "proxy"
+    this.shared = system.shared;
+    this.outages = system.network.outages;
     this.color = kind;
     this.told = $(`.lane.${kind} .told`, element);
     this.marks = []; // { arrived, kind, sent? } drawn by the time-line
@@ -30,6 +35,10 @@ class Lane {
     this.ended = false;
     this.stopped = undefined;
     this.began = now();
+    this.opened = this.began; // when the connection was there: what was sent before is replayed
+    this.starts = 0; // of generators, since this answer began
+    this.note = undefined;
+    this.stream = undefined;
     this.life = undefined;
     this.control = new AbortController();
   }
@@ -41,23 +50,36 @@ class Lane {
   received(event) {
     const arrived = now();
     const data = event.json() ?? { text: event.data };
-    this.marks.push({ arrived, kind: "event", sent: data.at });
+    const replayed = this.shared && data.at < this.opened;
+    // Whoever comes later reads from the first event: the answer began with that.
+    if (replayed && this.events.length === 0) this.began = data.at - EARLIER;
+    this.marks.push({ arrived, kind: "event", sent: data.at, replayed });
     this.events.push({ data, arrived, sent: data.at });
     if (this.events.length > KEPT) this.events.shift();
-    if (data.at) this.delays.push(Math.max(0, arrived - data.at));
+    if (data.at && !replayed) this.delays.push(Math.max(0, arrived - data.at));
     if (this.delays.length > KEPT) this.delays.shift();
     return data;
   }
 
-  stop() {
-    if (this.control.signal.aborted || this.ended) return;
+  async stop() {
+    const { control, stream } = this;
+    if (control.signal.aborted || this.ended || this.error || this.stopped) return;
     this.stopped = now();
     this.mark("stop");
-    this.control.abort();
+    // relay is told to end it for all readers; to close the connection says only that this one left.
+    if (this.shared && this.kind === "relay") await stream?.stop().catch(() => this.fail(UNSTOPPED, control));
+    control.abort();
+  }
+
+  fail(error, control) {
+    if (this.control !== control) return;
+    this.error = error;
+    this.mark("error");
   }
 
   /** Take over what the backend tells of its calls; without a pid it is gone, and they with it. */
   follow(calls, pid) {
+    if (pid) this.starts = calls.filter(({ started }) => started >= this.since() - 20).length;
     for (const { number, started, ended, state } of calls) {
       let life = this.lives.find((life) => life.number === number && life.pid === pid);
       if (!life) {
@@ -83,9 +105,17 @@ class Lane {
     if (this.error) parts.push(`<span class="bad">${escape(this.error)}</span>`);
     else if (this.ended && this.life?.lost) parts.push('<span class="bad">cut, but looks complete</span>');
     else if (this.ended) parts.push("complete");
+    if (this.note) parts.push(`<span class="good">${escape(this.note)}</span>`);
     parts.push(...this.#afterStop());
+    if (this.shared && this.starts) parts.push(this.#howOften());
     const line = parts.join(" · ");
     if (this.told.innerHTML !== line) this.told.innerHTML = line;
+  }
+
+  /** How often the backend began this answer, whatever its readers did. */
+  #howOften() {
+    if (this.starts === 1) return '<span class="good">generator started once</span>';
+    return `<span class="bad">generator started ${this.starts} times</span>`;
   }
 
   /** What the generator did when the reader had gone. */
@@ -125,7 +155,11 @@ class System {
     this.start_ = this.#button("Start", () => this.start());
     this.stop_ = this.#button("Stop", () => this.stop());
     this.output = $(".text", element);
-    this.lanes = ["relay", "proxy"].map((kind) => new Lane(kind, element));
+    this.network = new Network();
+    this.base = ""; // of the address that its requests go to
+    this.lanes = ["relay", "proxy"].map((kind) => new Lane(kind, element, this));
+    for (const lane of this.lanes) lane.since = () => (this.shared ? this.lanes[0].began : lane.began);
+    if (this.shared) this.#addWays();
     this.input.addEventListener("input", () => this.running && this.restart());
     this.input.addEventListener("keydown", (event) => event.key === "Enter" && this.restart());
     $("#systems").append(element);
@@ -133,9 +167,36 @@ class System {
     this.#show(false);
   }
 
-  #button(name, action) {
+  /** What may happen to the reader of a shared answer. */
+  #addWays() {
+    this.cut_ = this.#button("Cut network", () => this.cut(!this.network.away), "more");
+    this.cut_.setAttribute("aria-pressed", false);
+    this.#button("Reload", () => location.reload(), "more");
+    this.#button("Second tab", () => open(`?watch=${encodeURIComponent(this.at(this.input.value))}`), "more");
+  }
+
+  /** What is begun elsewhere, or was before the page was reloaded, is read on. */
+  comeBack() {
+    const at = new URLSearchParams(location.search).get("watch");
+    const from = at?.startsWith(this.at("")) ? this.watch.bind(this, at) : this.rejoin.bind(this);
+    const lane = this.lanes[0];
+    const stream = from(this.#options(lane));
+    if (!stream) return;
+    this.input.value = this.query(stream.at ?? at);
+    this.#show(true);
+    this.#run(lane, this.input.value, stream);
+    if (comparing()) this.#run(this.lanes[1], this.input.value);
+  }
+
+  cut(away) {
+    this.network.set(away);
+    this.cut_.setAttribute("aria-pressed", away);
+  }
+
+  #button(name, action, kind = "") {
     const button = document.createElement("button");
     button.textContent = name;
+    button.className = kind;
     button.setAttribute("aria-label", `${name} ${this.name}`);
     button.addEventListener("click", action);
     $(".buttons", this.element).append(button);
@@ -155,18 +216,21 @@ class System {
     this.write("", true);
     const lanes = this.lanes.filter((lane) => lane.kind === "relay" || comparing());
     const value = this.input.value;
-    Promise.all(lanes.map((lane) => this.#run(lane, value)));
+    for (const lane of lanes) {
+      lane.reset();
+      this.#run(lane, value);
+    }
   }
 
   stop() {
-    for (const lane of this.lanes) lane.stop();
+    const stopped = Promise.all(this.lanes.map((lane) => lane.stop()));
     this.#show(false);
+    return stopped;
   }
 
   /** New text: the answer to the old one is of no use any more. */
   restart() {
-    this.stop();
-    this.start();
+    this.stop().then(() => this.start());
   }
 
   toggle() {
@@ -174,14 +238,20 @@ class System {
     else this.start();
   }
 
-  async #run(lane, value) {
-    lane.reset();
+  #options(lane) {
+    const { signal } = lane.control;
+    const options = { signal, onComment: () => lane.mark("heartbeat") };
+    if (!this.shared) return options;
+    return { ...options, fetch: this.network.fetcher((at) => (lane.opened = at)) };
+  }
+
+  async #run(lane, value, found = undefined) {
     const { control } = lane;
     const { signal } = control;
-    const options = { signal, onComment: () => lane.mark("heartbeat") };
     try {
       do {
-        for await (const event of this[lane.kind](value, options, buffering)) {
+        lane.stream = found ?? this[lane.kind](value, this.#options(lane), buffering);
+        for await (const event of lane.stream) {
           if (signal.aborted) break;
           const data = lane.received(event);
           if (lane.kind === "relay") this.write(this.text(data));
@@ -191,10 +261,12 @@ class System {
       } while (this.repeat && !signal.aborted);
       lane.ended ||= lane.control === control;
     } catch (error) {
-      if (signal.aborted) return;
-      lane.error = describe(error);
-      lane.mark("error");
-      if (lane.kind === "relay") this.write(`\n${lane.error}`);
+      if (signal.aborted || error.kind === "cancelled") return;
+      if (this.shared && error.code === "stopped") {
+        lane.note = "stopped by another reader";
+        lane.mark("stop");
+      } else lane.fail(describe(error), control);
+      if (lane.kind === "relay") this.write(`\n${lane.note ?? lane.error}`);
     }
     // The strip lives as long as the lane of relay; what the proxy still holds may come later.
     if (lane.kind === "relay" && lane.control === control) this.#show(false);
@@ -323,6 +395,9 @@ requestAnimationFrame(function frame(time) {
 });
 
 const peers = await fetch("/demo/peers").then((reply) => reply.json()).catch(() => ({}));
-buffering = `${location.protocol}//${location.hostname}:${peers.buffering_port}`;
+const beside = (port) => `${location.protocol}//${location.hostname}:${port}`;
+buffering = beside(peers.buffering_port);
+for (const system of strips) if (system.shared) system.base = beside(peers.shared_port);
 globalThis.demo = Object.fromEntries(strips.map((system) => [system.id, system])); // for the console
+for (const system of strips) if (system.shared) system.comeBack();
 poll();

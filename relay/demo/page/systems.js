@@ -1,8 +1,14 @@
-// The five systems: what the page asks relay for, and how a hand-built proxy would have to be asked.
+// The six systems: what the page asks relay for, and how a hand-built proxy would have to be asked.
 
-import { StatusError, streamEvents } from "./relay.js";
+import { rejoin, StatusError, streamEvents } from "./relay.js";
 
-/** A system as the page needs it: `relay` and `proxy` open its stream, `text` shows an event. */
+const ANSWERS = "/api/answers";
+const retried = { delay: 250, maxDelay: 1000 };
+
+/**
+ * A system as the page needs it: `relay` and `proxy` open its stream, `text` shows an event. A `shared` one can be read
+ * again: `rejoin` what a reload interrupted, `watch` what another tab began.
+ */
 export const systems = [
   {
     id: "workload-logs",
@@ -80,5 +86,29 @@ export const systems = [
     },
     text: (data) =>
       data.type === "chunk" ? data.content : data.type === "start" ? "\n" : `[${data.type}] `,
+  },
+  {
+    id: "shared-answer",
+    name: "Shared answer",
+    route: `POST ${ANSWERS}`,
+    field: "query",
+    choices: ["what do we share", "who began it"],
+    generator: /\/query\/stream$/,
+    shared: true,
+    relay(query, options) {
+      return streamEvents(this.base + ANSWERS, { ...options, body: { query }, resume: true, reconnect: retried });
+    },
+    rejoin(options) {
+      return rejoin(this.base + ANSWERS, { ...options, reconnect: retried });
+    },
+    watch(at, options) {
+      return streamEvents(this.base + at, { ...options, resume: true, reconnect: retried });
+    },
+    at: (query) => `${ANSWERS}/${encodeURIComponent(query)}`,
+    query: (at) => decodeURIComponent(new URL(at, location.href).pathname.slice(ANSWERS.length + 1)),
+    // A page without resuming has nothing to come back to: it asks again.
+    proxy: (query, options, base) =>
+      streamEvents(`${base}/shared-answer/api/v1/query/stream`, { ...options, body: { query }, reconnect: retried }),
+    text: (data) => data.text ?? `\n[${data.type}]\n`,
   },
 ];

@@ -11,7 +11,7 @@ export const now = () => performance.timeOrigin + performance.now();
 export class Timeline {
   constructor(canvas, lanes) {
     this.canvas = canvas;
-    this.lanes = lanes; // [{ color, marks, lives }]: marks of the page, lives of the generators
+    this.lanes = lanes; // [{ color, marks, lives, outages }]: marks of the page, lives of the generators
     new ResizeObserver(() => this.#fit()).observe(canvas);
   }
 
@@ -57,6 +57,9 @@ function drawLane(context, lane, view) {
   lane.lives.splice(0, lane.lives.findLastIndex((life) => life.ended < start) + 1);
 
   line(context, [[0, arrived + 0.5], [width, arrived + 0.5]], color("line"), 1);
+  for (const { from, to } of lane.outages) {
+    line(context, [[x(from), arrived], [x(to ?? end), arrived]], color("bad"), 3, 0.6);
+  }
   for (const life of lane.lives) {
     line(context, [[x(life.started), sent], [x(life.ended ?? end), sent]], color("life"), 5);
     if (life.ended) square(context, x(life.ended), sent, color(life.lost ? "bad" : "good"));
@@ -71,7 +74,7 @@ function drawLane(context, lane, view) {
     else if (mark.kind === "heartbeat") ring(context, at, arrived, color("quiet"));
     else if (mark.kind === "end") line(context, [[at, arrived - 7], [at, arrived + 4]], color("good"), 3);
     else {
-      if (mark.sent) line(context, [[x(mark.sent), sent], [at, arrived]], color(lane.color), 1, 0.7);
+      if (mark.sent) line(context, [[x(mark.sent), sent], [at, arrived]], color(lane.color), 1, mark.replayed ? 0.25 : 0.7);
       dot(context, at, arrived, color(lane.color));
     }
   }

@@ -32,6 +32,7 @@ CONFIGS = sorted(
 # What the files take from the environment.
 ENVIRONMENT = {
     "LISTEN": "127.0.0.1:0",
+    "SHARED_LISTEN": "127.0.0.1:8002",
     "APP_ORIGIN": "https://app.example",
     "BUFFERING_PORT": "8001",
 }

@@ -32,7 +32,9 @@ def backend(system: str, name: str = "app") -> Service:
 
 services = {system: backend(system) for system in SYSTEMS}
 services["engine"] = backend("message-broker", "engine")
-services["shared-answer"] = backend("query-stream")  # the same model: what it knows of readers is nothing
+services["shared-answer"] = backend(
+    "query-stream"
+)  # the same model: what it knows of readers is nothing
 own = Service()
 
 

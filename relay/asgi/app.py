@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from json import dumps
 from pathlib import Path
@@ -26,7 +26,7 @@ import trio
 
 from relay.asgi.answering import Answering
 from relay.asgi.beyond import Beyond, Wait
-from relay.asgi.request import Receive, Request, Scope, Send
+from relay.asgi.request import Message, Receive, Request, Scope, Send
 from relay.asgi.stream import RequestStream
 from relay.config import load
 from relay.config.values import Config
@@ -209,13 +209,17 @@ def _scheme(scope: Scope) -> bytes:
 async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     """501 where the server can say so, else the close that it makes a 403 of."""
     await receive()
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1000})
-        return
-    body = dumps({"error": {"code": "not_implemented", "message": _NO_WEBSOCKETS}}).encode()
-    fields = [[b"content-type", b"application/json"], [b"date", date()]]
-    await send({"type": "websocket.http.response.start", "status": 501, "headers": fields})
-    await send({"type": "websocket.http.response.body", "body": body})
+    answers: list[Message] = [{"type": "websocket.close", "code": 1000}]
+    if "websocket.http.response" in scope.get("extensions", {}):
+        body = dumps({"error": {"code": "not_implemented", "message": _NO_WEBSOCKETS}}).encode()
+        fields = [[b"content-type", b"application/json"], [b"date", date()]]
+        answers = [
+            {"type": "websocket.http.response.start", "status": 501, "headers": fields},
+            {"type": "websocket.http.response.body", "body": body},
+        ]
+    with suppress(Exception):  # the server's, where it has answered by itself meanwhile
+        for answer in answers:
+            await send(answer)
 
 
 def create(path: str | Path) -> App:

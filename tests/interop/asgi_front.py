@@ -54,7 +54,7 @@ class Front:
 
 
 @contextlib.contextmanager
-def start_front(config: str, *options: str) -> Iterator[Front]:
+def start_front(config: str, *options: str, module: str = "hypercorn") -> Iterator[Front]:
     """Hypercorn with relay in it, for the text of a relay.toml; TLS by a CA of its own."""
     with tempfile.TemporaryDirectory(prefix="relay-asgi-") as name:
         folder = Path(name)
@@ -66,7 +66,7 @@ def start_front(config: str, *options: str) -> Iterator[Front]:
         (folder / "front.py").write_text(FRONT)
         (folder / "hypercorn.toml").write_text(SETTINGS)
         files = ["--keyfile", "cert.pem", "--certfile", "cert.pem", "--config", "hypercorn.toml"]
-        with start_hypercorn("front:app", *files, *options, cwd=folder) as server:
+        with start_hypercorn("front:app", *files, *options, cwd=folder, module=module) as server:
             yield Front(server, folder, options)
 
 

@@ -277,9 +277,13 @@ def start_hypercorn(
     cwd: str | Path | None = None,
     env: Mapping[str, str] | None = None,
     port: int = 0,
+    module: str = "hypercorn",
 ) -> Iterator[Server]:
-    """`hypercorn -k trio APPLICATION` (`module:app`, found in `cwd`), one process, no workers."""
-    command = [sys.executable, "-m", "hypercorn", "-k", "trio", "--workers", "0"]
+    """`hypercorn -k trio APPLICATION` (`module:app`, found in `cwd`), one process, no workers.
+
+    `module`: whose command it is, Hypercorn's or relay's.
+    """
+    command = [sys.executable, "-m", module, "-k", "trio", "--workers", "0"]
     command += ["--graceful-timeout", "1", "--bind", f"127.0.0.1:{port}", *options, application]
     with start(command, cwd=cwd, env=env, says="Running on ") as server:
         line = server.stderr.wait_for("Running on ")

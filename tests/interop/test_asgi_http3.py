@@ -71,11 +71,12 @@ class Client(QuicConnectionProtocol):
                 self.ended.add(found.stream_id)
         self._news.set()
 
-    def request(self, path: str, body: bytes | None = None) -> int:
+    def request(self, path: str | bytes, body: bytes | None = None) -> int:
         stream = self._quic.get_next_available_stream_id()
         method = b"GET" if body is None else b"POST"
         fields = [(b":method", method), (b":scheme", b"https"), (b":authority", b"localhost")]
-        self._http.send_headers(stream, [*fields, (b":path", path.encode())], body is None)
+        raw = path.encode() if isinstance(path, str) else path
+        self._http.send_headers(stream, [*fields, (b":path", raw)], body is None)
         if body is not None:
             self._http.send_data(stream, body, True)
         self.bodies[stream] = b""
@@ -184,3 +185,26 @@ def test_an_early_answer(front: Front) -> None:
         await client.until(lambda: hello in client.ended)
 
     play(front, script)
+
+
+def test_what_one_connection_sends_ends_that_one_alone(origin: Server) -> None:
+    """In a server that relay starts: HTTP/3 is one task for all connections, and bare Hypercorn ends with it."""
+    port = free_port()
+    options = ("--quic-bind", f"127.0.0.1:{port}")
+    config = CONFIG.format(origin=origin.url, broken=origin.url)
+    with start_front(config, *options, module="relay.asgi") as front:
+
+        async def attack(client: Client) -> None:
+            client.request(b"/\xff")
+            await client.wait_closed()
+
+        async def read(client: Client) -> None:
+            stream = client.request("/events?every=10")
+            await client.until(lambda: client.bodies[stream].count(b"\n\n") > 2)
+            for _ in range(3):
+                await asyncio.to_thread(play, front, attack)
+            client.bodies[stream] = b""
+            await client.until(lambda: client.bodies[stream].count(b"\n\n") > 2)
+
+        play(front, read)
+        assert front.server.process.poll() is None

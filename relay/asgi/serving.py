@@ -95,6 +95,6 @@ def _contain() -> None:
         from relay.asgi.contained import contain
     except (ImportError, AttributeError) as error:
         raise UnknownServer(
-            f"relay knows Hypercorn 0.18 (pip install 'trio-relay[asgi]'), and not this one: {error}"
+            f"relay knows Hypercorn 0.18, which its extra `asgi` brings, and not this one: {error}"
         ) from None
     contain()

@@ -53,7 +53,10 @@ def script_of(page: Path) -> tuple[str, list[str]]:
 
 @pytest.fixture
 def path_with_relay(tmp_path: Path) -> str:
-    """PATH with `relay` and `hypercorn` of this tree in front."""
+    """PATH with `relay` and `hypercorn` of this tree in front, and the `python` that has them."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
     for name in ("relay", "hypercorn"):
         command = tmp_path / name
         command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {name} "$@"\n')

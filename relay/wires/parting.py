@@ -23,6 +23,7 @@ from relay.wires.alarms import LEAST, Alarms, Entry
 from relay.wires.socket_wire import SocketWire
 
 MOMENT: Final = 0.1  # seconds from the acknowledgement to the cut: a page that is busy for as long still reads (measured)
+LONGEST: Final = 30.0  # seconds, also where `write` is off: nobody is served any more; the default of `write`
 _EIGHTH: Final = 8  # a look every millisecond at first, later whenever an eighth more has passed
 
 
@@ -59,14 +60,14 @@ class Parting:
         self.entry: Entry | None = None
 
     async def wait(self) -> None:
-        """Until the other end has had the time to read, or has left; as long as a write may wait, at most.
+        """Until the other end has had the time to read, or has left; as long as a write may wait, and LONGEST, at most.
 
         Cancellation: the wire stays as it is.
         """
         wire = self._wire
         await trio.lowlevel.checkpoint_if_cancelled()
         self._since = trio.current_time()
-        self._until = self._since + wire.write_within
+        self._until = self._since + min(wire.write_within, LONGEST)
         due = self.ring(self._since)
         if due == inf:
             return

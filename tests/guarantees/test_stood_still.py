@@ -195,7 +195,7 @@ async def test_the_least_rate_of_an_upload(mock_clock: MockClock) -> None:
 
 @pytest.mark.parametrize("served", [False, True], ids=["a head", "keep-alive"])
 async def test_requests(mock_clock: MockClock, time: Time, served: bool) -> None:
-    async with scene(more=times(request_head="1s")) as (relay, up):
+    async with scene(more=times(request_head="1s", keep_alive="1s")) as (relay, up):
         clients = []
         for _ in range(MANY):
             client = await relay.client()

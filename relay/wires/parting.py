@@ -23,7 +23,9 @@ from relay.wires.alarms import LEAST, Alarms, Entry
 from relay.wires.socket_wire import SocketWire
 
 MOMENT: Final = 0.1  # seconds from the acknowledgement to the cut: a page that is busy for as long still reads (measured)
-LONGEST: Final = 30.0  # seconds, also where `write` is off: nobody is served any more; the default of `write`
+LONGEST: Final = (
+    30.0  # seconds, also where `write` is off: nobody is served any more; the default of `write`
+)
 _EIGHTH: Final = 8  # a look every millisecond at first, later whenever an eighth more has passed
 
 

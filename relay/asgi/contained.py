@@ -37,8 +37,9 @@ def note(group: BaseExceptionGroup[Exception]) -> None:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    what = f"{type(error).__name__} in {PurePath(frame.filename).name}, {frame.name}"
+    what = type(error).__name__
+    for frame in traceback.extract_tb(error.__traceback__)[-1:]:
+        what += f" in {PurePath(frame.filename).name}, {frame.name}"
     _noted[what] += 1
     count = _noted[what]
     if count & (count - 1) == 0:

@@ -27,6 +27,7 @@ from relay.upstreams.group import Group
 from relay.upstreams.health import check
 from relay.upstreams.origin import Origin
 from relay.wires.alarms import LOOK
+from tests.guarantees.resume_ground import LOGS, Reader, event, ground
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, running, scene
 from tests.io.sources_ground import opened
 from tests.io.test_sources_answer import ASK, pipeline
@@ -390,3 +391,43 @@ async def test_a_tunnel(mock_clock: MockClock, time: Time) -> None:
         assert await peer.exactly(2) == b"up"
         await peer.send(b"down")
         assert await client.exactly(4) == b"down"
+
+
+async def test_a_run_whose_reader_comes_back(mock_clock: MockClock, time: Time) -> None:
+    """Its connection waits in the listen queue while the time without a reader runs out."""
+    async with ground(LOGS + 'unwatched = "1s"\n') as g:
+        reader, peer = await g.begun("GET", "/logs/7")
+        await peer.send(event(1))
+        await reader.until(1)
+        reader.close()
+        await time.almost()
+        back = socket.create_connection(("127.0.0.1", g.relay.port))
+        back.sendall(b"GET /logs/7 HTTP/1.1\r\nHost: relay.test\r\n\r\n")
+        await time.stop()
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(back))
+        again = Reader(RawPeer(stream))
+        await again.head()
+        assert again.run == reader.run
+        await peer.send(event(2) + b"0\r\n\r\n")
+        assert [found.data for found in await again.rest()] == ["1", "2"]
+        again.close()
+
+
+async def test_a_viewer_that_reads_again(mock_clock: MockClock, time: Time) -> None:
+    async with ground(LOGS, route='timeouts = { write = "1s" }') as g:
+        reader = await g.ask("GET", "/logs/7")
+        client = reader.peer
+        client.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
+        peer, _ = await g.taken()
+        await peer.send(EVENT_HEAD)
+        await reader.head()
+        [viewer] = g.relay.worker.registry
+        while not viewer.paused:
+            await peer.send(chunked(b"data: " + b"x" * 60_000 + b"\n\n"))
+            await time.quiet()
+        await time.almost()
+        read_all(client)
+        await time.stop()
+        read_all(client)
+        await time.passes(CLOCK / 2)
+        assert viewer.ending is None

@@ -6,9 +6,12 @@ import errno
 import os
 import select
 import socket
+from collections.abc import Callable
+from math import inf
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relay.exchange.epoll_pump import EpollPump
 from relay.exchange.transfer import Transfer
@@ -17,10 +20,12 @@ from relay.http.framing import UNTIL_CLOSE
 from relay.observing.counters import Counters
 from relay.observing.record import Record
 from relay.wires.acceptor import Acceptor
+from relay.wires.alarms import Entry
+from relay.wires.engine import BATCH
 from relay.wires.socket_wire import SocketWire
 from tests.harness import settle
 from tests.io.test_pumps import SILENT_ROUTE
-from tests.io.upstreams_ground import data_plane
+from tests.io.upstreams_ground import data_plane, until
 
 CHECKPOINTS = 50
 
@@ -206,3 +211,52 @@ async def test_a_socket_that_comes_when_the_engine_has_ended() -> None:
     wire.close()
     assert ours.fileno() == -1
     theirs.close()
+
+
+class Ringing:
+    """An alarm, and what it found when it rang."""
+
+    def __init__(self, found: Callable[[], int]) -> None:
+        self.entry: Entry | None = None
+        self.found: int | None = None
+        self._found = found
+
+    def ring(self, now: float) -> float:
+        self.found = self._found()
+        return inf
+
+
+async def test_nothing_rings_before_every_socket_was_looked_at(mock_clock: MockClock) -> None:
+    """1. Many more sockets than are taken at a time become readable. 2. In the same moment an alarm is due."""
+    many = 3 * BATCH
+    async with data_plane() as plane:
+        pairs = [socket.socketpair() for _ in range(many)]
+        wires = [SocketWire(ours, plane.engine, plane.alarms) for ours, _ in pairs]
+        await wait_all_tasks_blocked(0.002)
+        for _ in range(20):  # Trio runs the engine and the alarms in any order
+            ringing = Ringing(lambda: sum(wire.readable for wire in wires))
+            plane.alarms.arm(ringing, trio.current_time() + 0.01)
+            await wait_all_tasks_blocked()
+            for wire, (_, theirs) in zip(wires, pairs, strict=True):
+                wire.readable = False
+                theirs.send(b"x")
+            mock_clock.jump(0.01)
+            await wait_all_tasks_blocked(0.002)
+            assert ringing.found == many
+        for wire, (_, theirs) in zip(wires, pairs, strict=True):
+            wire.close()
+            theirs.close()
+
+
+async def test_a_flood_does_not_keep_alarms_from_ringing() -> None:
+    async with data_plane() as plane:
+        flood = [Restless() for _ in range(2 * BATCH)]
+        for each in flood:
+            plane.engine.add(each, each.fd)
+            each.disturb()
+        ringing = Ringing(lambda: 1)
+        plane.alarms.arm(ringing, trio.current_time() + 0.01)
+        await until(lambda: ringing.found == 1)
+        for each in flood:
+            plane.engine.discard(each.fd)
+            os.close(each.fd)

@@ -150,6 +150,8 @@ class Engine(trio.abc.Instrument):
         self.now = trio.current_time()
         events = self._epoll.poll(0, BATCH)
         self._dispatch(events)
+        if self._again or self._resting:
+            os.eventfd_write(self._bell, 1)  # the poll may have taken the ring that was for `run`
         return len(events) < BATCH
 
     def _ring(self) -> None:

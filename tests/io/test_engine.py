@@ -260,3 +260,19 @@ async def test_a_flood_does_not_keep_alarms_from_ringing() -> None:
         for each in flood:
             plane.engine.discard(each.fd)
             os.close(each.fd)
+
+
+async def test_a_look_takes_no_turn_from_anybody() -> None:
+    """1. The engine sleeps, and a task asks for a turn. 2. Before it wakes an alarm looks at the sockets, and takes the ring
+    for the turn off the epoll. 3. The turn comes all the same, and so does the next one."""
+    async with data_plane() as plane:
+        ours, theirs = socket.socketpair()
+        wire = SocketWire(ours, plane.engine, plane.alarms)
+        for _ in range(2):
+            await wait_all_tasks_blocked(0.002)
+            turn = trio.Event()
+            plane.engine.again(wire, turn.set)
+            plane.engine.look()
+            await turn.wait()
+        wire.close()
+        theirs.close()

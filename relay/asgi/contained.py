@@ -20,11 +20,14 @@ from pathlib import PurePath
 from types import ModuleType
 from typing import Any
 
+import trio
 from hypercorn.events import Event
 from hypercorn.trio import run as hypercorn_run
 from hypercorn.trio import udp_server
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
+
+from relay.wires.alarms import LOOK
 
 logger = logging.getLogger("relay")
 
@@ -54,6 +57,16 @@ class Connection(TCPServer):
             await super().run()
         except* Exception as failed:
             note(failed)
+
+    async def _idle_timeout(self) -> None:
+        """Close a connection that was kept for too long; Hypercorn's own, but for the look. A request that came while the
+        process stood still is read in the same turn of Trio, and ends this task.
+        """
+        with trio.move_on_after(self.config.keep_alive_timeout):
+            await self.context.terminated.wait()
+        await trio.sleep(LOOK)
+        with trio.CancelScope(shield=True):
+            await self._initiate_server_close()
 
 
 class Tasks(TaskGroup):

@@ -244,6 +244,10 @@ OF_ANY: list[Scenario] = [first_event, event_idle, response_head, upload, checke
 OF_RELAY: list[Scenario] = [request_head, keep_alive, reader]  # in an ASGI server they are its own
 
 
+def started_by_relay(config: str) -> object:
+    return start_plain_front(config, "--keep-alive", "3", module="relay.asgi")
+
+
 @asynccontextmanager
 async def grounds(start: Callable[[str], object]) -> AsyncIterator[Ground]:
     async with upstream() as up, upstream() as health:
@@ -253,8 +257,12 @@ async def grounds(start: Callable[[str], object]) -> AsyncIterator[Ground]:
 
 @pytest.mark.parametrize(
     ("start", "scenarios"),
-    [(start_relay, OF_ANY + OF_RELAY), (start_plain_front, OF_ANY)],
-    ids=["relay", "asgi"],
+    [
+        (start_relay, OF_ANY + OF_RELAY),
+        (start_plain_front, OF_ANY),
+        (started_by_relay, [*OF_ANY, keep_alive]),
+    ],
+    ids=["relay", "asgi", "asgi, started by relay"],
 )
 async def test_nobody_is_blamed_for_a_stop(
     start: Callable[[str], object], scenarios: list[Scenario]

@@ -71,13 +71,13 @@ def start_front(config: str, *options: str, module: str = "hypercorn") -> Iterat
 
 
 @contextlib.contextmanager
-def start_plain_front(config: str, *options: str) -> Iterator[Server]:
+def start_plain_front(config: str, *options: str, module: str = "hypercorn") -> Iterator[Server]:
     """The same without TLS, and so over HTTP/1.1."""
     with tempfile.TemporaryDirectory(prefix="relay-asgi-") as name:
         folder = Path(name)
         (folder / "relay.toml").write_text(config)
         (folder / "front.py").write_text(FRONT)
-        with start_hypercorn("front:app", *options, cwd=folder) as server:
+        with start_hypercorn("front:app", *options, cwd=folder, module=module) as server:
             yield server
 
 

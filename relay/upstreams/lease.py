@@ -82,7 +82,7 @@ class Lease:
     @property
     def serves_again(self) -> bool:
         """Whether another request may go out on this connection."""
-        return self._in_step and self._sent and self._lets and self._whole
+        return self._in_step and self._lets and self._whole
 
     def release(self) -> None:
         """Give the connection back to its origin, or close it."""

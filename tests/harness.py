@@ -56,6 +56,14 @@ class RawPeer:
         return sum(isinstance(s, trio.SocketStream) and s.socket.fileno() >= 0 for s in streams)
 
     @classmethod
+    def close_all(cls) -> None:
+        """Close the ends that are still open, where Trio no longer runs."""
+        for peer in list(cls._all):
+            stream = peer.stream
+            if isinstance(stream, trio.SocketStream) and stream.socket.fileno() >= 0:
+                os.close(stream.socket.detach())
+
+    @classmethod
     async def connect(cls, port: int) -> Self:
         with trio.fail_after(LIMIT):
             return cls(await trio.open_tcp_stream("127.0.0.1", port))

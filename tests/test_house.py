@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,14 @@ class TestFile:
         assert ast.get_docstring(ast.parse(text)) or not text.strip(), (
             "a module opens with its idea"
         )
+
+
+def test_the_demo_installs_what_it_needs_and_nothing_more() -> None:
+    command = ["make", "--dry-run", "--always-make", "demo"]
+    done = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    installed = [line for line in done.stdout.splitlines() if "pip install" in line]
+    assert len(installed) == 1
+    assert installed[0].endswith('--editable ".[asgi]"')
 
 
 def test_there_is_no_room_for_leftovers() -> None:

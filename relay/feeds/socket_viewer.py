@@ -128,6 +128,7 @@ class SocketViewer(Viewer):
             if sent < len(out):
                 self._wait()
                 return
+        self._flows()  # it takes again, and no further edge will say so
         if not self._turn_asked:
             self._turn_asked = True
             self._engine.again(wire, self._next)
@@ -139,10 +140,7 @@ class SocketViewer(Viewer):
 
     def _rested(self) -> None:
         """Nothing is due just now."""
-        if self.paused:
-            self.paused = False
-            self._write_by = inf
-            self._wire.want_write(False)
+        self._flows()
         if self.view.done:
             self._finished()
             self._wake()
@@ -151,6 +149,13 @@ class SocketViewer(Viewer):
             self.run_of.watch_clock()
         else:  # ahead of the log: what it has already is not sent again
             self.run_of.fanout.sleepers[self._news] = None
+
+    def _flows(self) -> None:
+        """The socket takes what it is given."""
+        if self.paused:
+            self.paused = False
+            self._write_by = inf
+            self._wire.want_write(False)
 
     def _news(self) -> None:
         """For a reader that was ahead of the log."""

@@ -35,6 +35,7 @@ from relay.http.fields import HOP_BY_HOP
 from relay.http.framing import UNTIL_CLOSE
 from relay.http.names import barred
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
+from relay.observing.record import Record
 from relay.sources.bring import bring
 from relay.sources.call import read_whole
 from relay.sources.own_events import last_word
@@ -111,6 +112,14 @@ class Feed:
     @property
     def route(self) -> Route:
         return self._state.route
+
+    @property
+    def record(self) -> Record:
+        return self.ask.record
+
+    @property
+    def committed(self) -> trio.Event:
+        return self.ask.committed
 
     # -- its life ------------------------------------------------------------------------------------------------
 

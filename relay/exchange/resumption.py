@@ -18,7 +18,7 @@ import trio
 
 from relay.exchange import refusal
 from relay.exchange.client_head import NO_STORE
-from relay.exchange.feed import Feed
+from relay.exchange.feed import Feed as Begun
 from relay.exchange.looking import json_in, look
 from relay.exchange.run_request import FrozenRequest
 from relay.exchange.viewing import Shown, Viewing
@@ -32,6 +32,7 @@ from relay.feeds.asking import (
     request_hash,
 )
 from relay.feeds.decisions import Outcome, Policy, Question, What, decide
+from relay.feeds.feeds import Feed
 from relay.feeds.run import Run
 from relay.http.bodies import Fields
 from relay.http.heads import RequestHead
@@ -138,7 +139,7 @@ async def _begun(exchange: Exchange, place: Place, *, hole: bool) -> Reply:
     """Ask the source; this client is the first viewer, or gets what is no stream."""
     worker, state = exchange.worker, exchange.state
     assert state is not None
-    feed = Feed(worker, state, _frozen(exchange, place))
+    feed = Begun(worker, state, _frozen(exchange, place))
     get = exchange.head.method == b"GET"
     keyed = place.key is not None or exchange.route.resume.principal is not None  # type: ignore[union-attr]
     whose = place.owner if keyed else worker.feeds.book.hashed("client", exchange.record.client)
@@ -200,7 +201,7 @@ async def _until_decided(exchange: Exchange, place: Place, run: Run, feed: Feed 
     async with trio.open_nursery() as waiting:
 
         async def committed() -> None:
-            await feed.ask.committed.wait()
+            await feed.committed.wait()
             exchange.early_head = _viewer_fields(exchange, place, run)
             await exchange.commit()
 

@@ -11,7 +11,7 @@ from relay.http.bodies import Fields
 from relay.http.fields import request_fields, request_late
 from relay.http.heads import RequestHead
 from relay.http.names import Barred
-from relay.observing.tracing import TRACEPARENT, carried
+from relay.observing.traceparent import TRACEPARENT, carried
 from relay.sources.authorize import ABOUT, asks_with
 from relay.sources.reply import Outgoing
 from relay.upstreams.origin import Origin

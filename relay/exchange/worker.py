@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
@@ -33,9 +33,6 @@ from relay.upstreams.origin import Origin
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
 from relay.wires.threads import Threads
-
-if TYPE_CHECKING:
-    from relay.exchange.feed import Feed
 
 logger = logging.getLogger("relay")
 
@@ -94,7 +91,7 @@ class Worker:
         self.draining = False
         self.admission = Admission(config.limits)
         self.tracing = Tracing(config.server.trace)
-        self.feeds: Feeds[Feed] = Feeds(self.engine, self.alarms, config.streams)
+        self.feeds = Feeds(self.engine, self.alarms, config.streams)
         self.groups = Groups(config, self.engine, self.alarms)
         self.engine.on_lack = self.groups.close_idle
         self._take(config)
@@ -166,7 +163,7 @@ class Worker:
         """The runs under way, each with what is known of its request."""
         for feed in self.feeds.under_way():
             if feed.run is not None:
-                yield feed.run, feed.ask.record
+                yield feed.run, feed.record
 
     def url_states(self) -> Iterable[health.UrlState]:
         """What is known of every url, for metrics and admin."""

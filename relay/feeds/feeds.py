@@ -5,38 +5,51 @@ A feed outlives the client that began it and ends with its run. `run` is the tas
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 import trio
 
 from relay.config.values import Streams
 from relay.feeds.book import Book
 from relay.feeds.run import Run
+from relay.http.bodies import Fields
 from relay.observing.ending import Cause
+from relay.observing.record import Record
+from relay.sources.reply import Reply
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
 
 
-class Living(Protocol):
-    """One feed."""
+class Feed(Protocol):
+    """One run under way, as those see it who wait for it or look at it."""
 
     run: Run | None
+    others: int  # who waits for the head beside the one who began
+    cookies: Fields  # of the response, for the one who began
+
+    @property
+    def record(self) -> Record:
+        """What is known of its request."""
+
+    @property
+    def committed(self) -> trio.Event:
+        """Set when the source wants the head of the stream out, before it has one."""
 
     async def live(self) -> None:
         """Until its run has ended. Never raises but for cancellation."""
 
+    def take(self) -> Reply:
+        """What the source brought, where that is no stream. Raises: Failure, Fault."""
 
-F = TypeVar("F", bound=Living)
 
-
-class Feeds(Generic[F]):
+class Feeds:
     """What is under way, by run."""
 
     __slots__ = ("_nursery", "_under_way", "book")
 
     def __init__(self, engine: Engine, alarms: Alarms, limits: Streams) -> None:
         self.book = Book(engine, alarms, limits)
-        self._under_way: dict[Run, F] = {}
+        self._under_way: dict[Run, Feed] = {}
         self._nursery: trio.Nursery | None = None
 
     def __len__(self) -> int:
@@ -48,17 +61,17 @@ class Feeds(Generic[F]):
         async with trio.open_nursery() as self._nursery:
             await trio.sleep_forever()
 
-    def start(self, feed: F) -> None:
+    def start(self, feed: Feed) -> None:
         """Let `feed` live beside all exchanges."""
         assert self._nursery is not None and feed.run is not None
         self._under_way[feed.run] = feed
         self._nursery.start_soon(self._live, feed)
 
-    def of(self, run: Run) -> F | None:
+    def of(self, run: Run) -> Feed | None:
         """Who feeds `run`; None once it has ended."""
         return self._under_way.get(run)
 
-    def under_way(self) -> list[F]:
+    def under_way(self) -> list[Feed]:
         """All that live."""
         return list(self._under_way.values())
 
@@ -74,7 +87,7 @@ class Feeds(Generic[F]):
         for run in tuple(self._under_way):
             run.stop(Cause.LOST)
 
-    async def _live(self, feed: F) -> None:
+    async def _live(self, feed: Feed) -> None:
         try:
             await feed.live()
         finally:

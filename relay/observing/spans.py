@@ -33,7 +33,7 @@ from relay import __version__
 from relay.http.heads import RequestHead
 from relay.observing.ending import Cause, Ending, Side
 from relay.observing.record import Record
-from relay.observing.tracing import TRACESTATE, TraceParent
+from relay.observing.traceparent import TRACESTATE, TraceParent
 
 logger = logging.getLogger("relay")
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import trio
 
@@ -26,9 +26,6 @@ from relay.wires.splice import Pipe
 
 if not hasattr(select, "epoll"):
     raise ImportError("relay needs Linux: this system has no epoll")
-
-if TYPE_CHECKING:
-    from relay.wires.socket_wire import SocketWire
 
 READ_EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 WRITE_EVENTS = READ_EVENTS | select.EPOLLOUT
@@ -47,6 +44,17 @@ class Turning(Protocol):
     @property
     def closed(self) -> bool: ...
     def crash(self, error: Exception) -> None: ...
+
+
+class Resting(Protocol):
+    """A socket whose bytes may gather in the kernel for a moment."""
+
+    @property
+    def fd(self) -> int: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def wants_write(self) -> bool: ...
 
 
 class Registered(Protocol):
@@ -84,7 +92,7 @@ class Engine(trio.abc.Instrument):
         self._epoll.register(
             self._bell, select.EPOLLIN | select.EPOLLET
         )  # never read: each write is an edge
-        self._resting: list[SocketWire] = []
+        self._resting: list[Resting] = []
         self._rest_until = 0.0
         self._asleep = False  # waits in Trio for the kernel's next news
         self._task: trio.lowlevel.Task | None = None  # the one that runs this
@@ -128,8 +136,8 @@ class Engine(trio.abc.Instrument):
         self._again.append((wire, step))
         self._ring()
 
-    def rest(self, wire: SocketWire) -> None:
-        """Hear nothing of what comes in on this wire for REST seconds: it gathers in the kernel. Its end is still told.
+    def rest(self, wire: Resting) -> None:
+        """Mask EPOLLIN of this socket for REST seconds, so that bytes gather in the kernel; hang-ups are still reported.
 
         For a step that runs again and again for a few bytes: together they cost one.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.observing.tracing import TraceParent, new, parse
+from relay.observing.traceparent import TraceParent, new, parse
 
 ID = b"4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = b"00f067aa0ba902b7"

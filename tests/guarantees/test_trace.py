@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_tra
 
 from relay.config import ConfigError, loads
 from relay.observing import spans
-from relay.observing.tracing import parse
+from relay.observing.traceparent import parse
 from tests.harness import EVENT_HEAD, Upstream, chunked, route_to, running, scene
 
 ID = "4bf92f3577b34da6a3ce929d0e0e4736"

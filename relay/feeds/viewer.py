@@ -9,6 +9,7 @@ how. A client that hangs up ends its viewer in the step that notices it, never t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from math import inf
 from random import uniform
 from typing import Final
@@ -39,7 +40,7 @@ _SENT_AWAY: Final = {
 _KNOW_RETRY: Final = ("plain", "named")
 
 
-class Viewer:
+class Viewer(ABC):
     """What both kinds are: the books, and how it ends.
 
     Attributes:
@@ -108,9 +109,9 @@ class Viewer:
         self.counters.active -= 1
         self.counters.gaps += self.view.gaps
 
+    @abstractmethod
     def ask(self, cause: Cause) -> None:
         """End soon: STOPPED by an operator, DRAINED by a shutdown. At the next end of an event."""
-        raise NotImplementedError
 
     def _leave(self, cause: Cause) -> None:
         """Send the reader away before its run's end: it is aborted, in every dialect, because a clean end on half an answer

@@ -17,7 +17,7 @@ from relay.exchange.client_head import event_framing, send_event_head
 from relay.http.bodies import chunk
 from relay.http.framing import CHUNKED
 from relay.observing.ending import Cause
-from relay.sse.dialects import HEARTBEAT
+from relay.sse.dialects import HEARTBEAT, HEARTBEAT_LINE
 from relay.wires.wire import Expired, Gone
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ class Commitment:
                 async with self._writing:
                     await send_event_head(exchange)
             chunked = event_framing(exchange) == CHUNKED
-            heartbeat = chunk(HEARTBEAT) if chunked else HEARTBEAT
+            heartbeat = HEARTBEAT if exchange.route.resume is None else HEARTBEAT_LINE
+            heartbeat = chunk(heartbeat) if chunked else heartbeat
             while not await self._settled_within(exchange.route.heartbeat):
                 await exchange.wire.send(heartbeat)
         except Gone:

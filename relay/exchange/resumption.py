@@ -41,7 +41,7 @@ from relay.routing.subject import Values
 from relay.sources.bring import bring
 from relay.sources.own_events import last_word
 from relay.sources.reply import Reply
-from relay.sse.dialects import WITH_FAILURE, gap_event
+from relay.sse.dialects import HEARTBEAT_LINE, WITH_FAILURE, gap_event
 
 if TYPE_CHECKING:
     from relay.exchange.exchange import Exchange
@@ -285,7 +285,7 @@ def _said(exchange: Exchange, place: Place, outcome: Outcome[Run]) -> Reply:
         reply.fields += _handle(exchange, outcome.run, place.key)
         return reply
     if what is What.DONE:
-        return _words(exchange, b":\n\n")
+        return _words(exchange, HEARTBEAT_LINE)
     if what is What.GONE:
         gone = last_word(route, "run_gone", "this stream is not kept any more", retryable=True)
         return _words(exchange, gone)
@@ -299,7 +299,11 @@ def _words(
 ) -> Reply:
     """A stream that says one thing and ends."""
     return Shown(
-        200, [*_STREAM, NO_STORE], words=block or b":\n\n", abort=abort, ending=ending or _SAID
+        200,
+        [*_STREAM, NO_STORE],
+        words=block or HEARTBEAT_LINE,
+        abort=abort,
+        ending=ending or _SAID,
     )
 
 
@@ -308,7 +312,7 @@ def _nothing(exchange: Exchange) -> Reply:
     resume = exchange.route.resume
     assert resume is not None
     if resume.handle == "location" and exchange.head.method == b"GET":
-        return _words(exchange, b":\n\n")
+        return _words(exchange, HEARTBEAT_LINE)
     return Reply(204, [NO_STORE], ending=_SAID)
 
 

@@ -24,13 +24,12 @@ from relay.flows.event_log import End, EventLog
 from relay.http.bodies import Fields, chunk
 from relay.observing.ending import Cause, Ending
 from relay.sse.blocks import Kind, blocks, kind, last_id, stamp
-from relay.sse.dialects import HEARTBEAT
+from relay.sse.dialects import HEARTBEAT_LINE
 from relay.wires.alarms import Alarms, Entry
 from relay.wires.engine import Engine
 
 OVERHEAD: Final = 4096  # bytes a run is counted for beside its events: its objects, its request's head, its entries
-# The decoder of the official client takes the blank line, once it has seen an id, for an event without data and fails.
-_OPENAI_HEARTBEAT: Final = b":\n"
+_HEARTBEAT: Final = chunk(HEARTBEAT_LINE)
 
 logger = logging.getLogger("relay")
 
@@ -56,11 +55,6 @@ class Keeper(Protocol):
         """Its time is over."""
 
 
-def heartbeat(route: Route) -> bytes:
-    """The comment that keeps a viewer of this route's runs alive."""
-    return _OPENAI_HEARTBEAT if route.dialect == "openai" else HEARTBEAT
-
-
 class Run:
     """One run. Implements feeds.decisions.KnownRun, and a Clock.
 
@@ -78,7 +72,6 @@ class Run:
     __slots__ = (
         "_alarms",
         "_forgotten",
-        "_heartbeat",
         "_keeper",
         "_prefix",
         "_stop",
@@ -151,7 +144,6 @@ class Run:
         self.entry: Entry | None = None
         self._alarms = alarms
         self._forgotten = False
-        self._heartbeat = chunk(heartbeat(route))
         self._keeper = keeper
         self._stop: Stop | None = stop
 
@@ -284,7 +276,7 @@ class Run:
                 self.stop(Cause.UNWATCHED)
             else:
                 self.last_out = now
-                self.fanout.say(self._heartbeat)
+                self.fanout.say(_HEARTBEAT)
         return self.due()
 
     def set_back(self, seconds: float, now: float) -> None:

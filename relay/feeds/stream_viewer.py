@@ -6,12 +6,13 @@ from math import inf
 
 import trio
 
-from relay.feeds.run import Run, heartbeat
+from relay.feeds.run import Run
 from relay.feeds.viewer import LEFT, STALLED, Viewer
 from relay.flows.event_log import View
 from relay.observing.counters import RouteCounters
 from relay.observing.ending import Cause
 from relay.observing.record import Record
+from relay.sse.dialects import HEARTBEAT_LINE
 from relay.wires.wire import Expired, Gone, Wire
 
 
@@ -89,4 +90,4 @@ class StreamViewer(Viewer):
             self._max_age_at = inf
             self.ask(Cause.MAX_AGE)
         else:
-            self.view.words(heartbeat(self.route))
+            self.view.words(HEARTBEAT_LINE)

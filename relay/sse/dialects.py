@@ -24,6 +24,10 @@ from typing import Final, Literal
 Dialect = Literal["plain", "named", "openai", "anthropic", "ai-sdk", "off"]
 
 HEARTBEAT: Final = b":\n\n"
+# Where relay gives the events ids. The blank line would be an event without data: to fetch-event-source always, to
+# httpx-sse and the decoder of the openai package once they have seen an id. The line alone says nothing to any of them. A
+# reader that splits at blank lines and takes the first line for data is not among those: it would meet the `id:` as well.
+HEARTBEAT_LINE: Final = b":\n"
 # The dialects of protocols that have a failure of their own. There the terminal event says all, and a
 # connection that breaks behind it would be a second failure, which hides the first one from
 # `streamText` of the AI SDK. Their readers do not reconnect by themselves either, so a clean end

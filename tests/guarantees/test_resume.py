@@ -183,7 +183,7 @@ async def test_finished_and_seen_to_the_end() -> None:
         posted = await g.read("POST", "/chat", body=BODY, cursor=cursor)
         assert posted.status == 200
         assert await posted.rest() == []
-        assert (posted.payload, posted.ended) == (b":\n\n", "clean")
+        assert (posted.payload, posted.ended) == (b":\n", "clean")
         replayed = await g.read("GET", "/chat/c1/stream")
         await replayed.rest()
         assert replayed.data == ["last"]

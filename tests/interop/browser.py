@@ -38,35 +38,30 @@ FLAGS = [
 ]
 
 
-class Page:
-    """One tab. `messages` are the events of the protocol that came beside the answers."""
+class Wire:
+    """The pipe to one browser, shared by its tabs: a message that is not awaited goes to the tab it is of."""
 
     def __init__(self, read: int, write: int) -> None:
         self._read = read
         self._write = write
         self._buffer = b""
         self._number = 0
-        self._session: str | None = None
-        self.messages: deque[dict[str, Any]] = deque(maxlen=10_000)
-        target = self.command("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.command("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        self.target = target
-        for domain in ("Page", "Runtime", "Log"):
-            self.command(f"{domain}.enable")
+        self.pages: dict[str | None, Page] = {}
 
-    def command(self, method: str, **params: Any) -> dict[str, Any]:
+    def command(self, session: str | None, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Send one command and wait for its result; an error of the protocol fails the test."""
         self._number += 1
         number = self._number
         message = {"id": number, "method": method, "params": params}
-        if self._session is not None:
-            message["sessionId"] = self._session
+        if session is not None:
+            message["sessionId"] = session
         os.write(self._write, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._next(ANSWER)
             if answer.get("id") != number:
-                self.messages.append(answer)
+                page = self.pages.get(answer.get("sessionId"))
+                if page is not None:
+                    page.messages.append(answer)
             elif "error" in answer:
                 pytest.fail(f"{method}: {answer['error']}")
             else:
@@ -86,6 +81,30 @@ class Page:
         message, _, self._buffer = self._buffer.partition(b"\0")
         decoded: dict[str, Any] = json.loads(message)
         return decoded
+
+
+class Page:
+    """One tab. `messages` are the events of the protocol that came beside the answers."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._session: str | None = None
+        self.messages: deque[dict[str, Any]] = deque(maxlen=10_000)
+        target = self.command("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.command("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        wire.pages[self._session] = self
+        self.target = target
+        for domain in ("Page", "Runtime", "Log"):
+            self.command(f"{domain}.enable")
+
+    def another(self) -> Page:
+        """A second tab of the same browser: the same cookies and storage. It is seen; this one is hidden."""
+        return Page(self._wire)
+
+    def command(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send one command and wait for its result; an error of the protocol fails the test."""
+        return self._wire.command(self._session, method, params)
 
     def open(self, url: str) -> None:
         """Load a page and wait for its `load` event."""
@@ -189,6 +208,7 @@ class Page:
 
     def close(self) -> None:
         """Close the tab, as a person would."""
+        self._wire.pages.pop(self._session, None)
         self._session = None  # it ends with the tab
         self.command("Target.closeTarget", targetId=self.target)
 
@@ -211,4 +231,4 @@ def start_browser(*flags: str) -> Iterator[Page]:
         stack.callback(server.stop)
         os.close(their_read)
         os.close(their_write)
-        yield Page(our_read, our_write)
+        yield Page(Wire(our_read, our_write))

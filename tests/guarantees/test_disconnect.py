@@ -91,11 +91,15 @@ async def write_blocked(relay: Relay, up: Upstream) -> Ends:
     await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
     await settle(lambda: len(relay.worker.registry) == 1)
     [transfer] = relay.worker.registry
-    with trio.move_on_after(0.001) as scope:
-        while True:
-            await peer.stream.send_all(bytes(65536))
-            scope.deadline = trio.current_time() + 0.05
-    await settle(lambda: transfer.paused)
+    async with trio.open_nursery() as sending:
+
+        async def send() -> None:
+            while True:
+                await peer.stream.send_all(bytes(65536))
+
+        sending.start_soon(send)
+        await settle(lambda: transfer.paused)
+        sending.cancel_scope.cancel()
     return client, peer
 
 

@@ -75,7 +75,7 @@ async def test_a_client_that_reads_late(framing: str) -> None:
 
         nursery.start_soon(offer_pieces)
         held = await still(sent)
-        assert held < OFFERED / 4
+        assert held < OFFERED / 2  # the buffers of four sockets: 32 MiB is the kernel's most for one
         assert memory() - before < ALLOWED
         got = 0
         while got < OFFERED:
@@ -111,7 +111,7 @@ async def test_an_upstream_that_reads_late(framing: str) -> None:
 
         nursery.start_soon(offer_pieces)
         held = await still(sent)
-        assert held < OFFERED / 4
+        assert held < OFFERED / 2  # the buffers of four sockets: 32 MiB is the kernel's most for one
         assert memory() - before < ALLOWED
         got = 0
         while got < OFFERED:
@@ -181,7 +181,7 @@ async def test_a_reader_that_is_slow_but_alive_stays() -> None:
 async def test_an_upstream_that_takes_an_upload_slowly_stays() -> None:
     """The same the other way."""
     size = 64 * 1024 * 1024
-    times = '[timeouts]\nwrite = "100ms"\nresponse_head = "100ms"'
+    times = '[timeouts]\nwrite = "400ms"\nresponse_head = "400ms"'
     async with scene(more=times) as (relay, up), trio.open_nursery() as nursery:
         client = await relay.client()
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
@@ -189,6 +189,6 @@ async def test_an_upstream_that_takes_an_upload_slowly_stays() -> None:
         nursery.start_soon(offer, client, size, [0])
         for _ in range(150):
             assert await peer.stream.receive_some(16384)
-            await trio.sleep(0.005)
+            await trio.sleep(0.01)
         client.reset()  # an end would stay behind the bytes that nobody takes
         assert (await relay.line())["ending"] == "client_left"

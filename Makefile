@@ -3,7 +3,7 @@
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 BASE ?= python3
-JOBS ?= 2
+JOBS ?= 3
 NPM := tests/interop/npm
 
 .PHONY: demo test lint bench npm clean

@@ -304,7 +304,7 @@ class Feed:
         if ending.clean:
             run.seal(End(clean=True, over=self._completed), ending)
             return
-        code = refusal.CODES.get(ending.cause, ending.cause.value)
+        code = ending.cause.value  # as in a stream of any other route
         words = last_word(route, code, ending.detail or code, retryable=True)
         if words:
             words = stamp(words, b"%b-end" % run.id.encode())

@@ -240,6 +240,15 @@ async def test_a_truncation_never_becomes_a_clean_end_by_reconnecting(dialect: s
         assert whole.status in (200, 404)
 
 
+async def test_a_silent_upstream_has_the_code_that_it_has_on_any_route() -> None:
+    """1. the upstream says one event 2. and no more 3. the reader is told `upstream_silent`, not a refusal's code."""
+    async with ground(route='event_idle = "100ms"') as g:
+        reader, peer = await g.begun()
+        await peer.send(event(1))
+        await reader.rest()
+        assert reader.codes == ["upstream_silent"]
+
+
 async def test_a_stop_ends_everything_below_the_key() -> None:
     async with chat() as g:
         reader, peer = await g.begun("POST", "/chat", body=BODY)

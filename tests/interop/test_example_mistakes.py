@@ -67,6 +67,10 @@ def test_each_example_is_right(example: str) -> None:
             '"/v1/workloads/{ib}/logs"',
             "upstream_path",
         ),
+        ("resumable-chat", '"{cookie.session}"', '"{query.session}"', "resume.principal"),
+        ("resumable-chat", "/chat/{key}/stream", "/chat/{id}/stream", "resume.at"),
+        ("shared-logs", 'key = "{id}"', 'key = "{di}"', "resume.key"),
+        ("shared-logs", '"GET"]', '"POST"]', "resume.reconnect"),
     ],
 )
 def test_a_mistake_is_named_by_its_key(

@@ -45,6 +45,9 @@ PROOFS = {
     "an upstream fails before its first event": "interop/test_servers_failover.py",
     "an `EventSource` meets a 503": "interop/test_browser.py",
     "shutdown, reload": "guarantees/test_drain.py",
+    "a page is reloaded, a second reader comes, a tab is shown again": (
+        "interop/test_resume_ai_sdk.py"
+    ),
     "a secret": "guarantees/test_secrets.py",
     "`POST` then `GET` of a two-step broker; one JSON answer as a stream": (
         "interop/test_example_message_broker.py"

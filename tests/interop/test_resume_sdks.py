@@ -6,13 +6,12 @@ never reset an id: after one, a blank line without data would be an event, and t
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import anthropic
-import httpx
-import httpx2
 import openai
 import pytest
 
@@ -70,8 +69,10 @@ class Script:
             self._ground.say(self._id, **order)
 
 
-def client_of(http: Any, script: Script) -> Any:
-    """A client of httpx, or of its twin that the package wants, that tells of what it reads."""
+def client_of(package: Any, script: Script) -> Any:
+    """A client of the httpx that the package wants (each has its own), which tells of what it reads."""
+    modules = [kind.__module__.partition(".")[0] for kind in package.DefaultHttpxClient.__mro__]
+    http: Any = importlib.import_module(next(m for m in modules if m.startswith("httpx")))
 
     class Heard(http.SyncByteStream):  # type: ignore[misc]
         def __init__(self, stream: Any) -> None:
@@ -93,7 +94,7 @@ def client_of(http: Any, script: Script) -> Any:
 
 def chat(url: str, id: str, script: Script) -> Iterator[str]:
     with openai.OpenAI(
-        base_url=f"{url}/v1", api_key="k", max_retries=0, http_client=client_of(httpx, script)
+        base_url=f"{url}/v1", api_key="k", max_retries=0, http_client=client_of(openai, script)
     ) as client:
         for piece in client.chat.completions.create(model=id, messages=[ASKED], stream=True):
             yield piece.choices[0].delta.content or ""
@@ -101,7 +102,7 @@ def chat(url: str, id: str, script: Script) -> Iterator[str]:
 
 def respond(url: str, id: str, script: Script) -> Iterator[str]:
     with openai.OpenAI(
-        base_url=f"{url}/v1", api_key="k", max_retries=0, http_client=client_of(httpx, script)
+        base_url=f"{url}/v1", api_key="k", max_retries=0, http_client=client_of(openai, script)
     ) as client:
         for event in client.responses.create(model=id, input="?", stream=True):
             if event.type == "response.output_text.delta":
@@ -111,7 +112,7 @@ def respond(url: str, id: str, script: Script) -> Iterator[str]:
 def message(url: str, id: str, script: Script) -> Iterator[str]:
     with (
         anthropic.Anthropic(
-            base_url=url, api_key="k", max_retries=0, http_client=client_of(httpx2, script)
+            base_url=url, api_key="k", max_retries=0, http_client=client_of(anthropic, script)
         ) as client,
         client.messages.stream(model=id, messages=[ASKED], max_tokens=9) as stream,
     ):

@@ -187,6 +187,25 @@ def test_a_status_is_shown_as_it_is(page: Page) -> None:
     assert "no such workload" in page.run("demo['workload-logs'].output.textContent")
 
 
+def test_what_has_failed_through_relay_is_not_asked_again_through_the_proxy(page: Page) -> None:
+    """A strip that repeats its question fails through relay, and the proxy takes the answer for good.
+
+    1. `ask` is asked for `html`: relay says BAD_ANSWER, the proxy beside it passes the page on.
+    2. The strip is over, its Stop button is off: the proxy's lane has to end too, or nobody could stop it.
+    3. Start again: what the earlier answer still has under way is given up, and not counted for the new one.
+    """
+    proxy = lane("ask", "proxy")
+    type_in(page, "ask", "html")
+    press(page, "Start", "ask")
+    page.wait_for("!demo['ask'].running")
+    assert "BAD_ANSWER" in page.run("demo['ask'].output.textContent")
+    page.wait_for(f"{proxy}.ended")
+
+    page.run(f"window.before = {proxy}.control")
+    press(page, "Start", "ask")
+    assert page.run("before.signal.aborted")
+
+
 def test_half_an_event_never_reaches_the_page(page: Page) -> None:
     alone(page)
     press(page, "Start", "workload-logs")

@@ -40,6 +40,7 @@ class Lane {
     this.note = undefined;
     this.stream = undefined;
     this.life = undefined;
+    this.control?.abort(); // what is still read of an earlier answer is not counted for this one
     this.control = new AbortController();
   }
 
@@ -100,7 +101,7 @@ class Lane {
   /** One line for people: what arrived, how late, and what the backend does. */
   tell() {
     const parts = [];
-    if (this.events.length) parts.push(`${this.events.length} events`);
+    if (this.events.length) parts.push(`${this.events.length} event${this.events.length === 1 ? "" : "s"}`);
     if (this.delays.length) parts.push(`${median(this.delays).toFixed(0)} ms after they were sent`);
     if (this.error) parts.push(`<span class="bad">${escape(this.error)}</span>`);
     else if (this.ended && this.life?.lost) parts.push('<span class="bad">cut, but looks complete</span>');
@@ -109,7 +110,9 @@ class Lane {
     parts.push(...this.#afterStop());
     if (this.shared && this.starts) parts.push(this.#howOften());
     const line = parts.join(" · ");
-    if (this.told.innerHTML !== line) this.told.innerHTML = line;
+    if (this.told.innerHTML === line) return;
+    this.told.innerHTML = line;
+    this.told.title = this.told.textContent; // a long line is cut on the screen
   }
 
   /** How often the backend began this answer, whatever its readers did. */
@@ -258,7 +261,7 @@ class System {
         }
         if (!signal.aborted) lane.mark("end");
         if (this.repeat && !signal.aborted) await pause(AGAIN);
-      } while (this.repeat && !signal.aborted);
+      } while (this.repeat && !signal.aborted && this.running); // a strip that has ended asks no more
       lane.ended ||= lane.control === control;
     } catch (error) {
       if (signal.aborted || error.kind === "cancelled") return;

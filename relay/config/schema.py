@@ -165,7 +165,8 @@ class Reader:
             one = self.read(kind.each, raw, path)
             return INVALID if one is INVALID else self._made(kind, [one], path)
         if not isinstance(raw, list):
-            self.mistake(path, f"found {shown(raw)}, expected an {kind.label}")
+            one = f": write [{shown(raw)}]" if isinstance(raw, str) else ""
+            self.mistake(path, f"found {shown(raw)}, expected an {kind.label}{one}")
             return INVALID
         if len(raw) < kind.least:
             self.mistake(path, f"an empty array, expected at least {kind.least} {kind.each.label}")

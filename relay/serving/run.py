@@ -28,6 +28,7 @@ FAULT = 1
 _COLLECTING = (700, 10, 100)
 # Behind "cannot listen on 127.0.0.1:8000: Address already in use".
 _TAKEN = "; to take over from a relay that listens there: relay serve --takeover"
+_TAKEN_WITHOUT_A_FILE = "; another address is chosen with --listen"
 _DOES_NOT_SHARE = "; who listens there does not share it: is it a relay, and of this user?"
 logger = logging.getLogger("relay")
 
@@ -75,7 +76,9 @@ def _serve(config: Config, standard: Standard, takeover: bool) -> int:
     except (BindError, OSError, Refused) as error:
         hint = ""
         if isinstance(error, BindError) and error.taken:
-            hint = _DOES_NOT_SHARE if takeover else _TAKEN if config.path else ""
+            hint = _TAKEN if config.path else _TAKEN_WITHOUT_A_FILE
+            if takeover:
+                hint = _DOES_NOT_SHARE
         print(f"relay: {error}{hint}", file=sys.stderr)
         return FAULT
     finally:

@@ -159,6 +159,8 @@ ROWS = [
      "directory"),
     ('[timeouts]\nidle = "${WRONG}"\n' + ROUTE, f'timeouts.idle (line 2): found "${{WRONG}}", {DURATION}'),
     # [[routes]]: the path and the methods
+    ('[[routes]]\npath = "/a"\nsource = "local"\nmethods = "GET"\nlocal = { body = "x" }\n',
+     'routes[0].methods (line 4): found "GET", expected an array of method: write ["GET"]'),
     ('[[routes]]\nsource = "local"\n', "routes[0].path (line 1): is missing: `{name}` is one segment, `{name...}` "
      "the rest."),
     ("[[routes]]\npath = 1\nsource = \"local\"\n",

@@ -367,6 +367,25 @@ async def test_after_the_head_is_out(row: list[str]) -> None:
     assert not rest.endswith(b"0\r\n\r\n")
 
 
+def test_the_codes_of_features_are_those_of_the_code() -> None:
+    """1. A reader looks a code up that relay sent. 2. It is on the page; what is on the page is sent."""
+    root = Path(__file__).parents[2] / "relay"
+    files = [
+        *root.glob("exchange/*.py"),
+        *root.glob("sources/*.py"),
+        *root.glob("feeds/*.py"),
+        *root.glob("sse/*.py"),
+    ]
+    source = "\n".join(path.read_text("utf-8") for path in files)
+    named = {code for code, _, _ in rows(3)} | {cause.value for cause in Cause}
+    assert all(f'"{code}"' in source for code in named - {cause.value for cause in Cause})
+    sent = set(
+        re.findall(r'(?:"client", \d+|code=|_refused\(|refuse\(\s*\d+),?\s*"([a-z_]+)"', source)
+    )
+    assert len(sent) > 10
+    assert sent - named - {row[2] for row in rows(6)} == set()
+
+
 def test_the_tables_name_real_endings_and_every_case() -> None:
     assert {row[0] for row in rows(6)} == set(BEFORE_THE_HEAD)
     assert {row[0] for row in rows(4)} == set(AFTER_THE_HEAD)

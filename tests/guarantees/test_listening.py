@@ -70,6 +70,8 @@ def test_a_second_relay_is_refused(workers: int, tmp_path: Path) -> None:
             assert "Traceback" not in second.stderr
             assert len(second.stderr.splitlines()) == 1, name
         assert "relay serve --takeover" in seconds["serve"].stderr
+        assert "another address is chosen with --listen" in seconds["forward"].stderr
+        assert "another address is chosen with --listen" in seconds["demo"].stderr
         assert get(("127.0.0.1", port)) == "here"
         assert first.process.poll() is None
 

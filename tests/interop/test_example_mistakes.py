@@ -97,3 +97,23 @@ def test_a_missing_variable_is_named(example: str, name: str) -> None:
     result = check(ROOT / "examples" / example / "relay.toml", without=name)
     assert result.returncode == 2
     assert name in result.stderr
+
+
+def test_the_file_before_the_models_is_right(tmp_path: Path) -> None:
+    """The first file of the how-to, which its own commands do not run: they have a stand-in for the models."""
+    page = (ROOT / "docs" / "how-to" / "openai-anthropic-vllm.md").read_text("utf-8")
+    text = page.partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "relay.toml").write_text(text)
+    keys = {"OPENAI_API_KEY": SECRET, "ANTHROPIC_API_KEY": SECRET}
+    command = [sys.executable, "-m", "relay", "check", str(tmp_path / "relay.toml")]
+    result = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **keys},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert SECRET not in result.stdout + result.stderr

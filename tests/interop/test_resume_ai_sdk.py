@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,14 +120,17 @@ def test_many_ask_the_hook_and_the_address_at_once(page: Page, ground: Bench) ->
     has_asked(page, ground, "ten")
     page.run("{ for (let i = 0; i < 10; i++) void resumeStream(); }")
 
+    here = threading.Semaphore(0)
+
     def read() -> tuple[int, str]:
         with httpx.stream("GET", f"{ground.url}/api/chat/ten/stream", headers=WHO) as response:
+            here.release()
             text = response.read().decode()
         return response.status_code, text
 
     with concurrent.futures.ThreadPoolExecutor(10) as pool:
         readers = [pool.submit(read) for _ in range(10)]
-        wait_until("ten readers and the page", lambda: len(ground.viewers()) >= 11)
+        assert all(here.acquire(timeout=30) for _ in range(10))
         ground.say("ten", say=["and last"], done=True)
         for each in readers:
             status, text = each.result(30)

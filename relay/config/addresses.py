@@ -62,7 +62,9 @@ def _url(text: str) -> Url:
             '{ Authorization = "Basic ${CREDENTIALS}" }'
         )
     if query or fragment:
-        raise ValueError("a query or fragment does not belong here: put it in upstream_path")
+        raise ValueError(
+            "a query or fragment does not belong here: put it in the upstream_path of a route"
+        )
     host, port = _host_and_port(authority)
     if port is None:
         port = 443 if scheme == "https" else 80

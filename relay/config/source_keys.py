@@ -53,7 +53,12 @@ ENQUEUE: Final = Table(
             "Orders within one worker: with several workers keep a user on one connection.",
         ),
         Key("order_wait", kinds.DURATION, '"30s"', "How long a message waits for its turn."),
-        Key("max_body", kinds.HELD_SIZE, '"1MiB"', "Largest JSON body, of client and upstream."),
+        Key(
+            "max_body",
+            kinds.HELD_SIZE,
+            '"1MiB"',
+            "Largest JSON body of the client. The upstream's reply may have 64 KiB.",
+        ),
     ),
     parts=True,
 )

@@ -112,7 +112,7 @@ class Server:
         self._bound_by_descriptors = wanted > room
         if self._bound_by_descriptors:
             logger.info(
-                "room for %d connections and their upstreams (ulimit -n), not for the %d of limits.connections",
+                "ulimit -n leaves room for %d clients and their upstreams: fewer than limits.connections = %d",
                 room,
                 wanted,
             )

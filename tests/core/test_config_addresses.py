@@ -92,7 +92,7 @@ _USER = (
     "user and password do not belong in a url: set request_headers = "
     '{ Authorization = "Basic ${CREDENTIALS}" }'
 )
-_QUERY = "a query or fragment does not belong here: put it in upstream_path"
+_QUERY = "a query or fragment does not belong here: put it in the upstream_path of a route"
 
 
 @pytest.mark.parametrize(

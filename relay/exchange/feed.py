@@ -305,7 +305,8 @@ class Feed:
             run.seal(End(clean=True, over=self._completed), ending)
             return
         code = ending.cause.value  # as in a stream of any other route
-        words = last_word(route, code, ending.detail or code, retryable=True)
+        again = ending.cause is not Cause.STOPPED  # what was stopped is not begun again
+        words = last_word(route, code, ending.detail or code, retryable=again)
         if words:
             words = stamp(words, b"%b-end" % run.id.encode())
         stopped = ending.cause is Cause.STOPPED

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from relay.flows.event_log import EventLog, View
+from relay.flows.event_log import EventLog, View, bare
+from relay.http.bodies import chunk
 from relay.wires.engine import Engine
 
 SLICE: Final = 256  # readers served in one step: about a millisecond
@@ -35,12 +36,14 @@ class Reader(Protocol):
 
 
 class Slice:
-    """Readers that stand at one cursor. `sent`: bytes that each who was there all along was sent."""
+    """Readers that stand at one cursor, and whose bodies are framed alike. `sent`: bytes that each who was there all along
+    was sent."""
 
-    __slots__ = ("cursor", "members", "sent")
+    __slots__ = ("chunked", "cursor", "members", "sent")
 
-    def __init__(self, cursor: int) -> None:
+    def __init__(self, cursor: int, chunked: bool) -> None:
         self.cursor = cursor
+        self.chunked = chunked
         self.members: dict[Reader, tuple[Send, int]] = {}  # and `sent` when it joined
         self.sent = 0
 
@@ -66,12 +69,13 @@ class Fanout:
 
     def join(self, reader: Reader, send: Send) -> None:
         """`reader` has all there is, whole."""
-        last = self._log.last
+        last, chunked = self._log.last, reader.view.chunked
         for place in self._slices:
-            if place.cursor == last and len(place.members) < SLICE:
+            fits = place.chunked == chunked and len(place.members) < SLICE
+            if fits and place.cursor == last:
                 break
         else:
-            place = Slice(last)
+            place = Slice(last, chunked)
             self._slices.append(place)
         place.members[reader] = (send, place.sent)
         reader.place = place
@@ -103,15 +107,17 @@ class Fanout:
         if place.members and place.cursor < self._log.last:
             self._ask_turn()
 
-    def say(self, word: bytes) -> None:
-        """`word` (framed) to everybody who stands at the tail; it is not part of the log."""
+    def say(self, words: bytes) -> None:
+        """`words` to everybody who stands at the tail; they are not part of the log."""
         for place in tuple(self._slices):
+            word = chunk(words) if place.chunked else words
             for reader, (send, _) in tuple(place.members.items()):
                 size = _sent(send, word)
                 if size < len(word):
                     self.leave(reader)
                     reader.view.pending = memoryview(word)
                     reader.fell_behind(size)
+            place.sent += len(word)
 
     def _turn(self) -> None:
         """Serve the slice that is furthest behind; ask for another turn while there is one."""
@@ -141,6 +147,8 @@ class Fanout:
         else:
             events = log.some(cursor)
             data, count = b"".join(events), len(events)
+        if not place.chunked:
+            data = b"".join(map(bare, log.some(cursor)))
         size = len(data)
         slow: list[tuple[Reader, int]] = []
         for reader, (send, _) in place.members.items():

@@ -21,15 +21,14 @@ import trio
 from relay.config.values import Resume, Route
 from relay.feeds.fanout import Fanout
 from relay.flows.event_log import End, EventLog
-from relay.http.bodies import Fields, chunk
+from relay.http.bodies import Fields
 from relay.observing.ending import Cause, Ending
-from relay.sse.blocks import Kind, blocks, kind, last_id, stamp
+from relay.sse.blocks import Kind, blocks, kind, last_id, retry, stamp
 from relay.sse.dialects import HEARTBEAT_LINE
 from relay.wires.alarms import Alarms, Entry
 from relay.wires.engine import Engine
 
 OVERHEAD: Final = 4096  # bytes a run is counted for beside its events: its objects, its request's head, its entries
-_HEARTBEAT: Final = chunk(HEARTBEAT_LINE)
 
 logger = logging.getLogger("relay")
 
@@ -188,7 +187,8 @@ class Run:
     def append(self, whole: bytes) -> None:
         """Whole blocks came: keep the events among them, each with its id.
 
-        A block that only has an `id` moves the cursor for the upstream, a comment says nothing.
+        A block that only has an `id` moves the cursor for the upstream, a comment says nothing. One that only has a
+        reconnection time is told to those who read just now, as a line that dispatches nothing.
         """
         log = self.log
         before, last = log.size, log.last
@@ -196,12 +196,22 @@ class Run:
             if self.resume.reconnect:
                 given = last_id(block)
                 self.upstream_id = given if given is not None else self.upstream_id
-            if kind(block) is Kind.EVENT:
+            what = kind(block)
+            if what is Kind.EVENT:
                 log.append(stamp(block, b"%b%d" % (self._prefix, log.last + 1)))
+            elif what is Kind.SILENT and self.route.dialect != "openai":
+                self._hint(retry(block))
         if log.last != last:
             self.last_out = trio.current_time()
             self._keeper.grown(log.size - before)
             self.fanout.deliver()
+
+    def _hint(self, wait: int | None) -> None:
+        """A reconnection time of the upstream's. A `retry` line counts at its own end (WHATWG HTML §9.2.6), so it needs no
+        blank line, which some readers take for an event."""
+        if wait is not None:
+            self.fanout.deliver()
+            self.fanout.say(b"retry: %d\n" % wait)
 
     def seal(self, end: End, ending: Ending) -> bool:
         """It has ended. Returns: whether this was the end."""
@@ -276,7 +286,7 @@ class Run:
                 self.stop(Cause.UNWATCHED)
             else:
                 self.last_out = now
-                self.fanout.say(_HEARTBEAT)
+                self.fanout.say(HEARTBEAT_LINE)
         return self.due()
 
     def set_back(self, seconds: float, now: float) -> None:

@@ -143,6 +143,7 @@ class View:
 
     Attributes:
         cursor: the last event that was handed out whole, or in part (the rest is then in `pending`).
+        chunked: how the body is framed for this reader.
         pending: what is to go out before anything else: the rest of an event, or words to this reader alone.
         done: nothing is to come any more; `aborted` says how the body ends.
         gaps: holes that this reader was told of.
@@ -151,10 +152,10 @@ class View:
 
     __slots__ = (
         "_batch",
-        "_chunked",
         "_finishing",
         "_gap",
         "aborted",
+        "chunked",
         "cursor",
         "done",
         "gaps",
@@ -173,7 +174,7 @@ class View:
         self.gaps = 0
         self.skipped = cursor
         self._gap = gap
-        self._chunked = chunked
+        self.chunked = chunked
         self._finishing = False
         self._batch: list[bytes] = []
         if hole:
@@ -208,8 +209,8 @@ class View:
             return self.pending
         if self.cursor < log.last and not self._finishing:
             events = log.some(self.cursor, most)
-            if not self._chunked:
-                events = [_bare(event) for event in events]
+            if not self.chunked:
+                events = [bare(event) for event in events]
             self._batch = events
             return events[0] if len(events) == 1 else b"".join(events)
         if log.end is not None and not self.done:
@@ -241,7 +242,7 @@ class View:
         self._finishing = True
         self.aborted = abort or not whole
         words = self._framed(block) if block and whole else b""
-        if not self.aborted and self._chunked:
+        if not self.aborted and self.chunked:
             words += last_chunk([])
         self.pending = memoryview(words) if words else None
         self.done = self.pending is None
@@ -262,16 +263,16 @@ class View:
         self._finishing = True
         self.aborted = end.abort
         words = self._framed(end.last_words) if end.last_words else b""
-        if not end.abort and self._chunked:
+        if not end.abort and self.chunked:
             words += last_chunk([])
         self.pending = memoryview(words) if words else None
         self.done = self.pending is None
         return self.pending if self.pending is not None else b""
 
     def _framed(self, block: bytes) -> bytes:
-        return chunk(block) if self._chunked and block else block
+        return chunk(block) if self.chunked and block else block
 
 
-def _bare(wire: bytes) -> bytes:
+def bare(wire: bytes) -> bytes:
     """The payload of one chunk."""
     return wire[wire.index(b"\n") + 1 : -2]

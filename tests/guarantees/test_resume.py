@@ -631,8 +631,12 @@ async def test_a_reader_of_http_1_0_gets_events_without_framing() -> None:
         peer = await g.relay.client()
         await peer.send(b"GET /logs/7 HTTP/1.0\r\n\r\n")
         up, _ = await g.taken()
-        await up.send(EVENT_HEAD + event(1) + LAST)
+        await up.send(EVENT_HEAD + event(1))
         await peer.head()
+        await peer.until(b"-1\n\n")
+        run = g.relay.worker.feeds.book.runs[0]
+        await settle(lambda: len(run.fanout) == 1)
+        await up.send(event(2) + LAST)  # now it stands at the tail
         body = await peer.rest()
         assert body.count(b"data: ") == 2
         assert b"\r\n" not in body
@@ -682,3 +686,19 @@ async def test_runs_and_their_viewers_are_seen_and_stopped() -> None:
         await first.rest()
         assert first.codes == ["stopped"]
         await peer.ended()
+
+
+@pytest.mark.parametrize("dialect", ["plain", "openai"])
+async def test_a_reconnection_time_goes_to_those_who_read_just_now(dialect: str) -> None:
+    async with ground(route=f'dialect = "{dialect}"') as g:
+        reader, peer = await g.begun()
+        await peer.send(event(1))
+        await reader.until(1)
+        await settle(lambda: len(g.relay.worker.feeds.book.runs[0].fanout) == 1)
+        await peer.send(chunked(b"retry: 1500\n\n") + LAST)
+        await reader.rest()
+        assert (b"retry: 1500\n" in reader.payload) == (dialect == "plain")
+        assert reader.data == ["1", "last"]
+        later = await g.read(path="/at/7")
+        await later.rest()
+        assert b"retry" not in later.payload

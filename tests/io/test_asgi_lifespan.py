@@ -101,7 +101,7 @@ async def test_what_cannot_be_opened_is_told_at_startup(tmp_path: Path) -> None:
 
 async def test_shutdown_drains() -> None:
     """A stream gets its farewell and ends whole; the shutdown is complete when it has."""
-    async with serving(more="[timeouts]\ndrain = '200ms'") as server:
+    async with serving(more="[timeouts]\ndrain = '2s'") as server:
         call = server.get()
         upstream, _ = await server.upstream.request()
         await upstream.send(EVENT_HEAD + chunked(b"data: 1\n\n"))

@@ -342,7 +342,7 @@ async def test_heartbeats_are_one_clock_for_all_and_never_inside_an_event() -> N
         g.run.append(event(1))
         for client in clients:
             with trio.fail_after(LIMIT):
-                while client.raw.count(b":\n\n") < 3:
+                while client.raw.count(b"2\r\n:\n\r\n") < 3:
                     await client.some()
             assert client.seqs() == [1]
 

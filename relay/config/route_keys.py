@@ -118,7 +118,7 @@ _FORWARD: Final = (
         "retries",
         kinds.whole(0, 10),
         "0",
-        "Tries on another url before the first byte (on event streams: before the first event).",
+        "Tries on another url before the first byte (on event streams: before the first whole block, a comment too).",
         "Only where asking twice does no harm.",
     ),
     Key(
@@ -141,7 +141,7 @@ _STREAM: Final = (
         "first_event",
         kinds.DURATION,
         '"off"',
-        "From the response's head to the first event; then the next url, or an error event.",
+        "From the response's head to the first event; then an error event, or (`retries`, nothing said yet) the next url.",
     ),
     Key(
         "event_idle",

@@ -127,6 +127,11 @@ class Intake:
         return held + (self._steps.held if self._steps is not None else 0)
 
     @property
+    def blocks(self) -> int:
+        """Whole blocks so far, comments too."""
+        return self._scanner.blocks
+
+    @property
     def completed(self) -> bool:
         """Whether the stream has said itself that it is complete."""
         if self._translator is not None and self._translator.complete:

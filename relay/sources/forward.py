@@ -6,6 +6,7 @@ sent), and as often as `retries` says for what `retry_on` names, while no event 
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from math import inf
 
@@ -16,6 +17,7 @@ from relay.flows.intake import Intake
 from relay.http.coding import READABLE
 from relay.http.fault import Fault
 from relay.http.heads import ResponseHead
+from relay.http.retry_after import retry_after
 from relay.observing.ending import Cause
 from relay.routing import relocation
 from relay.routing.template import TemplateError
@@ -106,8 +108,8 @@ async def _once(ask: Ask, plan: Forward, origin: Origin, out: Outgoing, *, last:
                 raise unreadable(head.coding)
             if not last:
                 _refuse_by_status(ask, head)
-                if stream and readable and body.framing != 0:
-                    await _first_event(ask, body, head.coding)
+                if stream and readable and body.framing != 0 and _may_be_asked_again(ask, out):
+                    await _alive(ask, body, head.coding)
             reply = _reply(plan, head, body, stream=stream and head.status == 200)
             handed_over = True
             return reply
@@ -158,10 +160,7 @@ def _refuse_by_status(ask: Ask, head: ResponseHead) -> None:
     name = _STATUSES.get(head.status)
     if name is None or name not in ask.route.retry_on:
         return
-    after = inf
-    for field, value in head.fields:
-        if field == b"retry-after" and value.isdigit():
-            after = float(value)
+    after = retry_after(head.fields, time.time())
     if after != inf and after > MAX_WAIT:
         return  # pass it on: the client can wait, a held request should not
     if ask.body is None or ask.body.resendable:
@@ -170,11 +169,21 @@ def _refuse_by_status(ask: Ask, head: ResponseHead) -> None:
         )
 
 
-async def _first_event(ask: Ask, body: UpstreamBody, coding: bytes) -> None:
-    """Wait until the stream has proved itself with one event; what came is kept in `body.rest`."""
+def _may_be_asked_again(ask: Ask, out: Outgoing) -> bool:
+    """Whether a stream that fails at its beginning can be had from another try. If not, nothing is waited for."""
+    if ask.body is not None and not ask.body.resendable:
+        return False
+    return out.resent_safely or bool(ask.route.retry_on & {"refused", "timeout"})
+
+
+async def _alive(ask: Ask, body: UpstreamBody, coding: bytes) -> None:
+    """Wait until the stream has shown itself alive with one whole block; what came is kept in `body.rest`.
+
+    A comment is enough: an upstream that says that it works must not be asked again, and its head and comments must not
+    wait for an event that may take minutes.
+    """
     intake = Intake(body.framing, 0, coding=coding)  # looks on and holds nothing
-    wait = min(ask.route.first_event, ask.route.timeouts.idle)
-    body.wire.read_by = trio.current_time() + wait
+    started = trio.current_time()
     came = bytearray(body.rest)
     try:
         fresh = body.rest
@@ -187,6 +196,9 @@ async def _first_event(ask: Ask, body: UpstreamBody, coding: bytes) -> None:
                 raise Failure(502, Cause.NONSENSE, intake.ending.detail)
             if intake.done or _is_started(intake, came):
                 return
+            # The same clocks as behind it: the first event is due from the head on, a byte from the last one on.
+            idle = trio.current_time() + ask.route.timeouts.idle
+            body.wire.read_by = min(started + ask.route.first_event, idle)
             fresh = await body.wire.receive()
             if not fresh:
                 raise Gone
@@ -196,12 +208,13 @@ async def _first_event(ask: Ask, body: UpstreamBody, coding: bytes) -> None:
         raise Failure(502, Cause.BROKE, "the upstream broke before its first event") from None
     except Expired:
         body.origin.failed("timeout")
-        raise Failure(504, Cause.SILENT, f"no event within {wait:g} s") from None
+        wait = trio.current_time() - started
+        raise Failure(504, Cause.SILENT, f"no event within {wait:.1f} s") from None
     finally:
         body.rest = bytes(came)
         body.wire.read_by = inf
 
 
 def _is_started(intake: Intake, came: bytearray) -> bool:
-    """Whether a stream has brought an event, or so much that it counts as started."""
-    return intake.events > 0 or max(len(came), intake.payload_bytes) > FIRST_EVENT_HELD
+    """Whether a stream has brought a whole block, a comment too, or so much that it counts as started."""
+    return intake.blocks > 0 or max(len(came), intake.payload_bytes) > FIRST_EVENT_HELD

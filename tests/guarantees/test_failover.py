@@ -1,6 +1,5 @@
-"""The promise: an upstream that fails before its first event is left for the next one, and the
-client sees
-nothing of it. After the first event never: two beginnings would be one wrong answer.
+"""The promise: an upstream that fails before it has said anything is left for the next one, and the client sees nothing of
+it. Once it has shown itself alive, be it by a comment, never: two beginnings would be one wrong answer.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+import trio
 from trio.testing import memory_stream_pair
 
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, running
@@ -62,12 +62,8 @@ async def breaks_after_its_head(peer: RawPeer) -> None:
 
 
 async def breaks_in_its_first_event(peer: RawPeer) -> None:
-    await peer.send(EVENT_HEAD + chunked(b": hello\n\ndata: ha"))
+    await peer.send(EVENT_HEAD + chunked(b"data: ha"))
     peer.close()
-
-
-async def sends_comments_only(peer: RawPeer) -> None:
-    await peer.send(EVENT_HEAD + chunked(b": thinking\n\n"))
 
 
 async def is_silent(peer: RawPeer) -> None:
@@ -81,7 +77,6 @@ FAILURES = [
     is_busy,
     breaks_after_its_head,
     breaks_in_its_first_event,
-    sends_comments_only,
     is_silent,
 ]
 ALL = 'retries = 1\nfirst_event = "50ms"\nretry_on = ["refused", "timeout", "502", "503", "504", "429"]'
@@ -103,7 +98,7 @@ async def test_before_the_first_event(fail: Fail, method: str) -> None:
         assert head.split(b"\r\n")[0] == again.split(b"\r\n")[0]
         if body:
             assert await second.exactly(5) == b"12345"
-        if fail in (is_unavailable, is_busy, sends_comments_only, is_silent):
+        if fail in (is_unavailable, is_busy, is_silent):
             await first.rest()  # closed by relay: nobody reads on there
         await second.send(EVENT_HEAD + chunked(b"data: good\n\n") + LAST)
         got = await client.until(LAST)
@@ -113,6 +108,64 @@ async def test_before_the_first_event(fail: Fail, method: str) -> None:
         assert (line["ending"], line["upstream"]) == ("complete", two.url)
         client.close()
         await relay.nothing_left(before)
+
+
+@pytest.mark.parametrize("split", [False, True])
+async def test_a_stream_that_says_a_comment_is_alive(split: bool) -> None:
+    """1. The first url sends its head and a comment: it works on the answer. 2. The client has both at once, heartbeats
+    come, and nobody else is asked. 3. No event comes in time: that is an error event."""
+    async with two_urls(ALL.replace("50ms", "1s") + '\nheartbeat = "100ms"') as (relay, one, _):
+        client = await relay.get()
+        peer, _ = await one.request()
+        await peer.send(EVENT_HEAD)
+        comment = chunked(b": thinking\n\n")
+        if split:
+            await peer.send(comment[:9])
+        await peer.send(comment[9:] if split else comment)
+        await client.until(b": thinking\n\n\r\n")
+        await client.until(b":\n\n\r\n")
+        assert b'"code":"upstream_silent"' in await client.rest()
+        line = await relay.line()
+        assert (line["ending"], line["upstream"]) == ("upstream_silent", one.url)
+
+
+async def test_the_head_is_not_held_where_no_other_try_is_possible() -> None:
+    """A body that is too large to be sent twice: there is nothing to wait for."""
+    async with two_urls(ALL.replace("50ms", "1h")) as (relay, one, _):
+        client = await relay.client()
+        size = 200_000
+        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+        first, _head = await one.request()
+        await client.send(bytes(size))
+        await first.exactly(size)
+        await first.send(EVENT_HEAD)
+        assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_the_byte_clock_goes_from_byte_to_byte_with_retries_too() -> None:
+    """Half a comment, then its other half, each within `idle` of the one before, both together not."""
+    route = 'retries = 1\nheartbeat = "off"\ntimeouts = { idle = "1s" }'
+    async with two_urls(route) as (relay, one, _):
+        client = await relay.get()
+        peer, _ = await one.request()
+        await peer.send(EVENT_HEAD)
+        for piece in (b": th", b"ink", b"ing\n\n"):
+            await trio.sleep(0.6)  # the clock is real: three of these are longer than `idle`
+            await peer.send(chunked(piece))
+        assert await client.until(b": thinking\n\n\r\n")
+
+
+@pytest.mark.parametrize("date", [False, True])
+async def test_a_url_that_asks_for_patience_is_given_it(date: bool) -> None:
+    """Retry-After in both of its forms (RFC 9110 §10.2.3): an hour is not waited for, and the answer goes to the client."""
+    async with two_urls(ALL) as (relay, one, _):
+        client = await relay.get()
+        peer, _ = await one.request()
+        after = b"Wed, 25 Nov 2099 12:00:00 GMT" if date else b"3600"
+        await peer.send(b"HTTP/1.1 503 No\r\nRetry-After: %b\r\nContent-Length: 0\r\n\r\n" % after)
+        head = await client.head()
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert after in head
 
 
 async def test_an_upload_under_way_goes_to_the_next_url_whole() -> None:

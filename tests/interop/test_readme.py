@@ -42,7 +42,7 @@ PROOFS = {
     "a stream ends without its `[DONE]` or `message_stop`": "interop/test_sdks.py",
     "a quiet stream": "guarantees/test_injection.py",
     "only keep-alive comments come": "interop/test_sdks.py",
-    "an upstream fails before its first event": "interop/test_servers_failover.py",
+    "an upstream fails before it said anything": "interop/test_servers_failover.py",
     "an `EventSource` meets a 503": "interop/test_browser.py",
     "shutdown, reload": "guarantees/test_drain.py",
     "a page is reloaded, a second reader comes, a tab is shown again": (

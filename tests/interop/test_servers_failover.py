@@ -18,7 +18,7 @@ from tests.interop.processes import (
 from tests.interop.reading import calls, events_of
 
 MOODS = ("well", "silent", "comments", "busy", "cut", "closed")
-BAD = ("silent", "comments", "busy", "closed", "refused")
+BAD = ("silent", "busy", "closed", "refused")
 UPSTREAM = """
 [upstreams.{name}]
 urls = [{urls}]
@@ -43,7 +43,7 @@ def relay(backends: Server) -> Iterator[Server]:
     urls = {mood: f"{backends.url}/{mood}" for mood in MOODS}
     urls["refused"] = f"http://127.0.0.1:{free_port()}"
     config = '[server]\nlisten = ["${LISTEN}"]\n'
-    for mood in (*BAD, "cut"):
+    for mood in (*BAD, "comments", "cut"):
         pair = f'"{urls[mood]}", "{urls["well"]}"'
         config += UPSTREAM.format(name=mood, urls=pair, retries=1)
         config += UPSTREAM.format(name=f"{mood}-alone", urls=f'"{urls[mood]}"', retries=0)

@@ -177,6 +177,9 @@ class _RouteBuilder:
             return None
         order = {key: first.pop(key) for key in _ORDER_KEYS & first.keys()}
         broker = first.get("upstream")
+        for step in (follow, cancel):
+            if step is not None and step.get("upstream", broker) == broker:
+                step.setdefault("client_headers", first.get("client_headers", ()))
         follow.setdefault("method", b"GET")
         translate = self._translation(follow, ("follow",))
         follow.pop("translate", None)

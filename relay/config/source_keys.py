@@ -31,6 +31,17 @@ def _with_body(method: str) -> bytes:
     return read
 
 
+def _client_headers(default: str, more: str = "") -> Key:
+    return Key(
+        "client_headers",
+        ListOf(kinds.EDITED_FIELD, single=True),
+        default,
+        "Fields of the client's request that go along, such as `Authorization` and `Accept-Language`; "
+        f"every other one stays here.{more}",
+        "Not to an upstream that must not know the user's credentials.",
+    )
+
+
 _METHOD: Final = kinds.text('a method such as "GET"', _with_body, "method")
 
 ENQUEUE: Final = Table(
@@ -44,6 +55,7 @@ ENQUEUE: Final = Table(
         ),
         Key("method", _METHOD, '"POST"', "With which method."),
         Key("timeout", kinds.DURATION, '"30s"', "For connection and whole answer together."),
+        _client_headers("[]"),
         Key(
             "order_by",
             EXPRESSION,
@@ -80,6 +92,7 @@ FOLLOW: Final = Table(
             "Statuses that mean that the stream does not exist yet.",
         ),
         Key("not_ready_for", kinds.TIME, '"5s"', "How long they are tried again."),
+        _client_headers("", " Not set: those of `enqueue`, where the upstream is the same."),
         TRANSLATE,
     ),
     parts=True,
@@ -90,6 +103,7 @@ CANCEL: Final = Table(
         Key("path", kinds.TEMPLATE, REQUIRED, "Asked when the client left; placeholders as above."),
         Key("method", kinds.METHOD, '"POST"', "With which method."),
         Key("timeout", kinds.DURATION, '"30s"', "For connection and head together."),
+        _client_headers("", " Not set: those of `enqueue`, where the upstream is the same."),
     ),
     parts=True,
 )
@@ -115,6 +129,7 @@ ANSWER: Final = Table(
         Key("chunk_chars", kinds.whole(1, 1_000_000), "100", "Longest `chunk`, in characters."),
         Key("pace", kinds.TIME, '"50ms"', "Between two chunks; `0s`: all at once."),
         Key("timeout", kinds.DURATION, '"30s"', "For each try, to the end of the answer."),
+        _client_headers("[]"),
         Key(
             "retries",
             kinds.whole(0, 10),

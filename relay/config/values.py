@@ -209,6 +209,7 @@ class Step:
     timeout: float = 30.0
     not_ready: tuple[int, ...] = (404, 425)  # follow: statuses that mean "not yet"
     not_ready_for: float = 5.0  # follow: how long they are tried again
+    client_headers: tuple[bytes, ...] = ()  # the client's fields that go along
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +259,7 @@ class Answer:
     fallback: Upstream | None = None
     max_body: int = 1024 * 1024
     max_answer: int = 16 * 1024 * 1024
+    client_headers: tuple[bytes, ...] = ()  # the client's fields that go along
 
 
 @dataclass(frozen=True, slots=True)

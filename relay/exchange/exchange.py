@@ -353,8 +353,9 @@ class Exchange:
         target: bytes,
         content_type: bytes = b"",
         payload: bytes = b"",
+        along: tuple[bytes, ...] = (),
     ) -> Outgoing:
-        return own_request(self, upstream, method, target, content_type, payload)
+        return own_request(self, upstream, method, target, content_type, payload, along)
 
     async def interim(self, head: ResponseHead) -> None:
         await self.say(interim_bytes(self, head))

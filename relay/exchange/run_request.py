@@ -124,8 +124,9 @@ class RunRequest:
         target: bytes,
         content_type: bytes = b"",
         payload: bytes = b"",
+        along: tuple[bytes, ...] = (),
     ) -> Outgoing:
-        return own_request(self, upstream, method, target, content_type, payload)
+        return own_request(self, upstream, method, target, content_type, payload, along)
 
     def question(self, upstream: Upstream, target: bytes) -> Outgoing:
         return question(self, upstream, target)

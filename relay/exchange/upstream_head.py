@@ -92,10 +92,13 @@ def own_request(
     target: bytes,
     content_type: bytes,
     payload: bytes,
+    along: tuple[bytes, ...] = (),
 ) -> Outgoing:
-    """A request of relay's own: of the client's fields it has none but those of the trace."""
+    """A request of relay's own: of the client's fields it has those of the trace, and those named in `along`."""
     path, _, query = target.partition(b"?")
     fields: Fields = [(b"accept", b"application/json, text/event-stream"), *carried(exchange.head)]
+    if along:
+        fields += [field for field in exchange.head.fields if field[0] in along]
     if payload:
         fields.append((b"content-type", content_type))
     if payload or method not in _BODILESS:  # RFC 9110 §8.6: an empty POST says so

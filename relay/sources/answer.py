@@ -190,6 +190,7 @@ class _Telling:
                 question.target,
                 body=b"" if plan.method == b"GET" else self._raw,
                 content_type=b"application/json",
+                along=plan.client_headers,
                 within=plan.timeout,
                 max_answer=plan.max_answer,
             )

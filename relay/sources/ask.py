@@ -58,8 +58,10 @@ class Ask(Protocol):
         target: bytes,
         content_type: bytes = b"",
         payload: bytes = b"",
+        along: tuple[bytes, ...] = (),
     ) -> Outgoing:
-        """A request of relay's own on the client's behalf: forwarding fields, edits, its own payload, nothing else."""
+        """A request of relay's own on the client's behalf: forwarding fields, edits, its own payload, and of the client's
+        fields those named in `along` (lower case)."""
 
     def reached(self, name: str) -> None:
         """An upstream url was chosen: for the record."""
@@ -130,8 +132,9 @@ class Aside:
         target: bytes,
         content_type: bytes = b"",
         payload: bytes = b"",
+        along: tuple[bytes, ...] = (),
     ) -> Outgoing:
-        return self._ask.own_request(upstream, method, target, content_type, payload)
+        return self._ask.own_request(upstream, method, target, content_type, payload, along)
 
     def reached(self, name: str) -> None:
         """Not for the record."""

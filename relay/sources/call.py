@@ -48,19 +48,21 @@ async def call(
     *,
     body: bytes = b"",
     content_type: bytes = b"",
+    along: tuple[bytes, ...] = (),
     within: float,
     max_answer: int,
 ) -> CallResult:
     """Send one request of relay's own and read its whole answer.
 
     Args:
+        along: the client's fields that go along, in lower case.
         within: seconds for all of it: dialling, the head, the last byte of the body.
         max_answer: bytes of the decoded body.
 
     Raises: Failure (SILENT past the deadline, FAILED for an answer that is too large, and what
         `reach` raises).
     """
-    out = ask.own_request(upstream, method, target, content_type, body)
+    out = ask.own_request(upstream, method, target, content_type, body, along)
     with ask.alarms.within(within):
         head, answer = await reach(ask, upstream, out)
         return CallResult(head.status, head.fields, await read_whole(answer, max_answer))

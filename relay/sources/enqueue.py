@@ -125,7 +125,7 @@ async def _follow(
         target = job.target_of(step, reply)
     except TemplateError as error:
         raise bad_reply(f"the reply to the message has no usable {error}") from None
-    out = ask.own_request(step.upstream, step.method, target)
+    out = ask.own_request(step.upstream, step.method, target, along=step.client_headers)
     until = ask.alarms.awake() + step.not_ready_for
     pause = FIRST_PAUSE
     while True:

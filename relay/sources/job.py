@@ -153,6 +153,7 @@ class Job:
                 step.upstream,
                 step.method,
                 target,
+                along=step.client_headers,
                 within=step.timeout,
                 max_answer=MAX_REPLY,
             )
@@ -180,6 +181,7 @@ class Job:
             self._wanted.target,
             body=self._wanted.raw,
             content_type=_JSON,
+            along=step.client_headers,
             within=step.timeout,
             max_answer=MAX_REPLY,
         )

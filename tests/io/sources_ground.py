@@ -69,12 +69,17 @@ class Backend:
         return not select.select([self.upstream._listener.socket], [], [], 0)[0]
 
     async def post(
-        self, relay: Relay, path: str, body: object, peer: RawPeer | None = None
+        self,
+        relay: Relay,
+        path: str,
+        body: object,
+        peer: RawPeer | None = None,
+        fields: str = "",
     ) -> RawPeer:
         """A client that has sent a POST; what is not bytes goes as JSON."""
         peer = peer or self.kept(await relay.client())
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: relay.test\r\nContent-Length: {len(data)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: relay.test\r\n{fields}Content-Length: {len(data)}\r\n\r\n"
         await peer.send(head.encode() + data)
         return peer
 

@@ -97,6 +97,16 @@ async def test_one_answer_becomes_events(backend: Backend) -> None:
         assert again.status == 200, "the connection serves again"
 
 
+async def test_the_clients_fields_that_are_named_go_along(backend: Backend) -> None:
+    keys = 'client_headers = "Accept-Language"'
+    async with running(pipeline(backend.url, keys)) as relay:
+        fields = "Accept-Language: de\r\nCookie: a=1\r\n"
+        await backend.post(relay, "/ask", {"query": "x"}, fields=fields)
+        asked = await backend.asked()
+        assert b"\r\naccept-language: de\r\n" in asked.head.lower()
+        assert b"cookie" not in asked.head.lower()
+
+
 async def test_heartbeats_come_while_the_backend_thinks(backend: Backend) -> None:
     async with running(pipeline(backend.url, route='heartbeat = "10ms"')) as relay:
         answer = await response(await backend.post(relay, "/ask", ASK))

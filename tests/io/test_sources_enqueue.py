@@ -45,6 +45,40 @@ async def test_one_post_becomes_a_job_and_its_stream(backend: Backend) -> None:
         await nothing_left(relay)
 
 
+FIELDS = (
+    "Authorization: Bearer of-the-page\r\nAccept-Language: de\r\nCookie: a=1\r\nX-Api-Key: mine\r\n"
+)
+
+
+async def test_of_the_clients_fields_none_goes_along_unless_it_is_named(backend: Backend) -> None:
+    async with running(broker(backend.url)) as relay:
+        await backend.post(relay, "/chat", JOB, fields=FIELDS)
+        job = await backend.asked()
+        for name in (b"of-the-page", b"accept-language", b"cookie", b"mine"):
+            assert name not in job.head.lower()
+
+
+async def test_fields_that_are_named_go_along_with_each_step(backend: Backend) -> None:
+    """The steps of one upstream share what `enqueue` names; the upstream's own edits win."""
+    named = 'client_headers = ["Authorization", "Accept-Language", "X-API-Key"]'
+    async with running(broker(backend.url, enqueue=named, cancel=True)) as relay:
+        client = await backend.post(relay, "/chat", JOB, fields=FIELDS)
+        job = await backend.asked()
+        await job.answer(202, {"message_id": "1"})
+        stream = await backend.asked()
+        await stream.peer.send(STREAM_HEAD)
+        client.close()
+        cancel = await backend.asked()
+        for asked in (job, stream, cancel):
+            head = asked.head.lower()
+            assert b"\r\nauthorization: bearer of-the-page\r\n" in head
+            assert b"\r\naccept-language: de\r\n" in head
+            assert b"\r\nx-api-key: k3y\r\n" in head
+            assert b"cookie" not in head
+            assert b"mine" not in head
+        await cancel.answer(200, {})
+
+
 async def test_heartbeats_come_while_the_broker_thinks(backend: Backend) -> None:
     async with running(broker(backend.url, route='heartbeat = "10ms"')) as relay:
         client = await backend.post(relay, "/chat", JOB)

@@ -307,11 +307,10 @@ class Exchange:
         """An answer to bytes that cannot be trusted any further: the connection ends behind it."""
         self.connection.reusable = False
         reply = refusal.of_fault(fault, self.phase)
-        if self.answering:
-            self.ending = self.ending or reply.ending
-            self.connection.cut_short()
-        else:
-            await self.answer(reply, refusal.as_failure(fault))
+        if not self.answering:
+            return await self.answer(reply, refusal.as_failure(fault))
+        self.ending = self.ending or reply.ending
+        return self.connection.cut_short()
 
     # -- called from outside ---------------------------------------------------------------------------------
 
@@ -376,9 +375,9 @@ class Exchange:
         self.nursery.start_soon(self._upload.run)
 
     async def stop_upload(self) -> None:
-        if self._upload is not None:
-            await self._upload.stop()
-            self._upload = None
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            await upload.stop()
 
     async def payload(self, limit: int) -> bytes:
         return await Upload.whole(self, limit)

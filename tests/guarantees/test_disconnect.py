@@ -303,7 +303,7 @@ async def test_while_a_first_event_is_awaited(leave: Leave) -> None:
     async with scene("retries = 1") as (relay, up):
         before = relay.inventory()
         client, peer = await answer_awaited(relay, up)
-        await peer.send(EVENT_HEAD + chunked(b": thinking\n\n"))
+        await peer.send(EVENT_HEAD + chunked(b": think"))
         await settle(lambda: relay.inventory().streams == 1)
         leave(client)
         await gone(peer)

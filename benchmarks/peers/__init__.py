@@ -113,6 +113,15 @@ PEERS: dict[str, Peer] = {
             modules("relay.__main__"),
         ),
         Peer(
+            # relay again, with every event stream resumable.
+            "resumed",
+            lambda listen, origin, folder: _python(
+                "-m", "relay", "serve", configured("resumed.toml", listen, origin, folder)
+            ),
+            (sys.executable, "-m", "relay", "--version"),
+            modules("relay.__main__"),
+        ),
+        Peer(
             "nginx",
             lambda listen, origin, folder: [
                 "nginx", "-p", str(folder), "-c", configured("nginx.conf", listen, origin, folder)

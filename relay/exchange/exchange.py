@@ -375,9 +375,8 @@ class Exchange:
         self.nursery.start_soon(self._upload.run)
 
     async def stop_upload(self) -> None:
-        upload, self._upload = self._upload, None
-        if upload is not None:
-            await upload.stop()
+        if self._upload is not None:
+            await self._upload.stop()  # and kept: a fault it met says how this exchange ends
 
     async def payload(self, limit: int) -> bytes:
         return await Upload.whole(self, limit)

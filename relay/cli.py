@@ -111,10 +111,32 @@ def _parser() -> argparse.ArgumentParser:
         "--listen", metavar="ADDR", default="127.0.0.1:8000", help="where the page is (%(default)s)"
     )
     demo.set_defaults(run=_demo)
+    _add_terminator(commands)
     completion = commands.add_parser("completion", help="print a completion script for a shell")
     completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"))
     completion.set_defaults(run=_completion)
     return parser
+
+
+def _add_terminator(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    names = ("nginx", "caddy", "haproxy", "haproxy-tcp", "hitch", "stunnel")
+    text = "print the set-up of a TLS terminator in front of relay"
+    terminator = commands.add_parser("terminator", help=text)
+    terminator.add_argument("name", metavar="NAME", choices=names, help=", ".join(names))
+    terminator.add_argument(
+        "--host", metavar="NAME", action="append", required=True,
+        help="the name that browsers ask for, as in its certificate; several times for several",
+    )  # fmt: skip
+    terminator.add_argument(
+        "--relay", metavar="ADDR", default="unix:/run/relay/relay.sock",
+        help="where relay listens for it: unix:/path or host:port (%(default)s)",
+    )  # fmt: skip
+    terminator.add_argument(
+        "--certificate", metavar="FILE",
+        help="certificate and chain (PEM); for haproxy and hitch the key too (below /etc/ssl/relay; caddy makes its own)",
+    )  # fmt: skip
+    terminator.add_argument("--key", metavar="FILE", help="its key (PEM)")
+    terminator.set_defaults(run=_terminator)
 
 
 def _forward(options: argparse.Namespace) -> int:
@@ -165,6 +187,18 @@ def _completion(options: argparse.Namespace) -> int:
     from relay.completion import script
 
     print(script(options.shell, _parser()))
+    return 0
+
+
+def _terminator(options: argparse.Namespace) -> int:
+    from relay.terminators import Wanted, terminator
+
+    wanted = Wanted(tuple(options.host), options.relay, options.certificate, options.key)
+    try:
+        print(terminator(options.name, wanted), end="")
+    except ValueError as error:
+        _complain(error)
+        return USAGE
     return 0
 
 

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "relay"
 ROOMS = [
     "cli",
     "completion",
+    "terminators",
     "demo",
     "asgi",
     "serving",

@@ -86,17 +86,17 @@ def direct(url: str) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def packaged(file: str, url: str) -> Iterator[tuple[str, str]]:
-    """Behind a terminator of packaging/terminators, over HTTP/2."""
+def packaged(name: str, url: str) -> Iterator[tuple[str, str]]:
+    """Behind a terminator of `relay terminator`, over HTTP/2."""
 
     class Up:
         pass
 
     up = Up()
     up.url = url  # type: ignore[attr-defined]
-    [terminator] = [each for each in TERMINATORS if each.file == file]
-    with tempfile.TemporaryDirectory(prefix="relay-tls-") as name:
-        folder = Path(name)
+    [terminator] = [each for each in TERMINATORS if each.name == name]
+    with tempfile.TemporaryDirectory(prefix="relay-tls-") as place:
+        folder = Path(place)
         folder.chmod(0o755)
         with Setup(terminator, folder, up).running() as setup:  # type: ignore[arg-type]
             yield f"https://{NAME}:{setup.port}", "h2"
@@ -116,9 +116,9 @@ def hypercorn_1(url: str) -> Iterator[tuple[str, str]]:
 
 PLACES: dict[str, Callable[[str], object]] = {
     "direct": direct,
-    "nginx": lambda url: packaged("nginx.conf", url),
-    "haproxy": lambda url: packaged("haproxy-http.cfg", url),
-    "caddy": lambda url: packaged("Caddyfile", url),
+    "nginx": lambda url: packaged("nginx", url),
+    "haproxy": lambda url: packaged("haproxy", url),
+    "caddy": lambda url: packaged("caddy", url),
     "hypercorn": hypercorn,
     "hypercorn over HTTP/1.1": hypercorn_1,
 }

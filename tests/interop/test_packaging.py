@@ -22,7 +22,10 @@ import pytest
 
 from relay.config import load, loads
 from relay.config.values import Timeouts
+from relay.terminators import SOCKET, Wanted
+from relay.terminators import terminator as terminator_file
 from tests.interop.processes import ROOT, Server, free_port, require, start
+from tests.interop.test_terminators import relays_half
 
 CONFIGS = sorted(
     path
@@ -141,14 +144,12 @@ def test_the_service_does_not_remove_the_sockets_folder() -> None:
     assert service["DynamicUser"] == "yes"
     for name in service["RuntimeDirectory"].split():
         assert Path("/run") / name not in (folder, *folder.parents)
-    for path in (ROOT / "packaging" / "terminators").iterdir():
-        if "relay.sock" in path.read_text():
-            assert str(folder / "relay.sock") in path.read_text()
+    assert f"unix:{folder / 'relay.sock'}" == SOCKET
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a socket for another group")
-@pytest.mark.parametrize("file", ["terminators/relay-http.toml", "systemd/relay.toml"])
-def test_the_terminators_group_reaches_a_service_without_a_group(file: str) -> None:
+@pytest.mark.parametrize("half", ["of the terminator", "of the service"])
+def test_the_terminators_group_reaches_a_service_without_a_group(half: str) -> None:
     """1. systemd makes the socket with SocketGroup and SocketMode of relay.socket. 2. The service is a
     user of no group that the terminator knows, and may not touch the file. 3. The terminator's user,
     of that group, is served; others are not let in. 4. When the service has ended the socket is
@@ -160,7 +161,10 @@ def test_the_terminators_group_reaches_a_service_without_a_group(file: str) -> N
         folder = Path(name)
         folder.chmod(0o755)
         path = folder / "relay.sock"
-        config = (ROOT / "packaging" / file).read_text()
+        if half == "of the terminator":
+            config = relays_half(terminator_file("nginx", Wanted(("app.example",))))
+        else:
+            config = (UNITS / "relay.toml").read_text()
         config = config.replace("/run/relay/relay.sock", str(path)).replace("127.0.0.1:9900", "off")
         config = re.sub(r"# (trusted_proxies = ).*", r'\1["unix"]', config)
         config += '\n[[routes]]\npath = "/here"\nsource = "local"\n[routes.local]\nbody = "x"\n'
@@ -288,10 +292,23 @@ COMP_WORDS=({words}); COMP_CWORD={at}; _relay; printf '%s\\n' "${{COMPREPLY[@]}}
     ("words", "offered"),
     [
         (["relay", "ser"], {"serve"}),
-        (["relay", ""], {"forward", "serve", "check", "demo", "completion", "--version", "--help"}),
+        (
+            ["relay", ""],
+            {
+                "forward",
+                "serve",
+                "check",
+                "demo",
+                "terminator",
+                "completion",
+                "--version",
+                "--help",
+            },
+        ),
         (["relay", "forward", "--l"], {"--listen"}),
         (["relay", "check", ""], {"--help", "a.toml", "folder"}),
         (["relay", "completion", ""], {"bash", "zsh", "fish", "--help"}),
+        (["relay", "terminator", "ha"], {"haproxy", "haproxy-tcp"}),
         (["relay", "nonsense", ""], set()),
     ],
 )

@@ -1,16 +1,18 @@
-"""TLS terminators in front of relay, each with its file of packaging/terminators: events pass one by
+"""TLS terminators in front of relay, each with what `relay terminator` prints for it and for relay: events pass one by
 one, the log and the backend know the client, and a client that leaves ends the backend's work.
 
-Only addresses, ports and paths of the files are exchanged. The client comes from 127.0.0.7, so that
+Only the port is exchanged. The client comes from 127.0.0.7, so that
 its address cannot be mistaken for the terminator's.
 """
 
 from __future__ import annotations
 
+import io
+import itertools
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +20,11 @@ import pytest
 import trio
 import trustme
 
+from relay.cli import main
 from tests.guarantees.grounds import upstream
 from tests.harness import EVENT_HEAD, RawPeer, Upstream, chunked
-from tests.interop.processes import ROOT, Server, free_port, require, start, start_relay
+from tests.interop.processes import Server, free_port, require, start, start_relay
 
-FILES = ROOT / "packaging" / "terminators"
 CLIENT = "127.0.0.7"
 NAME = "app.example"
 
@@ -31,21 +33,25 @@ pytestmark = pytest.mark.interop
 
 @dataclass(frozen=True)
 class Terminator:
-    """One set-up: its file, relay's file, and what to exchange in it."""
+    """One set-up of `relay terminator`, and what this machine wants otherwise."""
 
-    file: str
-    relay: str
-    program: str
+    name: str
     changes: Callable[[int], dict[str, str]]
+    """From the port to what is exchanged in the file."""
     options: tuple[str, ...]
     around: str = "{}"
+    file: str = "terminator.conf"
     tells_tls: bool = True
     shows_a_cut: bool = True  # Caddy 2.6 ends a response that was cut as if it were whole
+
+    @property
+    def program(self) -> str:
+        return self.name.partition("-")[0]
 
 
 NGINX = """
 worker_processes 1; daemon off; error_log stderr warn; pid FOLDER/nginx.pid;
-events {{ worker_connections 64; }}
+events {{ worker_connections 256; }}
 http {{
   access_log off; client_body_temp_path FOLDER/body; proxy_temp_path FOLDER/proxy;
   fastcgi_temp_path FOLDER/f; uwsgi_temp_path FOLDER/u; scgi_temp_path FOLDER/s;
@@ -58,75 +64,63 @@ CADDY = """{{
 }}
 {}"""
 
+
+def haproxy(port: int) -> dict[str, str]:
+    """Of the descriptors of a test machine it gets fewer."""
+    return {" :443 ": f" 127.0.0.1:{port} ", "maxconn 20000": "maxconn 100"}
+
+
 TERMINATORS = [
     Terminator(
-        "nginx.conf",
-        "relay-http.toml",
         "nginx",
-        lambda port: {
-            "listen 443 ": f"listen 127.0.0.1:{port} ",
-            "/etc/ssl/relay/fullchain.pem": "CHAIN",
-            "/etc/ssl/relay/key.pem": "KEY",
-        },
+        lambda port: {"listen 443 ": f"listen 127.0.0.1:{port} "},
         ("-e", "stderr", "-c"),
         NGINX,
     ),
+    Terminator("haproxy-tcp", haproxy, ("-db", "-f")),
+    Terminator("haproxy", haproxy, ("-db", "-f")),
     Terminator(
-        "haproxy-tcp.cfg",
-        "relay-proxy.toml",
-        "haproxy",
-        lambda port: {
-            ":443": f"127.0.0.1:{port}",
-            "/etc/ssl/relay/both.pem": "BOTH",
-            "maxconn 20000": "maxconn 100",  # what the descriptors of a test machine allow
-        },
-        ("-db", "-f"),
-    ),
-    Terminator(
-        "haproxy-http.cfg",
-        "relay-http.toml",
-        "haproxy",
-        lambda port: {
-            ":443": f"127.0.0.1:{port}",
-            "/etc/ssl/relay/both.pem": "BOTH",
-            "maxconn 20000": "maxconn 100",  # what the descriptors of a test machine allow
-        },
-        ("-db", "-f"),
-    ),
-    Terminator(
-        "hitch.conf",
-        "relay-proxy.toml",
         "hitch",
-        lambda port: {
-            'host = "*"': 'host = "127.0.0.1"',
-            'port = "443"': f'port = "{port}"',
-            "/etc/ssl/relay/both.pem": "BOTH",
-        },
+        lambda port: {'host = "*"': 'host = "127.0.0.1"', 'port = "443"': f'port = "{port}"'},
         ("--user=nobody", "--config"),
     ),
     Terminator(
-        "stunnel.conf",
-        "relay-proxy.toml",
         "stunnel",
-        lambda port: {
-            "accept = 443": f"accept = 127.0.0.1:{port}",
-            "/etc/ssl/relay/both.pem": "BOTH",
-        },
+        lambda port: {"accept = 443": f"accept = 127.0.0.1:{port}"},
         (),
         tells_tls=False,
     ),
     Terminator(
-        "Caddyfile",
-        "relay-http.toml",
         "caddy",
-        lambda port: {
-            "app.example {": f"https://{NAME}:{port} {{\n\tbind 127.0.0.1\n\ttls CHAIN KEY"
-        },
+        lambda port: {f"{NAME} {{": f"https://{NAME}:{port} {{\n\tbind 127.0.0.1"},
         ("run", "--adapter", "caddyfile", "--config"),
         CADDY,
         shows_a_cut=False,
     ),
 ]
+ROUTES = """
+[upstreams.backend]
+url = "{url}"
+[[routes]]
+path = "/{{rest...}}"
+upstream = "backend"
+"""
+
+
+def printed(name: str, *options: str) -> str:
+    """What `relay terminator` says."""
+    said = io.StringIO()
+    with redirect_stdout(said):
+        assert main(["terminator", name, "--host", NAME, *options]) == 0
+    return said.getvalue()
+
+
+def relays_half(text: str) -> str:
+    """The relay.toml that stands as a comment in such a file."""
+    lines = [line[1:] for line in text.splitlines() if line[:1] in ("#", ";")]
+    start = lines.index(" relay's half, in its relay.toml:") + 2
+    half = itertools.takewhile(lambda line: line.startswith("   ") or not line, lines[start:])
+    return "\n".join(line.strip() for line in half)
 
 
 class TlsPeer(RawPeer):
@@ -147,41 +141,39 @@ class Setup:
         self._folder = folder
         self._authority = trustme.CA()
         certificate = self._authority.issue_cert(NAME)
-        self._paths = {
-            "CHAIN": folder / "chain.pem",
-            "KEY": folder / "key.pem",
-            "BOTH": folder / "both.pem",
-        }
-        self._paths["CHAIN"].write_bytes(
-            b"".join(pem.bytes() for pem in certificate.cert_chain_pems)
+        both = certificate.private_key_and_cert_chain_pem.bytes()
+        chain = b"".join(pem.bytes() for pem in certificate.cert_chain_pems)
+        key = certificate.private_key_pem.bytes()
+        self._both, self._chain, self._key = (
+            self._written(name, data)
+            for name, data in (("both.pem", both), ("chain.pem", chain), ("key.pem", key))
         )
-        self._paths["KEY"].write_bytes(certificate.private_key_pem.bytes())
-        self._paths["BOTH"].write_bytes(certificate.private_key_and_cert_chain_pem.bytes())
-        for path in self._paths.values():
-            path.chmod(0o644)
         self._socket = folder / "relay.sock"
         self.port = free_port()
         self.relay: Server
 
+    def _written(self, name: str, data: bytes) -> Path:
+        path = self._folder / name
+        path.write_bytes(data)
+        path.chmod(0o644)
+        return path
+
     @contextmanager
     def running(self) -> Iterator[Setup]:
         terminator = self.terminator
-        relay_file = exchanged(
-            (FILES / terminator.relay).read_text(),
-            {
-                "/run/relay/relay.sock?mode=660": f"{self._socket}?mode=666",
-                "http://127.0.0.1:8080": self.upstream.url,
-            },
-        )
-        text = exchanged((FILES / terminator.file).read_text(), terminator.changes(self.port))
-        text = exchanged(text, {"/run/relay/relay.sock": str(self._socket)})
+        if terminator.program in ("haproxy", "hitch"):
+            files = ["--certificate", str(self._both)]
+        else:
+            files = ["--certificate", str(self._chain), "--key", str(self._key)]
+        text = printed(terminator.name, "--relay", f"unix:{self._socket}", *files)
+        # Its workers are in no group of ours.
+        half = exchanged(relays_half(text), {"mode=660": "mode=666"})
+        text = exchanged(text, terminator.changes(self.port))
         text = terminator.around.format(text).replace("FOLDER", str(self._folder))
-        for name, path in self._paths.items():
-            text = text.replace(name, str(path))
         path = self._folder / terminator.file
         path.write_text(text)
         program = require(terminator.program)
-        with start_relay(relay_file) as self.relay:
+        with start_relay(half + ROUTES.format(url=self.upstream.url)) as self.relay:
             home = {"HOME": str(self._folder)}  # Caddy keeps its state there
             with start([program, *terminator.options, path], env=home, port=self.port):
                 yield self
@@ -222,7 +214,7 @@ def folder() -> Iterator[Path]:
         yield path
 
 
-each = pytest.mark.parametrize("terminator", TERMINATORS, ids=lambda terminator: terminator.file)
+each = pytest.mark.parametrize("terminator", TERMINATORS, ids=lambda terminator: terminator.name)
 GET = b"GET /stream HTTP/1.1\r\nHost: app.example\r\n\r\n"
 
 
@@ -311,3 +303,27 @@ async def test_a_cut_stream_says_so(terminator: Terminator, folder: Path) -> Non
         if terminator.shows_a_cut:
             assert not (await client.rest()).endswith(b"0\r\n\r\n")
         client.close()
+
+
+@pytest.mark.parametrize("name", ["nginx", "haproxy", "caddy"])
+async def test_a_websocket_passes(name: str, folder: Path) -> None:
+    """Through those that speak HTTP, which must be told to pass it."""
+    [terminator] = [each for each in TERMINATORS if each.name == name]
+    ask = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    ask += b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    async with setup_of(terminator, folder) as setup:
+        client = await setup.client()
+        await client.send(b"GET /socket HTTP/1.1\r\nHost: app.example\r\n" + ask)
+        peer, head = await setup.upstream.request()
+        assert b"websocket" in head.lower()
+        answer = (
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        )
+        await peer.send(answer + b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")
+        await client.until(b"\r\n\r\n")
+        await client.send(b"\x81\x82\0\0\0\0up")
+        await peer.until(b"up")
+        await peer.send(b"\x81\x04down")
+        await client.until(b"down")
+        client.close()
+        await peer.ended()

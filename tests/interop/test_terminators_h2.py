@@ -27,10 +27,8 @@ from tests.interop.test_terminators import (
 )
 
 pytestmark = pytest.mark.interop
-HTTP2 = [
-    each for each in TERMINATORS if each.file in ("nginx.conf", "haproxy-http.cfg", "Caddyfile")
-]
-each = pytest.mark.parametrize("terminator", HTTP2, ids=lambda terminator: terminator.file)
+HTTP2 = [each for each in TERMINATORS if each.name in ("nginx", "haproxy", "caddy")]
+each = pytest.mark.parametrize("terminator", HTTP2, ids=lambda terminator: terminator.name)
 PLAIN_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
 COUNTED_HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
 
@@ -119,7 +117,7 @@ async def test_an_event_stream(terminator: Terminator, place: Path) -> None:
     client = await cut(terminator, place, EVENT_HEAD, first, half)
     assert b'"code":"upstream_broke"' in client.body
     assert b"hal" not in client.body
-    assert client.ended == ("reset" if terminator.file == "nginx.conf" else "end")
+    assert client.ended == ("reset" if terminator.name == "nginx" else "end")
 
 
 @each
@@ -127,7 +125,7 @@ async def test_a_body_of_unknown_length(terminator: Terminator, place: Path) -> 
     """There is no place for words in it: behind HAProxy and Caddy it looks whole."""
     first, half = chunked(b"data: 0\n\n"), chunked(b"data: hal")
     client = await cut(terminator, place, PLAIN_HEAD, first, half)
-    assert client.ended == ("reset" if terminator.file == "nginx.conf" else "end")
+    assert client.ended == ("reset" if terminator.name == "nginx" else "end")
 
 
 @each

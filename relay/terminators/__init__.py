@@ -152,10 +152,10 @@ def _files(name: str, kind: _Terminator, wanted: Wanted) -> dict[str, str]:
         raise ValueError(f"--key: {name} reads the key from the file of --certificate")
     if (wanted.certificate is None) != (wanted.key is None) and not kind.both:
         raise ValueError("--certificate and --key belong together")
+    _check_path("--certificate", wanted.certificate)
+    _check_path("--key", wanted.key)
     certificate = wanted.certificate or f"{_FOLDER}/{'both' if kind.both else 'fullchain'}.pem"
     key = wanted.key or f"{_FOLDER}/key.pem"
-    _check_path("--certificate", certificate)
-    _check_path("--key", key)
     tls = f"tls {certificate} {key}" if wanted.certificate else ""
     return {"CERTIFICATE": certificate, "KEY": key, "TLS": tls}
 
@@ -167,6 +167,6 @@ def _check_host(host: str) -> None:
         )
 
 
-def _check_path(option: str, path: str) -> None:
-    if not _PATH.fullmatch(path):
+def _check_path(option: str, path: str | None) -> None:
+    if path is not None and not _PATH.fullmatch(path):
         raise ValueError(f"{option}: an absolute path of letters, digits and ._@+/- is needed here")

@@ -77,6 +77,35 @@ async def _events(count: int, every: float) -> Stream:
         await trio.sleep(every)
 
 
+class Steps:
+    """How far the streams of /steps may go: a test says when."""
+
+    taken = 0
+    moved = trio.Event()
+
+
+@service.route("GET", "/steps")
+async def steps(_request: Request) -> Stream:
+    """An event for each POST to /step since then, when it comes; nothing in between."""
+    return _steps(Steps.taken)
+
+
+async def _steps(number: int) -> Stream:
+    while True:
+        while number == Steps.taken:
+            await Steps.moved.wait()
+        number += 1
+        yield event(number, id=str(number))
+
+
+@service.route("POST", "/step")
+async def step(_request: Request) -> Reply:
+    Steps.taken += 1
+    moved, Steps.moved = Steps.moved, trio.Event()
+    moved.set()
+    return Reply(200, Steps.taken)
+
+
 @service.route("GET", "/quiet")
 async def quiet(_request: Request) -> Stream:
     """A head, and nothing else."""

@@ -16,7 +16,7 @@ import pytest
 from tests.interop.asgi_front import Broken, start_front, start_plain_front
 from tests.interop.browser import Page, start_browser
 from tests.interop.processes import start_relay
-from tests.interop.test_terminators import NAME, TERMINATORS, Setup
+from tests.interop.test_terminators import NAME, ROUTES, TERMINATORS, Setup
 
 pytestmark = pytest.mark.interop
 
@@ -88,17 +88,11 @@ def direct(url: str) -> Iterator[tuple[str, str]]:
 @contextmanager
 def packaged(name: str, url: str) -> Iterator[tuple[str, str]]:
     """Behind a terminator of `relay terminator`, over HTTP/2."""
-
-    class Up:
-        pass
-
-    up = Up()
-    up.url = url  # type: ignore[attr-defined]
     [terminator] = [each for each in TERMINATORS if each.name == name]
     with tempfile.TemporaryDirectory(prefix="relay-tls-") as place:
         folder = Path(place)
         folder.chmod(0o755)
-        with Setup(terminator, folder, up).running() as setup:  # type: ignore[arg-type]
+        with Setup(terminator, folder, ROUTES.format(url=url)).running() as setup:
             yield f"https://{NAME}:{setup.port}", "h2"
 
 

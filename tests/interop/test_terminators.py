@@ -133,11 +133,12 @@ class TlsPeer(RawPeer):
 
 
 class Setup:
-    """Terminator ─► relay ─► an upstream played by the test."""
+    """Terminator ─► relay with these upstreams and routes."""
 
-    def __init__(self, terminator: Terminator, folder: Path, up: Upstream) -> None:
+    def __init__(self, terminator: Terminator, folder: Path, routes: str) -> None:
         self.terminator = terminator
-        self.upstream = up
+        self._routes = routes
+        self.upstream: Upstream  # where the test plays it
         self._folder = folder
         self._authority = trustme.CA()
         certificate = self._authority.issue_cert(NAME)
@@ -173,7 +174,7 @@ class Setup:
         path = self._folder / terminator.file
         path.write_text(text)
         program = require(terminator.program)
-        with start_relay(half + ROUTES.format(url=self.upstream.url)) as self.relay:
+        with start_relay(half + self._routes) as self.relay:
             home = {"HOME": str(self._folder)}  # Caddy keeps its state there
             with start([program, *terminator.options, path], env=home, port=self.port):
                 yield self
@@ -201,7 +202,8 @@ def exchanged(text: str, changes: dict[str, str]) -> str:
 @asynccontextmanager
 async def setup_of(terminator: Terminator, folder: Path) -> AsyncIterator[Setup]:
     async with upstream() as up:
-        with Setup(terminator, folder, up).running() as built:
+        with Setup(terminator, folder, ROUTES.format(url=up.url)).running() as built:
+            built.upstream = up
             yield built
 
 

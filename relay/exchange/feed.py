@@ -263,8 +263,8 @@ class Feed:
         self.reply = reply
         self.worker.feeds.book.forget(run)
         run.decided.set()
-        if reply.upstream is not None or reply.produce is not None:
-            await self._reply_taken.wait()
+        if run.viewers and (reply.upstream is not None or reply.produce is not None):
+            await self._reply_taken.wait()  # the last of them who leaves instead stops the run
         return ending
 
     async def _copied(self, reply: Reply) -> Reply:

@@ -148,3 +148,30 @@ async def test_hashes_of_short_names_say_nothing() -> None:
         names = {each.relay.worker.feeds.book.hashed("owner", "ann") for each in (one, other)}
         assert len(names) == 2
         await trio.lowlevel.checkpoint()
+
+
+NO_STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100000\r\n\r\n" + b"x" * 50_000
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_is_let_go() -> None:
+    """1. A client begins a run and leaves. 2. What comes is no stream, and nobody is there to take it."""
+    async with ground(LOGS + 'unwatched = "1h"\n') as g:
+        reader = await g.ask()
+        peer, _ = await g.taken()
+        reader.close()
+        await settle(lambda: not any(run.viewers for run in g.relay.worker.feeds.book.runs))
+        await peer.send(NO_STREAM)
+        await peer.ended()
+        await settle(lambda: not len(g.relay.worker.feeds))
+
+
+async def test_an_answer_whose_reader_leaves_is_let_go() -> None:
+    """1. What comes is no stream. 2. Its reader leaves in the middle."""
+    async with ground(LOGS + 'unwatched = "1h"\n') as g:
+        reader = await g.ask()
+        peer, _ = await g.taken()
+        await peer.send(NO_STREAM)
+        await reader.head()
+        reader.close()
+        await peer.ended()
+        await settle(lambda: not len(g.relay.worker.feeds))

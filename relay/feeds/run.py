@@ -247,7 +247,9 @@ class Run:
                 self._let_go()
             return
         self.unwatched_since = trio.current_time()
-        if self.resume.unwatched <= 0 or self._forgotten:  # what nobody can find, nobody comes back to
+        if (
+            self.resume.unwatched <= 0 or self._forgotten
+        ):  # what nobody can find, nobody comes back to
             self.stop(Cause.UNWATCHED)
             return
         self._keeper.unwatched(self)

@@ -150,7 +150,9 @@ async def test_hashes_of_short_names_say_nothing() -> None:
         await trio.lowlevel.checkpoint()
 
 
-NO_STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100000\r\n\r\n" + b"x" * 50_000
+NO_STREAM = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100000\r\n\r\n" + b"x" * 50_000
+)
 
 
 async def test_an_answer_that_nobody_waits_for_any_more_is_let_go() -> None:

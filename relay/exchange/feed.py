@@ -152,7 +152,10 @@ class Feed:
     async def _bring(self, run: Run) -> Ending:
         async with trio.open_nursery() as self._nursery:
             reply = await self._asked()
-            if reply.events and reply.status == 200:
+            if run.ending is not None:  # stopped in the step in which the head came: too late
+                _release(reply)
+                ending = run.ending
+            elif reply.events and reply.status == 200:
                 self._begin_stream(run, reply)
                 ending = await self._streamed(reply)
                 ending = await self._reconnected(run, ending)

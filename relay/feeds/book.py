@@ -37,6 +37,7 @@ class Book:
         "_engine",
         "_number",
         "_pepper",
+        "_read_on",
         "_runs",
         "_unwatched",
         "bytes",
@@ -54,6 +55,7 @@ class Book:
         self._current: dict[str, Run] = {}
         self._by_key: dict[str, dict[Run, None]] = {}
         self._unwatched: dict[Run, None] = {}  # in the order of being left
+        self._read_on: dict[Run, None] = {}  # forgotten, but somebody reads them still
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -125,6 +127,7 @@ class Book:
 
     def head(self, run: Run) -> None:
         """Its head is a 200 event stream: the key moves to it, unless the current run was begun later."""
+        assert run.identity in self._runs, "a forgotten run never takes its key"
         current = self._current.get(run.key)
         if current is None or current.number < run.number:
             self._current[run.key] = run
@@ -152,8 +155,13 @@ class Book:
             del self._by_key[run.key]
         if self._current.get(run.key) is run:
             del self._current[run.key]
-        self.bytes -= OVERHEAD + run.log.size
+        self._read_on[run] = None
         run.forget()
+
+    def let_go(self, run: Run) -> None:
+        """Nobody reads a forgotten run any more. Until then its events take room like those of any other."""
+        del self._read_on[run]
+        self.bytes -= OVERHEAD + run.log.size
 
     def below(self, key: str) -> list[Run]:
         """The runs of a key (hashed), in the order of their beginning."""
@@ -202,7 +210,8 @@ class Book:
             self.forget(run)
         if self.bytes <= goal:
             return
-        for run in sorted(self._runs.values(), key=lambda each: each.log.size, reverse=True):
+        kept = [*self._runs.values(), *self._read_on]
+        for run in sorted(kept, key=lambda each: each.log.size, reverse=True):
             self.bytes -= run.log.shrink(run.log.size // 2)
             if self.bytes <= goal:
                 return

@@ -53,6 +53,9 @@ class Keeper(Protocol):
     def forget(self, run: Run) -> None:
         """Its time is over."""
 
+    def let_go(self, run: Run) -> None:
+        """It is forgotten and nobody reads it: its events go now."""
+
 
 class Run:
     """One run. Implements feeds.decisions.KnownRun, and a Clock.
@@ -242,14 +245,14 @@ class Run:
         self.viewers -= 1
         if self.viewers:
             return
+        if self._forgotten:
+            self.stop(Cause.UNWATCHED)  # an answer that is no stream, and nobody is left to take it
+            self._let_go()
+            return
         if not self.under_way:
-            if self._forgotten:
-                self._let_go()
             return
         self.unwatched_since = trio.current_time()
-        if (
-            self.resume.unwatched <= 0 or self._forgotten
-        ):  # what nobody can find, nobody comes back to
+        if self.resume.unwatched <= 0:
             self.stop(Cause.UNWATCHED)
             return
         self._keeper.unwatched(self)
@@ -299,7 +302,7 @@ class Run:
             self.unwatched_since = min(self.unwatched_since + seconds, now)
 
     def forget(self) -> None:
-        """No clock rings for it any more; its events go with the last who reads them."""
+        """Nobody finds it any more, and no clock rings for it; its events go with the last who reads them."""
         self._alarms.forget(self)
         self._forgotten = True
         if not self.viewers:
@@ -307,6 +310,7 @@ class Run:
 
     def _let_go(self) -> None:
         """Nobody finds it and nobody reads it: give up the events now, and what refers back to this."""
+        self._keeper.let_go(self)
         self.log.drop()
         self.fanout.crash = _log_fault
 

@@ -1,4 +1,4 @@
-"""Requests and moments that are meant to harm a resumable route: each ends as the contract says, and leaves nothing behind."""
+"""Requests and moments that are meant to harm a resumable route: each ends as the contract says, and leaves nothing."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from math import inf
 from typing import Final
 
 from relay.config.interpolation import written_as
+from relay.config.quotas import show
 from relay.config.units import show_duration, show_size
 from relay.config.values import (
     Address,
@@ -60,6 +61,7 @@ def describe(config: Config) -> str:
     lines = [f"listen   {', '.join(map(str, config.server.listen))}"]
     lines.append(f"admin    {config.server.admin or 'off'}")
     lines += [f"upstream {_upstream(each)}" for each in config.upstreams.values()]
+    lines += [f"limit    {show(each)}" for each in config.limits.by]
     rows = [row for route in config.routes for row in _rows(config, route)]
     lines += ["", *_aligned([("METHODS", "PATH", "SOURCE", "POLICY"), *rows])]
     return "\n".join(lines)
@@ -76,6 +78,8 @@ def warnings(config: Config) -> tuple[str, ...]:
     ]
     if config.server.workers == 1:
         ordered = []
+    asked = any(route.auth is not None for route in config.routes)
+    unasked = [each.name for each in config.limits.by if each.key.reads_auth and not asked]
     listen = config.server.listen
     circular = [
         upstream.name
@@ -86,6 +90,10 @@ def warnings(config: Config) -> tuple[str, ...]:
         *(f"upstreams.{name}: no route uses it" for name in unused),
         *(f"upstreams.{name}: {_CIRCULAR}" for name in circular),
         *(f"{name}: {_NEVER_TAKEN}" for name in _never_taken(config)),
+        *(
+            f"limits.by.{name}: no route has [routes.auth], so it limits nothing"
+            for name in unasked
+        ),
         *(f"{name}: order_by holds within one worker, not over all" for name in ordered),
     )
 
@@ -249,7 +257,9 @@ def _policies(config: Config, route: Route) -> list[str]:
         here, there = getattr(route, group), getattr(config, group)
         for each in fields(there):
             value = getattr(here, each.name)
-            if value != getattr(there, each.name):
+            if each.name == "by":
+                shown += [f"limit {show(own)}" for own in value if own not in there.by]
+            elif value != getattr(there, each.name):
                 text = _number(value, show_duration if group == "timeouts" else show_size)
                 shown.append(f"{group}.{each.name} {text}")
     return shown

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from relay import INSTALL
-from relay.config import kinds
+from relay.config import kinds, quotas
 from relay.config.addresses import parse_address
 from relay.config.schema import Key, Kind, ListOf, Table
 from relay.config.values import HealthCheck, Limits, Server, Timeouts
@@ -200,7 +200,17 @@ _ROUTE_TIMEOUTS: Final = (
         "Longest time without progress towards a client that stopped reading.",
     ),
 )
-ROUTE_LIMITS: Final = Table(_ROUTE_LIMITS)
+ROUTE_LIMITS: Final = Table(
+    (
+        *_ROUTE_LIMITS,
+        Key(
+            "by",
+            quotas.OWN_BY,
+            "",
+            "Limits by key, counted on this route; one of the same name in `[limits]` is replaced.",
+        ),
+    )
+)
 ROUTE_TIMEOUTS: Final = Table(_ROUTE_TIMEOUTS)
 
 LIMITS: Final = Table(
@@ -241,6 +251,7 @@ LIMITS: Final = Table(
             "100",
             "Size of that bucket: requests that may come at once.",
         ),
+        Key("by", quotas.SHARED_BY, "", "Limits by key, counted over all routes."),
     ),
     make=lambda values: Limits(**values),
 )

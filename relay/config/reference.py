@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from relay.config import answer_events, keys, resume_keys, route_keys, source_keys, translations
+from relay.config import (
+    answer_events,
+    keys,
+    quotas,
+    resume_keys,
+    route_keys,
+    source_keys,
+    translations,
+)
 from relay.config.schema import REQUIRED, Key, ListOf, MapOf, Table
 
 _PREFACE: Final = """\
@@ -71,6 +79,11 @@ else in those fields passes as it came.
 _SECTIONS: Final = (
     ("[server]", keys.SERVER, ""),
     ("[limits]", keys.LIMITS, ""),
+    (
+        "[limits.by.NAME]",
+        quotas.SHARED,
+        "A limit for each value of a key, counted per process. NAME stands in the 429 and in the log.",
+    ),
     ("[timeouts]", keys.TIMEOUTS, ""),
     ("[upstreams.NAME]", keys.UPSTREAM, ""),
     ("[upstreams.NAME.health]", keys.HEALTH, ""),
@@ -78,6 +91,11 @@ _SECTIONS: Final = (
     ("[[routes]]", route_keys.ROUTE, ""),
     ("routes.timeouts", keys.ROUTE_TIMEOUTS, "Defaults are those of `[timeouts]`."),
     ("routes.limits", keys.ROUTE_LIMITS, "Defaults are those of `[limits]`."),
+    (
+        "[routes.limits.by.NAME]",
+        quotas.OWN,
+        'The same, counted on the route alone; `request_rate` and `streams` `"off"` switch one of `[limits.by]` off here.',
+    ),
     ("routes.cors", route_keys.CORS, ""),
     ("[routes.auth]", resume_keys.AUTH, "On any route: an upstream says who may."),
     ("[routes.resume]", resume_keys.RESUME, "The event streams of the route are resumable."),

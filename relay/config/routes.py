@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from relay.config import quotas
 from relay.config.answer_events import read_events
 from relay.config.interpolation import made_of, value_of
 from relay.config.mistakes import KeyPath, nearest, shown
@@ -114,10 +115,22 @@ class _RouteBuilder:
             for key in sorted(given & _STREAM_KEYS):
                 self._mistake((key,), 'has no effect with stream = "bytes"')
         source: Source | None = getattr(self, f"_{value_of(kind)}")()
-        right = self._auth() and self._resume(kind)
+        right = self._quotas() and self._auth() and self._resume(kind)
         if source is None or not right or values.broken:
             return None
         return self._finished(source)
+
+    def _quotas(self) -> bool:
+        """Whether the route's limits by key are right, now with those of `[limits]`, or not there."""
+        limits: dict[str, Any] | None = self._values.get("limits")
+        if not limits or "by" not in limits:
+            return True
+        auth = "auth" in self._values or "auth" in self._values.broken
+        wrong = list(quotas.unknown(limits["by"], self._values.get("path"), auth=auth))
+        for name, message in wrong:
+            self._mistake(("limits", "by", name, "key"), message)
+        limits["by"] = quotas.merged(self._known.limits.by, limits["by"])
+        return not wrong
 
     def _auth(self) -> bool:
         """Whether `auth` is right, now as an Auth, or not there."""

@@ -86,6 +86,15 @@ def show_duration(seconds: float) -> str:
     return f"{seconds:g}s" if seconds >= 1 else f"{seconds * 1000:g}ms"
 
 
+def show_rate(rate: float) -> str:
+    """`20/s`, or by the minute or hour where that is a whole number: `10/m`."""
+    for unit in ("s", "m", "h"):
+        count = round(rate * _SECONDS[unit], 9)
+        if count >= 1 and count == int(count):
+            return f"{int(count)}/{unit}"
+    return f"{rate:g}/s"
+
+
 def show_size(size: int) -> str:
     """The largest binary unit that divides it: `64KiB`, `off`."""
     if size == UNLIMITED:

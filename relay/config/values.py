@@ -76,6 +76,23 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """`[limits.by.NAME]`, `[routes.limits.by.NAME]`: a limit for each value of a key."""
+
+    name: str
+    key: Subject
+    everywhere: bool  # counted over all routes, not on one alone
+    request_rate: float = inf  # requests per second and value
+    request_burst: int = 100
+    streams: int = UNLIMITED  # event streams at once and value
+
+    @property
+    def limits(self) -> bool:
+        """Whether it limits anything: a route may switch one off."""
+        return self.request_rate != inf or self.streams != UNLIMITED
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     request_head: int = 16 * 1024
     response_head: int = 64 * 1024
@@ -88,6 +105,7 @@ class Limits:
     request_rate: float = inf  # requests per second and address, "20/s"
     request_burst: int = 100  # bucket size for request_rate
     request_body_rate: int = 0  # least bytes per second of an upload after the grace; 0 is off
+    by: tuple[Quota, ...] = ()  # of a route: its own and those of `[limits]`
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from relay.exchange.client_head import event_framing, send_event_head
 from relay.http.bodies import chunk
 from relay.http.framing import CHUNKED
 from relay.observing.ending import Cause
+from relay.sources.reply import Reply
 from relay.sse.dialects import HEARTBEAT, HEARTBEAT_LINE
 from relay.wires.wire import Expired, Gone
 
@@ -27,14 +28,13 @@ if TYPE_CHECKING:
 class Commitment:
     """Sends the head of an event stream, then heartbeats, until the source has come back."""
 
-    __slots__ = ("_exchange", "_finished", "_settled", "_writing", "crowded")
+    __slots__ = ("_exchange", "_finished", "_settled", "_writing", "refusal")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         exchange.wire.write_within = exchange.route.timeouts.write
-        self.crowded = (
-            False  # there was no place for another stream: nothing was sent, the source was ended
-        )
+        # There was no place for another stream: nothing was sent, the source was ended.
+        self.refusal: Reply | None = None
         self._settled = trio.Event()
         self._finished = trio.Event()
         self._writing = trio.Lock()  # of this task and an interim response, so on no hot path
@@ -83,8 +83,9 @@ class Commitment:
             if not exchange.head_out:
                 if await self._settled_within(after):
                     return
-                if not exchange.take_place():
-                    self._refuse()
+                refusal = exchange.take_place()
+                if refusal is not None:
+                    self._refuse(refusal)
                     return
                 async with self._writing:
                     await send_event_head(exchange)
@@ -100,10 +101,10 @@ class Commitment:
         finally:
             self._finished.set()
 
-    def _refuse(self) -> None:
+    def _refuse(self, refusal: Reply) -> None:
         nursery = self._exchange.nursery
         assert nursery is not None
-        self.crowded = True
+        self.refusal = refusal
         nursery.cancel_scope.cancel()
 
     async def _settled_within(self, seconds: float) -> bool:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from relay.exchange.admission import too_many_streams
 from relay.exchange.channel_wire import ChannelWire
 from relay.exchange.client_head import (
     EVENT_STREAM,
@@ -82,8 +81,7 @@ class Delivery:
                 await self._retry_event()
             elif reply.status == 101:
                 await self._switch()
-            elif self._is_stream() and not exchange.take_place():
-                refused = too_many_streams()
+            elif self._is_stream() and (refused := exchange.take_place()) is not None:
                 await self._whole(refused.body, refused)
             elif isinstance(reply, Shown):
                 await self._show(reply)

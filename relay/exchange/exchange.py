@@ -20,12 +20,13 @@ import trio
 
 from relay.config.values import Answer, Enqueue, Forward, Local, Route, Upstream
 from relay.exchange import own_answers, refusal
-from relay.exchange.admission import too_many_streams
 from relay.exchange.client_head import EVENT_STREAM, interim_bytes
 from relay.exchange.commitment import Commitment
 from relay.exchange.delivery import Delivery, Pump
 from relay.exchange.looking import refused
+from relay.exchange.quotas import keys_of
 from relay.exchange.resumption import resumed
+from relay.exchange.tally import Claims, Entry
 from relay.exchange.upload import Upload
 from relay.exchange.upstream_head import (
     clients_request,
@@ -65,8 +66,8 @@ class Exchange:
     """One request, until its Ending stands in `ending`. Implements sources.ask.Ask."""
 
     __slots__ = (
+        "_claims",
         "_commitment",
-        "_counted",
         "_upload",
         "alarms",
         "answering",
@@ -116,7 +117,7 @@ class Exchange:
         self.early_head = EVENT_STREAM  # fields of a head that goes out before its source has one
         self._upload: Upload | None = None
         self.answering = False  # a response is on its way, beyond an early head
-        self._counted = False  # against the streams of the client's address
+        self._claims: Claims | None = None  # what it is counted against; None: nothing
         self._commitment: Commitment | None = None
 
     @property
@@ -132,7 +133,7 @@ class Exchange:
         Afterwards `delivery` is set where a body is still to be pumped: by the caller, who then calls its `finish`.
         """
         try:
-            reply = self._route() or self._full()
+            reply = self._route() or self._admit(late=False)
             self.body = self._request_body()
             if self.body is not None:
                 self.body.take(self.connection.take_pending())
@@ -159,9 +160,8 @@ class Exchange:
         if delivery is not None:
             delivery.finish()
         self._upload = self._commitment = None
-        if self._counted:
-            self._counted = False
-            self.worker.admission.close_stream(self.record.client)
+        if self._claims is not None:
+            self._claims.release()
 
     def _forget(self) -> None:
         """Let go of what only the way to the response needed: a stream may be parked for hours."""
@@ -172,20 +172,18 @@ class Exchange:
         """Whether the connection may serve another request; what was read of it is put back."""
         if self.ending is None or not self.connection.reusable:
             return False
-        if self.body is None:
-            return True
-        if self.body.done:
+        if self.body is not None and self.body.done:
             self.connection.pending = self.body.rest
-        return self.body.done
+        return self.body is None or self.body.done
 
     def _shed(self) -> Reply | None:
         """A 429 where the client's address has asked for too much."""
         admission = self.worker.admission
-        if not admission.active:
-            return None
-        if self.head.wants_events and admission.crowded(self.record.client):
-            return too_many_streams()
-        return admission.request(self.record.client, trio.current_time())
+        return self._charge(admission.of(self.record.client)) if admission.active else None
+
+    def _charge(self, entries: list[Entry]) -> Reply | None:
+        self._claims = self._claims or Claims()
+        return self._claims.add(entries, trio.current_time(), events=self.head.wants_events)
 
     def _route(self) -> Reply | None:
         """Find the route; a Reply where relay answers without a source."""
@@ -200,19 +198,21 @@ class Exchange:
                 raise Fault("client", 413, "body_too_large", "the request body is over the limit")
         return asked.reply
 
-    def _full(self) -> Reply | None:
-        """A 429 where the route always answers with events, and the client's address has its streams."""
+    def _admit(self, *, late: bool) -> Reply | None:
+        """A 429 where a limit by key (`late`: by what the auth said) is reached, or by the stream that surely comes."""
+        assert self.state is not None
+        counted = self.state.counted_late if late else self.state.counted
+        if counted:
+            client = self.record.client
+            keys = keys_of(counted, self.head, self.params, self.granted, client)
+            if (crowded := self._charge(keys)) is not None:
+                return crowded
         streams = isinstance(self.route.source, Enqueue | Answer) and self.head.method != b"HEAD"
-        return None if not streams or self.take_place() else too_many_streams()
+        return self.take_place() if streams else None
 
-    def take_place(self) -> bool:
-        """Count this exchange as an event stream of its client's address, until it is over; False: it is one too many."""
-        if not self._counted:
-            admission, client = self.worker.admission, self.record.client
-            if admission.crowded(client):
-                return False
-            self._counted = admission.open_stream(client, trio.current_time())
-        return True
+    def take_place(self) -> Reply | None:
+        """Count this exchange as an event stream, until it is over; the refusal where it is one too many."""
+        return None if self._claims is None else self._claims.take_place(trio.current_time())
 
     def _request_body(self) -> RequestBody | None:
         framing = self.head.framing
@@ -266,8 +266,8 @@ class Exchange:
             early = self._upload.fault
         if early is not None:
             raise early
-        if self.ending is None and self._commitment is not None and self._commitment.crowded:
-            await self.answer(too_many_streams())
+        if self.ending is None and self._commitment is not None and self._commitment.refusal:
+            await self.answer(self._commitment.refusal)
 
     async def _respond(self, *, park: bool = False) -> None:
         """Run the source and deliver what it brings; with `park` the pump is left to the caller of `run`."""
@@ -275,7 +275,7 @@ class Exchange:
             await trio.lowlevel.checkpoint()  # the client has left: nobody is dialled for it
         failure: Failure | None = None
         try:
-            reply = await refused(self)
+            reply = await refused(self) or self._admit(late=True)
             if reply is None:
                 self._commitment = Commitment.begin(self)
                 resumes = self.route.resume is not None

@@ -15,6 +15,7 @@ import trio
 from relay.config.values import Answer, Config, Enqueue, FieldEdits, Forward, Route, Upstream
 from relay.exchange.admission import Admission
 from relay.exchange.errands import Errands
+from relay.exchange.quotas import Quotas
 from relay.exchange.registry import Registry
 from relay.feeds.feeds import Feeds
 from relay.feeds.run import Run
@@ -45,10 +46,27 @@ _AT_METHODS: Final = frozenset((b"GET", b"HEAD", b"DELETE"))
 class RouteState:
     """One route as it runs: what would otherwise be worked out for every request."""
 
-    __slots__ = ("asking", "at", "counters", "edits", "methods", "place", "route", "turns")
+    __slots__ = (
+        "asking",
+        "at",
+        "counted",
+        "counted_late",
+        "counters",
+        "edits",
+        "methods",
+        "place",
+        "route",
+        "turns",
+    )
 
     def __init__(
-        self, route: Route, counters: RouteCounters, turns: Turns, *, at: bool = False
+        self,
+        route: Route,
+        counters: RouteCounters,
+        turns: Turns,
+        quotas: Quotas,
+        *,
+        at: bool = False,
     ) -> None:
         """at: the state of the address of the route's streams."""
         self.route = route
@@ -57,6 +75,7 @@ class RouteState:
         resume = route.resume
         self.place = str(resume.at) if at and resume is not None else str(route.pattern)
         self.counters = counters
+        self.counted, self.counted_late = quotas.of(route)
         self.turns = turns  # of the route's name, so that a reload changes no order
         self.edits = {
             up.name: _merged(up.request_headers, route.request_headers, _told(route))
@@ -90,6 +109,7 @@ class Worker:
         self.log = self._access_log if log_fd is not None else None
         self.draining = False
         self.admission = Admission(config.limits)
+        self.quotas = Quotas()
         self.tracing = Tracing(config.server.trace)
         self.feeds = Feeds(self.engine, self.alarms, config.streams)
         self.groups = Groups(config, self.engine, self.alarms)
@@ -105,6 +125,7 @@ class Worker:
         self.config = config
         self.via = config.server.via.encode() + TOKEN  # towards upstreams
         self.admission.configure(config.limits)
+        self.quotas.configure(config.routes)
         if config.server.trace != self.tracing.mode:
             self.tracing = Tracing(config.server.trace)
         load_for(config.routes)
@@ -112,7 +133,11 @@ class Worker:
         self.hidden = _hidden(config.routes)  # in the paths of clients, where they are printed
         rows = [(state.route.pattern, state.route.methods, state) for state in states]
         rows += [
-            (resume.at, _AT_METHODS, RouteState(state.route, state.counters, state.turns, at=True))
+            (
+                resume.at,
+                _AT_METHODS,
+                RouteState(state.route, state.counters, state.turns, self.quotas, at=True),
+            )
             for state in states
             if (resume := state.route.resume) is not None and resume.at is not None
         ]
@@ -123,7 +148,7 @@ class Worker:
 
     def _state(self, route: Route) -> RouteState:
         turns = self._turns.setdefault(route.name, Turns())
-        return RouteState(route, self.counters.route(route.name), turns)
+        return RouteState(route, self.counters.route(route.name), turns, self.quotas)
 
     def log_to(self, fd: int | None) -> None:
         """The access log goes there from now on, or (None) nowhere."""

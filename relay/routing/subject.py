@@ -3,7 +3,8 @@
 Rules
 * `{x}` is a route parameter, decoded; `{query.x}` of the client's query; `{body.x.y}` a member of the client's JSON body;
   `{body}` a hash of all of it; `{header.NAME}` and `{cookie.NAME}` what the client sent; `{auth.NAME}` a field of the
-  answer of `[routes.auth]`. The case of field names does not matter, that of cookies does.
+  answer of `[routes.auth]`. The case of field names does not matter, that of cookies does. Where the reader of the text
+  allows it, `{client}` is the client's address; a route parameter of that name is `{path.client}` there.
 * A value that is missing, empty, or no string, number or boolean is missing: nothing becomes "somebody" by having no name.
 * The values stay apart (`parts`), so that `a` + `bc` and `ab` + `c` are two.
 """
@@ -20,7 +21,6 @@ from typing import Final, NamedTuple
 from relay.routing.pattern import decode
 from relay.routing.template import query_value
 
-SOURCES: Final = ("path", "query", "body", "header", "cookie", "auth")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DOTTED: Final = re.compile(r"(path|query|body|header|cookie|auth)\.(.+)")
@@ -46,6 +46,7 @@ class Values:
         payload: the request body, decoded of its codings; None where there is none or it is not to be looked at.
         body: the JSON value in it; None where it is none.
         fields, auth: of the request, and of the answer of `[routes.auth]`; names in lower case.
+        client: what its address counts as; "" where it has none.
     """
 
     params: Mapping[str, bytes] = field(default_factory=dict)
@@ -54,6 +55,7 @@ class Values:
     body: object = None
     fields: Fields = ()
     auth: Fields = ()
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -70,12 +72,15 @@ class Subject:
     _parts: tuple[str | _Part, ...] = field(repr=False)
 
     @classmethod
-    def parse(cls, text: str) -> Subject:
-        """Raises: ValueError saying what is wrong, fit to be shown beside the text."""
+    def parse(cls, text: str, *, client: bool = False) -> Subject:
+        """`client`: `{client}` is the client's address.
+
+        Raises: ValueError saying what is wrong, fit to be shown beside the text.
+        """
         parts: list[str | _Part] = []
         end = 0
         for match in _PLACEHOLDER.finditer(text):
-            parts += [_literal(text[end : match.start()]), _placeholder(match.group(1))]
+            parts += [_literal(text[end : match.start()]), _placeholder(match.group(1), client)]
             end = match.end()
         parts.append(_literal(text[end:]))
         found = [part for part in parts if isinstance(part, _Part)]
@@ -93,6 +98,11 @@ class Subject:
     def reads_json(self) -> bool:
         """Whether it has to be looked into."""
         return any(name.startswith("body.") for name in self.names)
+
+    @property
+    def reads_auth(self) -> bool:
+        """Whether `[routes.auth]` has to have answered for it."""
+        return any(name.startswith("auth.") for name in self.names)
 
     def parts(self, values: Values) -> tuple[str, ...] | None:
         """Literals and values in order; None where a value is missing."""
@@ -121,9 +131,11 @@ def _literal(text: str) -> str:
     return text
 
 
-def _placeholder(inner: str) -> _Part:
+def _placeholder(inner: str, client: bool) -> _Part:
     if inner == "body":
         return _Part("body", "")
+    if inner == "client" and client:
+        return _Part("client", "")
     if _NAME.fullmatch(inner):
         return _Part("path", inner)
     match = _DOTTED.fullmatch(inner)
@@ -137,8 +149,10 @@ def _placeholder(inner: str) -> _Part:
             return _Part(source, name)
         if source in ("path", "query") and _MEMBERS.fullmatch(name) and "." not in name:
             return _Part(source, name)
+    own = "client, " if client else ""
     raise ValueError(
-        f"{{{inner}}} is no placeholder: a route parameter, query.x, body, body.x, header.NAME, cookie.NAME or auth.NAME"
+        f"{{{inner}}} is no placeholder: {own}a route parameter, query.x, body, body.x, header.NAME, cookie.NAME or "
+        "auth.NAME"
     )
 
 
@@ -147,6 +161,8 @@ def _value(part: _Part, values: Values) -> str | None:
         if not part.name:
             return hashlib.sha256(values.payload).hexdigest() if values.payload else None
         return _member(values.body, part.name)
+    if part.source == "client":
+        return values.client
     if part.source == "path":
         raw = values.params.get(part.name)
         return None if raw is None else _text(decode(raw))

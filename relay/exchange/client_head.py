@@ -11,7 +11,7 @@ from relay.http.clock import date
 from relay.http.fields import interim_fields, response_fields, response_late
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.http.heads import ResponseHead
-from relay.http.names import LATE, Barred
+from relay.http.names import LATE, Barred, folded
 from relay.http.serialise import response_bytes
 from relay.sources.reply import Reply
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EVENT_STREAM: Fields = [(b"content-type", b"text/event-stream")]
 NO_STORE = (b"cache-control", b"no-store, no-transform")
+_KEPT_BY = frozenset((b"surrogate_control", b"x_accel_expires", b"expires"))
 _NO_EDITS = FieldEdits()
 _CHUNKED_FIELD = (b"transfer-encoding", b"chunked")
 _CLOSE_FIELD = (b"connection", b"close")
@@ -106,7 +107,7 @@ def _fields(exchange: Exchange, reply: Reply) -> Fields:
     state = exchange.state
     if state is not None and state.route.resume is not None:
         # Whatever the upstream says: 204 and 404 are cacheable by default (RFC 9110 §15.1).
-        fields = [field for field in fields if field[0] != b"cache-control"]
+        fields = [field for field in fields if not _keeps(folded(field[0]))]
         fields.append(NO_STORE)
     if exchange.granted is not None:
         fields += exchange.granted.cookies
@@ -116,6 +117,12 @@ def _fields(exchange: Exchange, reply: Reply) -> Fields:
         resumes = state.route.resume is not None
         fields += cors.fields_for(state.route.cors, exchange.head.fields, resumes=resumes)
     return fields
+
+
+def _keeps(name: bytes) -> bool:
+    """Whether a field (its name folded) tells a cache how long it may keep the answer: the targeted ones (RFC 9213) and that
+    of nginx win over Cache-Control."""
+    return name.endswith(b"cache_control") or name in _KEPT_BY
 
 
 async def send_event_head(exchange: Exchange) -> None:

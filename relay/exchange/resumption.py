@@ -11,31 +11,32 @@ Rules
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from relay.exchange import refusal
+from relay.exchange.admission import too_many_streams
 from relay.exchange.client_head import NO_STORE
 from relay.exchange.feed import Feed as Begun
 from relay.exchange.looking import json_in, look
-from relay.exchange.run_request import FrozenRequest
+from relay.exchange.run_request import FrozenRequest, frozen_head
 from relay.exchange.viewing import Shown, Viewing
 from relay.feeds.asking import (
-    CURSOR_FIELD,
     address,
     key_in_path,
     key_of,
     principal_of,
-    read_place,
+    read_cursor_of,
     request_hash,
 )
+from relay.feeds.cursors import Cursor
 from relay.feeds.decisions import Outcome, Policy, Question, What, decide
 from relay.feeds.feeds import Feed
 from relay.feeds.run import Run
 from relay.http.bodies import Fields
-from relay.http.heads import RequestHead
+from relay.http.fault import Fault
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.routing.subject import Values
 from relay.sources.bring import bring
@@ -63,22 +64,20 @@ class Place:
         owner: the principal, hashed.
         key: as the operator and the address call it; None: the run's own.
         question: for `decide`.
-        query: the client's, without a cursor of ours.
     """
 
     owner: bytes
     key: str | None
     question: Question
-    query: bytes
-    ours: bool
     payload: bytes
 
 
 async def resumed(exchange: Exchange) -> Reply:
     """What a request on a resumable route, or on a stream's own address, gets. Raises: Failure, Fault."""
-    place = await _place(exchange)
+    cursor, exchange.head = read_cursor_of(exchange.head)  # whoever asks the source does so without
+    place = await _place(exchange, cursor)
     if place is None:
-        return await bring(exchange.route.source, exchange)
+        return await _not_looked_at(exchange, cursor)
     if exchange.head.method == b"DELETE" and place.question.at:
         return _stopped(exchange, place)
     route = exchange.route
@@ -93,6 +92,8 @@ async def resumed(exchange: Exchange) -> Reply:
     outcome = decide(policy, book.shelf(route, place.owner), place.question)
     if exchange.head.method == b"HEAD":
         return await _head_only(exchange, place, outcome)
+    if outcome.what in (What.BEGIN, What.VIEW) and not exchange.take_place():
+        return too_many_streams()  # before anything runs that nobody would read
     if outcome.what is What.BEGIN:
         return await _begun(exchange, place, hole=outcome.gap)
     if outcome.what is What.VIEW:
@@ -101,11 +102,13 @@ async def resumed(exchange: Exchange) -> Reply:
     return _said(exchange, place, outcome)
 
 
-async def _place(exchange: Exchange) -> Place | None:
+async def _place(exchange: Exchange, cursor: Cursor | None) -> Place | None:
     """Whose, which, and behind what. None: the body is too large to be looked at, so the stream is the client's alone."""
     head, route, state = exchange.head, exchange.route, exchange.state
     resume = route.resume
     assert resume is not None and state is not None
+    granted = exchange.granted.fields if exchange.granted is not None else ()
+    principal = principal_of(resume, Values(fields=head.fields, auth=granted))
     payload = await look(exchange, resume.max_body)
     if payload is None:
         return None
@@ -116,20 +119,30 @@ async def _place(exchange: Exchange) -> Place | None:
         payload=payload,
         body=await json_in(exchange, payload) if wants_json else None,
         fields=head.fields,
-        auth=exchange.granted.fields if exchange.granted is not None else (),
+        auth=granted,
     )
     book = exchange.worker.feeds.book
-    owner = book.hashed("owner", *principal_of(resume, values))
+    owner = book.hashed("owner", *principal)
     key = key_in_path(exchange.params["key"]) if state.at else key_of(resume, values)
-    asked = read_place(head.fields, head.query)
     question = Question(
         get=head.method in (b"GET", b"HEAD"),
         at=state.at,
         key=None if key is None else book.key(route, owner, key),
-        request=request_hash(head.method, head.path, asked.query, payload),
-        cursor=asked.cursor,
+        request=request_hash(head.method, head.path, head.query, payload),
+        cursor=cursor,
     )
-    return Place(owner, key, question, asked.query, asked.ours, payload)
+    return Place(owner, key, question, payload)
+
+
+async def _not_looked_at(exchange: Exchange, cursor: Cursor | None) -> Reply:
+    """A body over `max_body`: whose request it repeats cannot be told. It is forwarded as on any route, unless it can only
+    be about a stream that is there already. Raises: Failure, Fault."""
+    assert exchange.state is not None
+    if exchange.state.at:
+        raise Fault("client", 413, "body_too_large", "the request body is over the limit")
+    if cursor is not None and exchange.head.method not in (b"GET", b"HEAD"):
+        return _gone(exchange)
+    return await bring(exchange.route.source, exchange)
 
 
 # -- begin, join -------------------------------------------------------------------------------------------------
@@ -229,28 +242,10 @@ def _requested(place: Place, run: Run, after: int) -> str:
 
 
 def _frozen(exchange: Exchange, place: Place) -> FrozenRequest:
-    """The request as it will be asked, now and perhaps again: whole, and without a cursor of ours."""
-    head = exchange.head
-    dropped = {b"content-length", b"transfer-encoding", b"expect", b"trailer", b"te"}
-    if place.ours:
-        dropped.add(CURSOR_FIELD)
-    fields = [field for field in head.fields if field[0] not in dropped]
-    size = len(place.payload)
-    if exchange.body is not None:
-        fields.append((b"content-length", b"%d" % size))
-    target = head.path + (b"?" + place.query if place.query else b"")
-    frozen: RequestHead = replace(
-        head,
-        target=target,
-        query=place.query,
-        fields=fields,
-        framing=size,
-        expects_continue=False,
-        wants_events=True,  # so that the upstream is asked not to compress
-        upgrade=None,
-    )
+    """The request as it will be asked, now and perhaps again: whole."""
+    size = None if exchange.body is None else len(place.payload)
     return FrozenRequest(
-        frozen,
+        frozen_head(exchange.head, size),
         exchange.params,
         place.payload,
         exchange.view,
@@ -282,13 +277,12 @@ def _said(exchange: Exchange, place: Place, outcome: Outcome[Run]) -> Reply:
         assert outcome.run is not None and outcome.run.log.end is not None
         end = outcome.run.log.end
         reply = _words(exchange, end.last_words, abort=end.abort, ending=outcome.run.ending)
-        reply.fields += _handle(exchange, outcome.run, place.key)
+        reply.fields = _viewer_fields(exchange, place, outcome.run)
         return reply
     if what is What.DONE:
         return _words(exchange, HEARTBEAT_LINE)
     if what is What.GONE:
-        gone = last_word(route, "run_gone", "this stream is not kept any more", retryable=True)
-        return _words(exchange, gone)
+        return _gone(exchange)
     cursor = place.question.cursor
     block, _ = gap_event(route.dialect, cursor.text if cursor is not None else "", "")
     return _words(exchange, block)
@@ -305,6 +299,14 @@ def _words(
         abort=abort,
         ending=ending or _SAID,
     )
+
+
+def _gone(exchange: Exchange) -> Reply:
+    """What nobody can go on with, and what is not begun again by asking for it."""
+    words = last_word(
+        exchange.route, "run_gone", "this stream is not kept any more", retryable=True
+    )
+    return _words(exchange, words)
 
 
 def _nothing(exchange: Exchange) -> Reply:
@@ -345,7 +347,7 @@ def _stopped(exchange: Exchange, place: Place) -> Reply:
     if not resume.stop:
         return refusal.method_not_allowed((b"GET", b"HEAD"))
     book = exchange.worker.feeds.book
-    wanted = _query_run(place.query)
+    wanted = _query_run(exchange.head.query)
     below = [run for run in book.below(place.question.key) if wanted in (None, run.id)]
     if not below:
         return _missing(exchange)

@@ -7,8 +7,8 @@ is for those who wait (`committed`).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     from relay.http.forwarded import ClientView
 
 
+# How one client sent its body, and what it has already: a 304 or a part of the stream would be nothing to those who join.
+_ONE_CLIENTS: Final = frozenset(
+    b"content-length transfer-encoding expect trailer te range if-range if-match if-none-match if-modified-since"
+    b" if-unmodified-since".split()
+)
+
+
 @dataclass(frozen=True, slots=True)
 class FrozenRequest:
     """What a run asks its source, whoever comes and goes.
@@ -50,6 +57,21 @@ class FrozenRequest:
     client: str
     trace: Trace | None
     granted: Grant | None
+
+
+def frozen_head(head: RequestHead, size: int | None) -> RequestHead:
+    """The head as the source is asked with it, now and perhaps again. `size`: of the whole payload; None without a body."""
+    fields = [field for field in head.fields if field[0] not in _ONE_CLIENTS]
+    if size is not None:
+        fields.append((b"content-length", b"%d" % size))
+    return replace(
+        head,
+        fields=fields,
+        framing=size or 0,
+        expects_continue=False,
+        wants_events=True,  # so that the upstream is asked not to compress
+        upgrade=None,
+    )
 
 
 class RunRequest:

@@ -2,7 +2,8 @@
 
 Rules
   * A cursor is `Last-Event-ID`, or else `last_event_id` or `lastEventId` in the query (a page cannot set the field of an
-    EventSource it makes anew). One of ours never goes to the upstream; any other goes as it came.
+    EventSource it makes anew). One of ours never goes to the upstream, wherever and however often it stands; any other goes
+    as it came.
   * A key is UTF-8, 1 to 256 bytes, without dot segments and control characters: it becomes a part of an address.
   * A principal that has no value is nobody: 403, never an empty name.
 """
@@ -11,16 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final
 
 from relay.config.values import Resume
 from relay.feeds.cursors import Cursor, is_none, read_cursor
-from relay.http.bodies import Fields
 from relay.http.fault import Fault
+from relay.http.heads import RequestHead
 from relay.routing.pattern import Pattern, decode
 from relay.routing.subject import Values
-from relay.routing.template import escape, query_value
+from relay.routing.template import escape
 
 CURSOR_FIELD: Final = b"last-event-id"
 _CURSOR_NAMES: Final = (b"last_event_id", b"lastEventId")
@@ -29,37 +30,34 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 PUBLIC: Final = ("public",)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the request says of a place in a stream.
+def read_cursor_of(head: RequestHead) -> tuple[Cursor | None, RequestHead]:
+    """The request's cursor, if it is one of ours, and the request without any of ours and those that say nothing.
 
-    Attributes:
-        cursor: one of ours; None without.
-        query: the client's, without a cursor of ours or one that says nothing.
-        ours: the cursor must not reach the upstream.
+    The field wins over the query; among several one of ours counts.
     """
+    fields, query = head.fields, head.query
+    named = [value for name, value in fields if name == CURSOR_FIELD]
+    asked = [value for pair in query.split(b"&") if (value := _in_query(pair)) is not None]
+    cursor = next(filter(None, map(read_cursor, named or asked)), None)
+    if any(map(_ours, named)):
+        fields = [field for field in fields if field[0] != CURSOR_FIELD or not _ours(field[1])]
+        head = replace(head, fields=fields)
+    if any(map(_ours, asked)):
+        query = b"&".join(pair for pair in query.split(b"&") if not _ours(_in_query(pair)))
+        target = head.path + (b"?" + query if query else b"")
+        head = replace(head, target=target, query=query)
+    return cursor, head
 
-    cursor: Cursor | None
-    query: bytes
-    ours: bool
+
+def _in_query(pair: bytes) -> bytes | None:
+    """The cursor in one pair of a query, decoded as a form's; None where it names none."""
+    name, _, value = (decode(part.replace(b"+", b" ")) for part in pair.partition(b"="))
+    return value if name in _CURSOR_NAMES else None
 
 
-def read_place(fields: Fields, query: bytes) -> Asked:
-    """The request's cursor. The field wins over the query."""
-    value = next((value for name, value in fields if name == CURSOR_FIELD), None)
-    named = [name.decode() for name in _CURSOR_NAMES if name in query]
-    in_query = next((v for name in named if (v := query_value(query, name)) is not None), None)
-    if value is None:
-        value = in_query
-    cursor = read_cursor(value)
-    ours = cursor is not None or is_none(value)
-    if in_query is not None and (read_cursor(in_query) is not None or is_none(in_query)):
-        query = b"&".join(
-            pair
-            for pair in query.split(b"&")
-            if decode(pair.partition(b"=")[0].replace(b"+", b" ")) not in _CURSOR_NAMES
-        )
-    return Asked(cursor, query, ours)
+def _ours(value: bytes | None) -> bool:
+    """Whether the upstream has no use for this cursor: it is one of ours, or says nothing."""
+    return value is not None and (is_none(value) or read_cursor(value) is not None)
 
 
 def principal_of(resume: Resume, values: Values) -> tuple[str, ...]:
@@ -90,7 +88,11 @@ def key_in_path(raw: bytes) -> str:
 
 def check_key(key: str) -> str:
     """Raises: Fault (400)."""
-    if not 0 < len(key.encode("utf-8", "surrogatepass")) <= _LONGEST_KEY:
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise _bad_key("is not UTF-8") from None
+    if not 0 < size <= _LONGEST_KEY:
         raise _bad_key("is empty or longer than 256 bytes")
     if _CONTROL.search(key):
         raise _bad_key("has a control character")

@@ -193,7 +193,7 @@ def _seen_to_its_end(policy: Policy, shelf: Shelf[R], asked: Question, run: R) -
 def _gone(policy: Policy, shelf: Shelf[R], asked: Question) -> Outcome[R]:
     """The cursor names a run that is not there: expired, lost in a restart, malformed, or somebody else's."""
     plain = _without_cursor(policy, shelf, asked, asked.key)
-    if plain.what is What.VIEW and plain.run is not None and (plain.run.under_way or not asked.at):
+    if plain.run is not None and (plain.run.under_way or not asked.at):  # also where it is full
         return _behind_a_hole(policy, plain.run)
     if asked.at:
         return Outcome(What.MISSING)
@@ -210,7 +210,7 @@ def _behind_a_hole(policy: Policy, run: R) -> Outcome[R]:
 def _view(policy: Policy, run: R, after: int) -> Outcome[R]:
     """`after` 0 is no cursor: then a missing beginning matters only to those who cannot bear a hole."""
     if run.viewers >= policy.viewers:
-        return Outcome(What.TOO_MANY)
+        return Outcome(What.TOO_MANY, run)
     missing = after < run.first - 1
     gap = missing and (after > 0 or not policy.holes)
     return Outcome(What.VIEW, run, max(after, run.first - 1), gap=gap)

@@ -6,6 +6,7 @@ Rules
   answer of `[routes.auth]`. The case of field names does not matter, that of cookies does. Where the reader of the text
   allows it, `{client}` is the client's address; a route parameter of that name is `{path.client}` there.
 * A value that is missing, empty, or no string, number or boolean is missing: nothing becomes "somebody" by having no name.
+  One that is not UTF-8 (in JSON: a lone surrogate) has a surrogate in it, for whoever uses it to refuse.
 * The values stay apart (`parts`), so that `a` + `bc` and `ab` + `c` are two.
 """
 
@@ -174,11 +175,9 @@ def _value(part: _Part, values: Values) -> str | None:
     return _field(values.auth if part.source == "auth" else values.fields, part.name.encode())
 
 
-def _text(raw: bytes) -> str | None:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return None
+def _text(raw: bytes) -> str:
+    """What is not UTF-8 stays visible as a surrogate, so that it is refused and does not count as missing."""
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def _field(fields: Fields, name: bytes) -> str | None:
@@ -203,10 +202,4 @@ def _member(body: object, name: str) -> str | None:
         value = value.get(key) if isinstance(value, Mapping) else None
     if isinstance(value, bool | int | float):
         return json.dumps(value)
-    if not isinstance(value, str):
-        return None
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # a lone surrogate: JSON may carry one, UTF-8 may not
-        return None
-    return value
+    return value if isinstance(value, str) else None

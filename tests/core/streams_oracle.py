@@ -235,7 +235,7 @@ class Streams:
         self, method: str, principal: str, key: str | None, request: bytes, at: bool
     ) -> Outcome:
         plain = self._plain(method, principal, key, request, at)
-        if plain.what == "view" and plain.run is not None and (plain.run.under_way or not at):
+        if plain.run is not None and (plain.run.under_way or not at):
             return self._behind_a_hole(plain.run)
         if at:
             return Outcome("missing")
@@ -250,6 +250,6 @@ class Streams:
     def _view(self, run: Run, after: int) -> Outcome:
         """`after`: the cursor; 0 is none. Without one a missing beginning matters only to those who cannot bear a hole."""
         if run.viewers >= self.route.viewers:
-            return Outcome("too_many")
+            return Outcome("too_many", run)
         gap = after < run.first - 1 and (after > 0 or not self.route.holes)
         return Outcome("view", run, max(after, run.first - 1), gap=gap)

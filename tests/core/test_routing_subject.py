@@ -39,7 +39,7 @@ VALUES = Values(
         ("{query.empty}", None),
         ("{body.none}", None),
         ("{body.list}", None),
-        ("{body.lone}", None),
+        ("{body.lone}", ("\ud800",)),
         ("{body.id.x}", None),
         ("{header.x-two}", None),  # which of the two counts?
         ("{cookie.b}", None),

@@ -105,3 +105,137 @@ async def test_what_a_slow_reader_still_reads_counts_after_its_time() -> None:
         for reader in readers:
             reader.close()
         await settle(lambda: book.bytes == 0)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("fields", "query", "left"),
+    [
+        (f"Last-Event-ID: {GONE}\r\n", "", b""),
+        (f"Last-Event-ID: up-1\r\nLast-Event-ID: {GONE}\r\n", "", b"last-event-id: up-1"),
+        (f"Last-Event-ID: {GONE}\r\nLast-Event-ID: up-1\r\n", "", b"last-event-id: up-1"),
+        ("", f"?last_event_id=up-1&lastEventId={GONE}", b"/logs/7?last_event_id=up-1 "),
+        ("", f"?last_event_id={GONE}&x=1&last_event_id=up-1", b"?x=1&last_event_id=up-1 "),
+        ("", f"?last%5Fevent%5fid={GONE.replace('-', '%2D')}&a&b=", b"/logs/7?a&b= "),
+        ("Last-Event-ID: up-1\r\n", f"?lastEventId={GONE}", b"last-event-id: up-1"),
+        ("Last-Event-ID: up-1\r\n", f"?last_event_id=5&lastEventId={GONE}", b"?last_event_id=5 "),
+        ("Last-Event-ID: -1\r\n", "?last_event_id=", b"/logs/7 "),
+        ("", "?last_event_id=-1", b"/logs/7 "),
+    ],
+)
+async def test_a_cursor_of_ours_never_reaches_the_upstream(
+    method: str, fields: str, query: str, left: bytes
+) -> None:
+    """Wherever it stands, however it is written, beside whatever else; what is not ours goes as it came."""
+    async with ground() as g:
+        await g.ask(method, "/logs/7" + query, fields=fields)
+        _, head = await g.taken()
+        assert GONE[:22].encode() not in head
+        assert left in head
+        if not left:
+            assert b"last-event-id" not in head
+
+
+@pytest.mark.parametrize("user", ["ann", None])
+async def test_a_body_that_is_too_large_to_be_looked_at_opens_no_other_door(
+    user: str | None,
+) -> None:
+    """What cannot begin a run does not begin one, what is nobody's is refused, and the address of a stream asks no source."""
+    body = b'{"id":"%s"}' % (b"a" * 100)
+    async with chat('max_body = "10B"\n') as g:
+        for method in ("GET", "DELETE"):
+            reader = await g.read(method, "/chat/a/stream", body=body, user=user)
+            assert reader.status == (413 if user else 403)
+        reader = await g.read("POST", "/chat", body=body, cursor=GONE, user=user)
+        if user:
+            await reader.rest()
+            assert (reader.status, reader.codes, reader.ended) == (200, ["run_gone"], "clean")
+        else:
+            assert reader.status == 403
+            assert (await g.read("POST", "/chat", body=body, user=None)).status == 403
+
+
+@pytest.mark.parametrize("where", ["/logs/7", "/at/7"])
+async def test_a_cursor_of_a_run_that_is_gone_is_no_way_round_the_bound_on_viewers(
+    where: str,
+) -> None:
+    """1. A run has as many viewers as it may. 2. Somebody comes with a cursor of no run. 3. He is one too many, and the
+    upstream is not asked a second time."""
+    async with ground(LOGS + "viewers = 1\n") as g:
+        await g.begun()
+        reader = await g.read(path=where, cursor=GONE)
+        assert (reader.status, reader.fields["retry-after"]) == (429, "5")
+        assert len(g.relay.worker.feeds.book) == 1
+
+
+async def test_an_address_that_has_its_streams_begins_no_run() -> None:
+    """1. An address has as many streams as it may. 2. It asks for another, without saying that it wants events. 3. The refusal
+    comes before the upstream is asked: nobody would read that run."""
+    server = "[limits]\nstreams_per_address = 1\n"
+    async with ground(LOGS, server=server) as g:
+        reader, _ = await g.begun()
+        for path in ("/logs/8", "/logs/7", "/at/7"):
+            assert (await g.read(path=path)).status == 429
+        assert len(g.relay.worker.feeds.book) == 1
+        reader.close()
+        await settle(lambda: not any(run.viewers for run in g.relay.worker.feeds.book.runs))
+        again = await g.read(path="/at/7")
+        assert again.status == 200
+
+
+async def test_what_one_client_has_already_is_not_asked_for_all() -> None:
+    """1. The client that begins a run has a copy, or wants a part. 2. The upstream is asked without: its 304, or its part,
+    would be nothing to those who join."""
+    asks = "If-None-Match: x\r\nIf-Modified-Since: y\r\nIf-Range: z\r\nRange: bytes=5-\r\nX-Kept: 1\r\n"
+    async with ground() as g:
+        await g.ask(fields=asks)
+        _, head = await g.taken()
+        head = head.lower()
+        assert b"x-kept: 1" in head
+        assert b"\r\nif-" not in head and b"\r\nrange" not in head
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"404 no"])
+async def test_no_cache_in_front_is_told_to_keep_it(status: bytes) -> None:
+    """Fields that some caches obey before Cache-Control, on a stream and on what is none."""
+    said = (
+        b"Cache-Control: max-age=60\r\nCDN-Cache-Control: max-age=60\r\nSurrogate-Control: max-age=60\r\n"
+        b"X-Accel-Expires: 60\r\nExpires: Thu, 01 Dec 2044 16:00:00 GMT\r\nX-Other: 1\r\n\r\n"
+    )
+    async with ground() as g:
+        reader = await g.ask()
+        peer, _ = await g.taken()
+        await peer.send(EVENT_HEAD.replace(b"200 OK", status)[:-2] + said)
+        _, fields = await reader.head()
+        assert fields["x-other"] == "1"
+        assert fields["cache-control"] == "no-store, no-transform"
+        assert not [name for name in fields if "expires" in name or name.endswith("e-control")][1:]
+
+
+async def test_the_end_that_is_told_again_has_the_head_of_the_stream() -> None:
+    """A reader that asks behind the last event of a run that broke: the AI SDK needs the upstream's field to read it."""
+    async with chat() as g:
+        reader = await g.ask("POST", "/chat", body=BODY)
+        peer, _ = await g.taken()
+        await peer.send(EVENT_HEAD[:-2] + b"X-Vercel-AI-UI-Message-Stream: v1\r\n\r\n" + event(1))
+        await reader.head()
+        await reader.until(1)
+        peer.close()
+        await reader.rest()
+        again = await g.read("POST", "/chat", body=BODY, cursor=reader.ids[0])
+        await again.rest()
+        assert again.codes == ["upstream_broke"]
+        same = ("relay-run", "content-location", "content-type", "x-vercel-ai-ui-message-stream")
+        assert [again.fields[name] for name in same] == [reader.fields[name] for name in same]
+
+
+@pytest.mark.parametrize("path", ["/logs/%ff", "/logs/a%00", "/logs/%0a", "/logs/" + "x" * 257])
+async def test_a_key_in_the_routes_own_path_must_be_fit_too(path: str) -> None:
+    async with ground() as g:
+        assert (await g.read(path=path)).status == 400
+        assert not len(g.relay.worker.feeds.book)
+
+
+async def test_a_key_that_is_no_unicode_is_refused_and_not_taken_for_missing() -> None:
+    async with chat() as g:
+        assert (await g.read("POST", "/chat", body=b'{"id":"\\ud800"}')).status == 400

@@ -169,7 +169,7 @@ async def test_a_cursor_of_a_run_that_is_gone_is_no_way_round_the_bound_on_viewe
 
 
 async def test_an_address_that_has_its_streams_begins_no_run() -> None:
-    """1. An address has as many streams as it may. 2. It asks for another, without saying that it wants events. 3. The refusal
+    """1. An address has as many streams as it may. 2. It asks for another, not saying that it wants events. 3. The refusal
     comes before the upstream is asked: nobody would read that run."""
     server = "[limits]\nstreams_per_address = 1\n"
     async with ground(LOGS, server=server) as g:
@@ -186,7 +186,8 @@ async def test_an_address_that_has_its_streams_begins_no_run() -> None:
 async def test_what_one_client_has_already_is_not_asked_for_all() -> None:
     """1. The client that begins a run has a copy, or wants a part. 2. The upstream is asked without: its 304, or its part,
     would be nothing to those who join."""
-    asks = "If-None-Match: x\r\nIf-Modified-Since: y\r\nIf-Range: z\r\nRange: bytes=5-\r\nX-Kept: 1\r\n"
+    asks = "If-None-Match: x\r\nIf-Modified-Since: y\r\nIf-Range: z\r\n"
+    asks += "Range: bytes=5-\r\nX-Kept: 1\r\n"
     async with ground() as g:
         await g.ask(fields=asks)
         _, head = await g.taken()

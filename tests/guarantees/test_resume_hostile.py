@@ -140,7 +140,7 @@ async def test_a_cursor_of_ours_never_reaches_the_upstream(
 async def test_a_body_that_is_too_large_to_be_looked_at_opens_no_other_door(
     user: str | None,
 ) -> None:
-    """What cannot begin a run does not begin one, what is nobody's is refused, and the address of a stream asks no source."""
+    """What cannot begin a run begins none, what is nobody's is refused, and the address of a stream asks no source."""
     body = b'{"id":"%s"}' % (b"a" * 100)
     async with chat('max_body = "10B"\n') as g:
         for method in ("GET", "DELETE"):

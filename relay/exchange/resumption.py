@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from relay.exchange import refusal
-from relay.exchange.admission import too_many_streams
 from relay.exchange.client_head import NO_STORE
 from relay.exchange.feed import Feed as Begun
 from relay.exchange.looking import json_in, look
@@ -92,8 +91,8 @@ async def resumed(exchange: Exchange) -> Reply:
     outcome = decide(policy, book.shelf(route, place.owner), place.question)
     if exchange.head.method == b"HEAD":
         return await _head_only(exchange, place, outcome)
-    if outcome.what in (What.BEGIN, What.VIEW) and not exchange.take_place():
-        return too_many_streams()  # before anything runs that nobody would read
+    if outcome.what in (What.BEGIN, What.VIEW) and (crowded := exchange.take_place()) is not None:
+        return crowded  # before anything runs that nobody would read
     if outcome.what is What.BEGIN:
         return await _begun(exchange, place, hole=outcome.gap)
     if outcome.what is What.VIEW:

@@ -155,8 +155,7 @@ class App:
         request = Request(scope)
         stream = RequestStream(request, receive)
         wire = StreamWire(stream, worker.alarms)
-        connection = Connection(worker, wire, _peer(scope), _scheme(scope))
-        connection.reusable = False  # one request is all that comes
+        connection = Connection(worker, wire, _peer(scope), _scheme(scope), single=True)
         answering = Answering(wire, stream, request.method, scope, send, worker)
         try:
             refusal = None if server.serve(connection) else _overloaded(request, worker)

@@ -1,6 +1,6 @@
 """One client connection: heads in, exchanges one after the other, and the only place that catches bugs.
 
-    accepted ─► (PROXY header) ─► head ─► Exchange ─► head … ─► closed
+    accepted ─► (PROXY header: who the client is) ─► (one too many: 429) ─► head ─► Exchange ─► head … ─► closed
 
 Rules
   * Bytes behind a request stay here, or in the kernel, until their turn: read-ahead is bounded by one read.
@@ -19,21 +19,22 @@ from math import inf
 
 import trio
 
-from relay.exchange import arrival, refusal
+from relay.exchange import refusal
+from relay.exchange.admission import too_many_connections
 from relay.exchange.exchange import Exchange
-from relay.exchange.last_answer import answer_at_last
+from relay.exchange.preamble import read_proxy_header
 from relay.exchange.worker import Worker
 from relay.http.fault import Fault, MethodRefused
 from relay.http.fields import client_view
+from relay.http.forwarded import is_trusted
 from relay.http.heads import RequestHead, parse_request
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.record import Record
 from relay.routing.hidden import shown
 from relay.routing.table import STANDARD_METHODS
 from relay.sources.reply import Reply
-from relay.wires.parting import Cut, Parting, reset
-from relay.wires.socket_wire import SocketWire
-from relay.wires.stream_wire import StreamWire
+from relay.wires.client_wire import ClientWire
+from relay.wires.parting import Cut, linger
 from relay.wires.wire import Expired, Gone
 
 logger = logging.getLogger("relay")
@@ -43,6 +44,7 @@ _NO_HEAD = RequestHead(b"GET", b"/", b"/", b"", b"1.1", [], b"")
 GRACE = 0.5  # seconds a drain leaves an idle connection for a request that is on its way
 LINGER = 2.0  # seconds an early answer is protected from a reset by reading on (nginx: lingering_timeout 5 s)
 LINGER_BYTES = 4 * 1024 * 1024  # and so many bytes at most
+_LINGER_REFUSED = 0.5  # seconds, behind the 429 to a connection too many
 
 
 class Connection:
@@ -67,17 +69,24 @@ class Connection:
     def __init__(
         self,
         worker: Worker,
-        wire: SocketWire | StreamWire,
+        wire: ClientWire,
         peer: str | None,
         scheme: bytes = b"http",
+        *,
+        single: bool = False,
     ) -> None:
+        """
+        Args:
+            peer: the address the connection comes from; None: a unix socket.
+            single: one request is all that comes, of a client that is known (the ASGI form).
+        """
         self.worker = worker
         self.wire = wire
-        self.peer = peer  # the address the connection comes from; None: a unix socket
+        self.peer = peer
         self.scheme = scheme
         self.scope = trio.CancelScope()  # of what is awaited up to the response's head
         self.pending = b""  # bytes behind the last request
-        self.reusable = True
+        self.reusable = not single
         self.cut: Cut | None = None  # the last body is not whole: how the client comes to see it
         self.busy = False  # an exchange is under way
         self.kept = False  # it has served a request
@@ -94,9 +103,9 @@ class Connection:
         leaves, and what the exchanges need meanwhile is gone.
         """
         try:
-            if not arrival.is_plain(self):
+            if self.reusable and self._has_preamble():
                 with self.scope:
-                    if not await arrival.arrive(self):
+                    if not await self._preamble():
                         return
             goes_on = True
             while goes_on:
@@ -127,15 +136,9 @@ class Connection:
     def drain(self) -> None:
         """End after the exchange under way; an idle connection may bring one more within GRACE,
         because its client may be sending it just now and would get a reset."""
-        self.reusable = False
-        wire = self.wire
-        if self.busy:
-            return
-        if isinstance(wire, SocketWire):
-            wire.read_by = min(wire.read_by, trio.current_time() + GRACE)
-            self.worker.alarms.arm(wire, wire.read_by)
-        else:
-            self.scope.cancel()
+        self.end_after()
+        if not self.busy:
+            self.wire.read_until(min(self.wire.read_by, trio.current_time() + GRACE))
 
     def beside(self, job: Callable[[], Awaitable[None]], within: float) -> None:
         """Run an errand of an exchange, which keeps this connection's place until it has ended."""
@@ -147,14 +150,52 @@ class Connection:
         if not self.errands and self.freed is not None:
             self.freed()
 
-    def cut_short(self, cut: Cut = Cut.UNFINISHED) -> None:
-        """The last body is not whole: end the connection behind it, once its reader has had the time to read."""
+    def end_after(self, cut: Cut | None = None) -> None:
+        """Serve no request behind the one under way: the one place that says so.
+
+        Args:
+            cut: its body is not whole. The connection ends behind it, once its reader has had the time to read.
+        """
         self.reusable = False
-        self.cut = cut
+        self.cut = cut or self.cut
 
     def take_pending(self) -> bytes:
         pending, self.pending = self.pending, b""
         return pending
+
+    def _has_preamble(self) -> bool:
+        """Whether there is something to do before the first request; not by default."""
+        worker = self.worker
+        return worker.admission.counts_connections or worker.config.server.proxy_protocol
+
+    async def _preamble(self) -> bool:
+        """Find out who the client is, and count its connections; False: this one is over. Raises: Gone."""
+        worker, server = self.worker, self.worker.config.server
+        if server.proxy_protocol and is_trusted(self.peer, server.trusted_proxies):
+            try:
+                found = await read_proxy_header(self.wire, worker.config.timeouts.request_head)
+            except Expired:
+                return False
+            except Fault as fault:
+                self.note(Ending(Side.CLIENT, Phase.HEAD, Cause.BAD_REQUEST, fault.message))
+                return False
+            if found is None:
+                return False
+            header, self.pending = found
+            if header is not None:
+                self.peer = header.source
+                if header.tls:
+                    self.scheme = b"https"
+        if not worker.admission.counts_connections or self.peer is None:
+            return True
+        if is_trusted(self.peer, server.trusted_proxies):
+            return True
+        if not worker.admission.connect(self.peer, trio.current_time()):
+            await self.refuse(too_many_connections())
+            await self.linger(_LINGER_REFUSED)
+            return False
+        self.counted = self.peer
+        return True
 
     async def _until_parked(self) -> Exchange | None:
         """Serve requests until the body of one is to be pumped, or (None) the connection has ended."""
@@ -234,7 +275,7 @@ class Connection:
 
     async def refuse(self, reply: Reply) -> None:
         """Answer where there is no request."""
-        self.reusable = False
+        self.end_after()
         exchange = self._without_request()
         try:
             await exchange.answer(reply)
@@ -261,7 +302,7 @@ class Connection:
         target = head.target if server.log_query else head.path
         record.path = shown(target, self.worker.hidden).decode("latin-1")
         if not head.keep_alive or self.worker.draining:
-            self.reusable = False
+            self.end_after()
         exchange = Exchange(self, head, view, record)
         if head.traceparent or server.trace != "pass":
             exchange.trace = self.worker.tracing.begin(head, record)
@@ -274,7 +315,7 @@ class Connection:
         self.wire.on_gone = None
         exchange.finish()
         if exchange.ending is None:  # cancelled from outside: by the drain's deadline
-            answer_at_last(exchange)
+            exchange.answer_at_last()
         self._log(exchange)
 
     def _log(self, exchange: Exchange) -> None:
@@ -304,26 +345,8 @@ class Connection:
             counters.cancel_delay.observe(now - exchange.left_at)
 
     async def linger(self, within: float = LINGER) -> None:
-        """Read on for a moment, so that a reset for unread bytes cannot destroy the answer on its way (RFC 9112 §9.6)."""
-        wire = self.wire
-        if not isinstance(wire, SocketWire) or wire.closed or wire.hung_up:
-            return
-        if self.cut is not None:
-            await Parting(wire, self.worker.alarms).wait()
-            if self.cut is Cut.RESET:
-                reset(wire)
-                return
-        wire.half_close()
-        wire.read_by = trio.current_time() + within
-        left = LINGER_BYTES
-        try:
-            while left > 0:
-                data = await wire.receive()
-                if not data:
-                    return
-                left -= len(data)
-        except (Gone, Expired):
-            return
+        """Read on for a moment, so that a reset for unread bytes cannot destroy the answer on its way."""
+        await linger(self.wire, self.worker.alarms, self.cut, within, LINGER_BYTES)
 
 
 def new_id() -> str:

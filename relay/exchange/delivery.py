@@ -8,17 +8,12 @@ Reply.produce   ─► head, then a pump behind a channel
 from __future__ import annotations
 
 from random import uniform
-from typing import TYPE_CHECKING
 
 import trio
 
 from relay.exchange.channel_wire import ChannelWire
-from relay.exchange.client_head import (
-    EVENT_STREAM,
-    event_framing,
-    head_bytes,
-    late_in_response,
-)
+from relay.exchange.client_head import EVENT_STREAM, event_framing, late_in_response
+from relay.exchange.client_side import ClientSide
 from relay.exchange.epoll_pump import EpollPump
 from relay.exchange.file_body import send_file
 from relay.exchange.refusal import in_words
@@ -36,12 +31,9 @@ from relay.http.bodies import LengthReader
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.sources.reply import Failure, OpenFile, Reply, SendEvents, UpstreamBody, unreadable
+from relay.wires.client_wire import on_engine
 from relay.wires.parting import Cut, reset
-from relay.wires.socket_wire import SocketWire
 from relay.wires.wire import READ_SIZE, Expired, Gone, Source
-
-if TYPE_CHECKING:
-    from relay.exchange.exchange import Exchange
 
 Pump = EpollPump | TrioPump | SocketViewer | StreamViewer
 
@@ -59,7 +51,7 @@ class Delivery:
 
     __slots__ = ("_body", "_exchange", "_failure", "_reply", "_transfer", "_viewer", "pump")
 
-    def __init__(self, exchange: Exchange, reply: Reply, failure: Failure | None = None) -> None:
+    def __init__(self, exchange: ClientSide, reply: Reply, failure: Failure | None = None) -> None:
         self._exchange = exchange
         self._reply = reply
         self._failure = failure
@@ -98,7 +90,7 @@ class Delivery:
             else:
                 await self._stream(self._body)
         except (Gone, Expired) as error:
-            self._end(STALLED if isinstance(error, Expired) else LEFT)
+            exchange.end(STALLED if isinstance(error, Expired) else LEFT)
 
     def finish(self) -> None:
         """The books, and the upstream connection. Idempotent."""
@@ -141,7 +133,7 @@ class Delivery:
         """Head and body, complete as they are. `instead`: of what was brought, which is let go."""
         exchange, reply = self._exchange, instead or self._reply
         bodyless = exchange.head.method == b"HEAD" or reply.status in (204, 304)
-        out = head_bytes(exchange, reply, None if bodyless else len(payload))
+        out = exchange.open(reply, None if bodyless else len(payload))
         exchange.record.first_byte = trio.current_time()
         if not bodyless:
             exchange.record.bytes_out = len(payload)
@@ -152,22 +144,22 @@ class Delivery:
                 out = b""
             out += payload
         await self._send(out)
-        self._end(reply.ending or COMPLETE)
+        exchange.end(reply.ending or COMPLETE)
 
     async def _stream(self, body: UpstreamBody) -> None:
         """Head now, then the body as it comes."""
         exchange, reply = self._exchange, self._reply
         reframed = reply.events or body.framing in (UNTIL_CLOSE, CHUNKED)
-        framing = event_framing(exchange) if reframed else body.framing
+        framing = event_framing(exchange.head) if reframed else body.framing
         transfer = self._new_transfer(body.framing, framing)
-        await self._open(transfer, head_bytes(exchange, reply, framing), body.wire, body.rest)
+        await self._open(transfer, exchange.open(reply, framing), body.wire, body.rest)
 
     async def _produce(self) -> None:
         """Events of our own, written by a task beside the pump."""
         exchange, reply = self._exchange, self._reply
         assert exchange.nursery is not None
-        framing = event_framing(exchange)
-        head = b"" if exchange.head_out else head_bytes(exchange, reply, framing)
+        framing = event_framing(exchange.head)
+        head = b"" if exchange.head_out else exchange.open(reply, framing)
         wire = ChannelWire.produced_by(self._told, exchange.nursery)
         transfer = self._new_transfer(UNTIL_CLOSE, framing)
         await self._open(transfer, head, wire, b"")
@@ -183,8 +175,8 @@ class Delivery:
         if exchange.head.method == b"HEAD":
             await self._whole(b"")
             return
-        framing = event_framing(exchange)
-        head = b"" if exchange.head_out else head_bytes(exchange, reply, framing)
+        framing = event_framing(exchange.head)
+        head = b"" if exchange.head_out else exchange.open(reply, framing)
         exchange.phase = Phase.BODY
         record, worker = exchange.record, exchange.worker
         now = trio.current_time()
@@ -193,7 +185,16 @@ class Delivery:
             await self._say(reply, head, framing)
             return
         record.streaming = True
-        self._viewer = viewer_of(reply.viewing, framing, exchange)
+        assert exchange.state is not None
+        self._viewer = viewer_of(
+            reply.viewing,
+            framing,
+            exchange.wire,
+            record,
+            exchange.state.counters,
+            worker.engine,
+            worker.alarms,
+        )
         self._viewer.counters.active += 1
         if head:
             await self._send(head)
@@ -207,9 +208,9 @@ class Delivery:
         words = reply.framed(framing)
         self._exchange.record.bytes_out = len(words)
         if reply.abort:
-            self._exchange.connection.cut_short()
+            self._exchange.connection.end_after(Cut.UNFINISHED)
         await self._send(head + words)
-        self._end(reply.ending or COMPLETE)
+        self._exchange.end(reply.ending or COMPLETE)
 
     def _close_view(self, viewer: SocketViewer | StreamViewer) -> None:
         """The books of a view; who ended it has said how."""
@@ -221,37 +222,32 @@ class Delivery:
         ending = viewer.ending
         if ending is None:
             return  # cancelled, or the client left: whoever did it has recorded it
-        if viewer.abort:
-            self._abort(viewer, exchange.head.version != b"1.1")
-        self._end(ending)
+        unframed = exchange.head.version != b"1.1"
+        exchange.end(ending, self._cut(viewer, unframed) if viewer.abort else None)
 
     async def _file(self, file: OpenFile) -> None:
         """Head now, then the file, piece by piece."""
         exchange = self._exchange
         exchange.phase = Phase.BODY
         exchange.record.first_byte = trio.current_time()
-        await self._send(head_bytes(exchange, self._reply, file.size))
-        cut = await send_file(exchange, file)
-        if cut is not None:
-            self._exchange.connection.cut_short()
-        self._end(cut or COMPLETE)
+        await self._send(exchange.open(self._reply, file.size))
+        short = await send_file(exchange.wire, file, exchange.record, exchange.threads.files)
+        exchange.end(short or COMPLETE, Cut.UNFINISHED if short is not None else None)
 
     async def _switch(self) -> None:
         """101: bytes both ways until both have ended."""
         exchange, body, head = self._exchange, self._body, self._reply.head
         assert body is not None and head is not None
         exchange.phase = Phase.TUNNEL
-        exchange.connection.reusable = False
-        if exchange.body is not None:
-            exchange.connection.pending = exchange.body.rest
-        out = head_bytes(exchange, self._reply, None)
-        await self._send(out)
-        self._end(await tunnel(exchange, body.wire, body.rest))
+        first = exchange.hand_over(), body.rest
+        await self._send(exchange.open(self._reply, None))
+        timeouts = exchange.route.timeouts
+        exchange.end(await tunnel(exchange.wire, body.wire, first, timeouts, exchange.record))
 
     async def _after_commitment(self) -> None:
         """The head is out since the commitment: events go on, anything else becomes a terminal event."""
         body = self._body
-        framing = event_framing(self._exchange)
+        framing = event_framing(self._exchange.head)
         if self._reply.produce is not None:
             await self._produce()
             return
@@ -277,7 +273,7 @@ class Delivery:
         A clean end, whatever the route says: it is whole, and a break could cost the reader the hint.
         """
         exchange = self._exchange
-        framing = event_framing(exchange)
+        framing = event_framing(exchange.head)
         event, ending = self._failed()
         hint = b"retry: %d\n" % round(exchange.route.retry_hint * uniform(500, 1500))
         words = hint + (event or b"\n")
@@ -285,7 +281,7 @@ class Delivery:
         if exchange.head.method == b"HEAD":
             await self._whole(b"", shown)
         else:
-            await self._say(shown, head_bytes(exchange, shown, framing), framing)
+            await self._say(shown, exchange.open(shown, framing), framing)
 
     async def _say_failure(self, framing: int) -> None:
         """One terminal event and the end, where a status can no longer be given."""
@@ -304,7 +300,7 @@ class Delivery:
     def _new_transfer(self, framing_in: int, framing_out: int) -> Transfer:
         exchange, reply, state = self._exchange, self._reply, self._exchange.state
         assert state is not None
-        late = late_in_response(exchange, reply)
+        late = late_in_response(reply, exchange.worker.config.server, state.route)
         flow = new_flow(reply, state.route, framing_in, framing_out, late)
         exchange.record.streaming = reply.events or bool(reply.opaque)
         exchange.record.coding = reply.opaque.decode("ascii", "backslashreplace")
@@ -329,7 +325,7 @@ class Delivery:
         worker.registry.add(transfer)
         if transfer.ending is not None:
             return
-        if isinstance(upstream, SocketWire) and isinstance(client, SocketWire):
+        if on_engine(upstream) and on_engine(client):
             self.pump = EpollPump(transfer, upstream, client, worker.engine, worker.alarms)
         else:
             self.pump = TrioPump(transfer, upstream, client, worker.alarms)
@@ -352,13 +348,14 @@ class Delivery:
             transfer.counters.active -= 1
         if ending is None:
             return  # cancelled, or the client left: whoever did it has recorded it
+        cut = None
         if transfer.abort:
             counted = isinstance(flow, BytesFlow) and isinstance(flow.reader, LengthReader)
             unframed = exchange.head.version != b"1.1" and not flow.reader.done and not counted
-            self._abort(transfer, unframed)
+            cut = self._cut(transfer, unframed)
         if ending is COMPLETE and flow.reader.done and not flow.rest and self._body is not None:
             self._body.lease.answer_whole()
-        self._end((ending is COMPLETE and self._reply.ending) or ending)
+        exchange.end((ending is COMPLETE and self._reply.ending) or ending, cut)
 
     async def _send(self, out: bytes) -> None:
         exchange = self._exchange
@@ -367,20 +364,10 @@ class Delivery:
         exchange.wire.write_within = timeouts.write
         await exchange.wire.send(out)
 
-    def _abort(self, body: Transfer | Viewer, unframed: bool) -> None:
+    def _cut(self, body: Transfer | Viewer, unframed: bool) -> Cut:
         """End so that the client can tell: fewer bytes than promised, no last chunk, or else a reset. A client that was told
         already needs none; one that has left, or stopped reading, is waited for no longer.
         """
-        exchange = self._exchange
-        exchange.connection.cut_short(Cut.RESET if unframed and not body.told else Cut.UNFINISHED)
         if body.ending is not None and body.ending.cause in (Cause.LEFT, Cause.STALLED):
-            if isinstance(exchange.wire, SocketWire):
-                reset(exchange.wire)
-            exchange.wire.close()
-
-    def _end(self, ending: Ending) -> None:
-        exchange = self._exchange
-        if exchange.ending is None:
-            exchange.ending = ending
-        if ending.side is Side.CLIENT and ending.cause in (Cause.LEFT, Cause.STALLED):
-            exchange.connection.reusable = False
+            reset(self._exchange.wire)
+        return Cut.RESET if unframed and not body.told else Cut.UNFINISHED

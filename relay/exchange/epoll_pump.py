@@ -21,6 +21,7 @@ from relay.exchange.transfer import Transfer, nobody
 from relay.feeds.log_wire import LogWire
 from relay.flows.bytes_flow import BytesFlow
 from relay.wires.alarms import Alarms, Entry
+from relay.wires.client_wire import on_engine
 from relay.wires.engine import Engine
 from relay.wires.socket_wire import BUFFER, VIEW, SocketWire
 from relay.wires.splice import TAKE
@@ -192,7 +193,7 @@ class EpollPump:
     def _move(self, flow: BytesFlow) -> None:
         """Bytes that pass as they are go from socket to socket without becoming objects."""
         transfer, upstream, client = self._transfer, self._upstream, self._client
-        assert isinstance(client, SocketWire)
+        assert on_engine(client)
         try:
             size, rest = self._engine.pipe.move(upstream.sock, client.sock, flow.wanted(TAKE))
         except BlockingIOError:

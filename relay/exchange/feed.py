@@ -41,7 +41,7 @@ from relay.sources.call import read_whole
 from relay.sources.own_events import last_word
 from relay.sources.reply import Failure, Reply
 from relay.sse.blocks import stamp
-from relay.wires.socket_wire import SocketWire
+from relay.wires.client_wire import on_engine
 
 if TYPE_CHECKING:
     from relay.exchange.worker import RouteState, Worker
@@ -210,7 +210,7 @@ class Feed:
                 first = transfer.data(rest, now) if rest or flow.done else b""
                 log.send_nowait(first)
                 if transfer.ending is None:
-                    if isinstance(body.wire, SocketWire):
+                    if on_engine(body.wire):
                         await EpollPump(
                             transfer, body.wire, log, self.worker.engine, self.worker.alarms
                         ).run()

@@ -13,40 +13,43 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
 from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.observing.record import Record
 from relay.sources.reply import OpenFile
+from relay.wires.client_wire import ClientWire
 from relay.wires.socket_wire import SocketWire
 from relay.wires.splice import TAKE
 from relay.wires.wire import READ_SIZE
-
-if TYPE_CHECKING:
-    from relay.exchange.exchange import Exchange
 
 _CUT: Final = Ending(
     Side.RELAY, Phase.BODY, Cause.BROKE, "the file could not be read to the size that it had"
 )
 
 
-async def send_file(exchange: Exchange, file: OpenFile) -> Ending | None:
+async def send_file(
+    wire: ClientWire, file: OpenFile, record: Record, limiter: trio.CapacityLimiter
+) -> Ending | None:
     """Send the body; the head is out.
 
+    Args:
+        record: where its bytes are counted.
+        limiter: of the threads that read.
     Returns: the Ending of a body that is not whole; None for a whole one.
     Raises: Gone, Expired, both of the client.
     """
-    wire = exchange.wire
     direct = wire if type(wire) is SocketWire else None
     at = 0
     while at < file.size:
         left = file.size - at
         try:
             if direct is not None:
-                sent = await _pass(exchange, direct, file, at, min(left, TAKE))
+                sent = await _pass(direct, file, at, min(left, TAKE), limiter)
             else:
-                data = await _read(exchange, file, at, min(left, READ_SIZE))
+                data = await _read(file, at, min(left, READ_SIZE), limiter)
                 await wire.send(data)
                 sent = len(data)
         except OSError:
@@ -57,14 +60,16 @@ async def send_file(exchange: Exchange, file: OpenFile) -> Ending | None:
         if not sent:
             return _CUT
         at += sent
-        exchange.record.bytes_out += sent
+        record.bytes_out += sent
     return None
 
 
-async def _pass(exchange: Exchange, wire: SocketWire, file: OpenFile, at: int, limit: int) -> int:
+async def _pass(
+    wire: SocketWire, file: OpenFile, at: int, limit: int, limiter: trio.CapacityLimiter
+) -> int:
     """A piece from the page cache to the socket. Its ends are looked at: what lies between was read with them."""
     if not (_is_cached(file.fd, at) and _is_cached(file.fd, at + limit - 1)):
-        await _read(exchange, file, at, limit)
+        await _read(file, at, limit, limiter)
     return await wire.send_file(file.fd, at, limit)
 
 
@@ -76,8 +81,7 @@ def _is_cached(fd: int, at: int) -> bool:
     return True
 
 
-async def _read(exchange: Exchange, file: OpenFile, at: int, limit: int) -> bytes:
+async def _read(file: OpenFile, at: int, limit: int, limiter: trio.CapacityLimiter) -> bytes:
     """A piece, by a thread. Raises: OSError. Cancellation: at once."""
     work = partial(file.read, at, limit)
-    limiter = exchange.threads.files
     return await trio.to_thread.run_sync(work, limiter=limiter, abandon_on_cancel=True)

@@ -12,12 +12,13 @@ Rules
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
 from relay.exchange import refusal
 from relay.exchange.client_head import NO_STORE
+from relay.exchange.client_side import ClientSide
 from relay.exchange.feed import Feed as Begun
 from relay.exchange.looking import json_in, look
 from relay.exchange.run_request import FrozenRequest, frozen_head
@@ -42,9 +43,6 @@ from relay.sources.bring import bring
 from relay.sources.own_events import last_word
 from relay.sources.reply import Reply
 from relay.sse.dialects import HEARTBEAT_LINE, WITH_FAILURE, gap_event
-
-if TYPE_CHECKING:
-    from relay.exchange.exchange import Exchange
 
 _STREAM: Final[Fields] = [
     (b"content-type", b"text/event-stream"),
@@ -71,7 +69,7 @@ class Place:
     payload: bytes
 
 
-async def resumed(exchange: Exchange) -> Reply:
+async def resumed(exchange: ClientSide) -> Reply:
     """What a request on a resumable route, or on a stream's own address, gets. Raises: Failure, Fault."""
     cursor, exchange.head = read_cursor_of(exchange.head)  # whoever asks the source does so without
     place = await _place(exchange, cursor)
@@ -101,7 +99,7 @@ async def resumed(exchange: Exchange) -> Reply:
     return _said(exchange, place, outcome)
 
 
-async def _place(exchange: Exchange, cursor: Cursor | None) -> Place | None:
+async def _place(exchange: ClientSide, cursor: Cursor | None) -> Place | None:
     """Whose, which, and behind what. None: the body is too large to be looked at, so the stream is the client's alone."""
     head, route, state = exchange.head, exchange.route, exchange.state
     resume = route.resume
@@ -116,7 +114,7 @@ async def _place(exchange: Exchange, cursor: Cursor | None) -> Place | None:
         params=exchange.params,
         query=head.query,
         payload=payload,
-        body=await json_in(exchange, payload) if wants_json else None,
+        body=await json_in(payload, exchange.threads.json) if wants_json else None,
         fields=head.fields,
         auth=granted,
     )
@@ -133,7 +131,7 @@ async def _place(exchange: Exchange, cursor: Cursor | None) -> Place | None:
     return Place(owner, key, question, payload)
 
 
-async def _not_looked_at(exchange: Exchange, cursor: Cursor | None) -> Reply:
+async def _not_looked_at(exchange: ClientSide, cursor: Cursor | None) -> Reply:
     """A body over `max_body`: whose request it repeats cannot be told. It is forwarded as on any route, unless it can only
     be about a stream that is there already. Raises: Failure, Fault."""
     assert exchange.state is not None
@@ -147,7 +145,7 @@ async def _not_looked_at(exchange: Exchange, cursor: Cursor | None) -> Reply:
 # -- begin, join -------------------------------------------------------------------------------------------------
 
 
-async def _begun(exchange: Exchange, place: Place, *, hole: bool) -> Reply:
+async def _begun(exchange: ClientSide, place: Place, *, hole: bool) -> Reply:
     """Ask the source; this client is the first viewer, or gets what is no stream."""
     worker, state = exchange.worker, exchange.state
     assert state is not None
@@ -169,7 +167,13 @@ async def _begun(exchange: Exchange, place: Place, *, hole: bool) -> Reply:
 
 
 async def _joined(
-    exchange: Exchange, place: Place, run: Run, after: int, *, hole: bool, feed: Feed | None = None
+    exchange: ClientSide,
+    place: Place,
+    run: Run,
+    after: int,
+    *,
+    hole: bool,
+    feed: Feed | None = None,
 ) -> Reply:
     """A view of `run`, as soon as its head is there. `feed`: this client began it."""
     began = feed is not None
@@ -202,7 +206,7 @@ async def _joined(
             viewing.release()
 
 
-async def _until_decided(exchange: Exchange, place: Place, run: Run, feed: Feed | None) -> None:
+async def _until_decided(exchange: ClientSide, place: Place, run: Run, feed: Feed | None) -> None:
     """Wait for the head of the run. A source that wants the head of the stream out before has its way."""
     if run.decided.is_set() or feed is None:
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -214,7 +218,7 @@ async def _until_decided(exchange: Exchange, place: Place, run: Run, feed: Feed 
 
         async def committed() -> None:
             await feed.committed.wait()
-            exchange.early_head = _viewer_fields(exchange, place, run)
+            exchange.early_fields = _viewer_fields(exchange, place, run)
             await exchange.commit()
 
         waiting.start_soon(committed)
@@ -222,7 +226,7 @@ async def _until_decided(exchange: Exchange, place: Place, run: Run, feed: Feed 
         waiting.cancel_scope.cancel()
 
 
-def _no_stream(exchange: Exchange, run: Run, feed: Feed | None) -> Reply:
+def _no_stream(exchange: ClientSide, run: Run, feed: Feed | None) -> Reply:
     """The source brought something else, or the run was stopped before its head."""
     if run.ending is not None and run.ending.cause in (Cause.STOPPED, Cause.UNWATCHED, Cause.LOST):
         if exchange.head.method == b"GET" and run.ending.cause is Cause.STOPPED:
@@ -240,7 +244,7 @@ def _requested(place: Place, run: Run, after: int) -> str:
     return cursor.text if cursor is not None else f"{run.id}-{after}"
 
 
-def _frozen(exchange: Exchange, place: Place) -> FrozenRequest:
+def _frozen(exchange: ClientSide, place: Place) -> FrozenRequest:
     """The request as it will be asked, now and perhaps again: whole."""
     size = None if exchange.body is None else len(place.payload)
     return FrozenRequest(
@@ -258,7 +262,7 @@ def _frozen(exchange: Exchange, place: Place) -> FrozenRequest:
 # -- what is said without a view ---------------------------------------------------------------------------------
 
 
-def _said(exchange: Exchange, place: Place, outcome: Outcome[Run]) -> Reply:
+def _said(exchange: ClientSide, place: Place, outcome: Outcome[Run]) -> Reply:
     what, route = outcome.what, exchange.route
     assert route.resume is not None
     if what is What.NO_CONTENT:
@@ -288,7 +292,7 @@ def _said(exchange: Exchange, place: Place, outcome: Outcome[Run]) -> Reply:
 
 
 def _words(
-    exchange: Exchange, block: bytes, *, abort: bool = False, ending: Ending | None = None
+    exchange: ClientSide, block: bytes, *, abort: bool = False, ending: Ending | None = None
 ) -> Reply:
     """A stream that says one thing and ends."""
     return Shown(
@@ -300,7 +304,7 @@ def _words(
     )
 
 
-def _gone(exchange: Exchange) -> Reply:
+def _gone(exchange: ClientSide) -> Reply:
     """What nobody can go on with, and what is not begun again by asking for it."""
     words = last_word(
         exchange.route, "run_gone", "this stream is not kept any more", retryable=True
@@ -308,7 +312,7 @@ def _gone(exchange: Exchange) -> Reply:
     return _words(exchange, words)
 
 
-def _nothing(exchange: Exchange) -> Reply:
+def _nothing(exchange: ClientSide) -> Reply:
     """204, which tells an EventSource not to come back; LangGraph's SDK throws at it."""
     resume = exchange.route.resume
     assert resume is not None
@@ -317,7 +321,7 @@ def _nothing(exchange: Exchange) -> Reply:
     return Reply(204, [NO_STORE], ending=_SAID)
 
 
-def _missing(exchange: Exchange) -> Reply:
+def _missing(exchange: ClientSide) -> Reply:
     resume = exchange.route.resume
     assert resume is not None
     if resume.live_only:
@@ -326,7 +330,7 @@ def _missing(exchange: Exchange) -> Reply:
     return refusal.refuse(404, "no_stream", "there is no such stream", ending)
 
 
-async def _head_only(exchange: Exchange, place: Place, outcome: Outcome[Run]) -> Reply:
+async def _head_only(exchange: ClientSide, place: Place, outcome: Outcome[Run]) -> Reply:
     """HEAD never begins a run, and is no viewer."""
     if outcome.what is What.VIEW and outcome.run is not None:
         await trio.lowlevel.checkpoint()
@@ -339,7 +343,7 @@ async def _head_only(exchange: Exchange, place: Place, outcome: Outcome[Run]) ->
 # -- stop --------------------------------------------------------------------------------------------------------
 
 
-def _stopped(exchange: Exchange, place: Place) -> Reply:
+def _stopped(exchange: ClientSide, place: Place) -> Reply:
     """DELETE: everything under way below the key is sealed when this returns."""
     resume = exchange.route.resume
     assert resume is not None and place.question.key is not None
@@ -368,7 +372,7 @@ def _query_run(query: bytes) -> str | None:
 # -- fields ------------------------------------------------------------------------------------------------------
 
 
-def _viewer_fields(exchange: Exchange, place: Place, run: Run) -> Fields:
+def _viewer_fields(exchange: ClientSide, place: Place, run: Run) -> Fields:
     """The head of a view: the upstream's fields that are everybody's, and what a reader needs to come back."""
     return [
         *_STREAM,
@@ -379,7 +383,7 @@ def _viewer_fields(exchange: Exchange, place: Place, run: Run) -> Fields:
     ]
 
 
-def _handle(exchange: Exchange, run: Run, key: str | None) -> Fields:
+def _handle(exchange: ClientSide, run: Run, key: str | None) -> Fields:
     """Where this stream is joined, resumed and stopped."""
     resume = exchange.route.resume
     assert resume is not None

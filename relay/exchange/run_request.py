@@ -12,20 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from relay.config.values import UNLIMITED, Route, Upstream
-from relay.exchange.upstream_head import clients_request, own_request, question
+from relay.config.values import UNLIMITED
+from relay.exchange.upstream_head import Requester
 from relay.http.fault import Fault
 from relay.http.heads import RequestHead, ResponseHead
 from relay.observing.ending import Phase
 from relay.observing.record import Record
 from relay.observing.tracing import Trace
 from relay.sources.authorize import Grant
-from relay.sources.reply import Outgoing
 from relay.sources.request_body import RequestBody
-from relay.sources.turns import Turns
-from relay.upstreams.group import Group
 from relay.upstreams.lease import Lease
-from relay.wires.threads import Threads
 
 if TYPE_CHECKING:
     from relay.exchange.worker import RouteState, Worker
@@ -74,7 +70,7 @@ def frozen_head(head: RequestHead, size: int | None) -> RequestHead:
     )
 
 
-class RunRequest:
+class RunRequest(Requester):
     """The frozen request as its source sees it. Implements sources.ask.Ask.
 
     Attributes:
@@ -115,43 +111,6 @@ class RunRequest:
         self.record.route = state.route.name
         self.record.method = request.head.method.decode("ascii")
         self.record.path = request.head.path.decode("latin-1")
-
-    @property
-    def route(self) -> Route:
-        assert self.state is not None
-        return self.state.route
-
-    def group(self, upstream: Upstream) -> Group:
-        return self.worker.group(upstream)
-
-    @property
-    def threads(self) -> Threads:
-        return self.worker.threads
-
-    @property
-    def turns(self) -> Turns:
-        assert self.state is not None
-        return self.state.turns
-
-    def reached(self, name: str) -> None:
-        self.record.upstream = name
-
-    def outgoing(self, upstream: Upstream, target: bytes) -> Outgoing:
-        return clients_request(self, upstream, target)
-
-    def own_request(
-        self,
-        upstream: Upstream,
-        method: bytes,
-        target: bytes,
-        content_type: bytes = b"",
-        payload: bytes = b"",
-        along: tuple[bytes, ...] = (),
-    ) -> Outgoing:
-        return own_request(self, upstream, method, target, content_type, payload, along)
-
-    def question(self, upstream: Upstream, target: bytes) -> Outgoing:
-        return question(self, upstream, target)
 
     async def interim(self, head: ResponseHead) -> None:
         """Of one moment, and for nobody in particular."""

@@ -7,20 +7,16 @@ moved either way for the route's idle time. A side that takes no more bytes is h
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
 
 import trio
 
+from relay.config.values import Timeouts
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.record import Record
 from relay.wires.alarms import LOOK
+from relay.wires.client_wire import ClientWire
 from relay.wires.socket_wire import SocketWire
-from relay.wires.stream_wire import StreamWire
-from relay.wires.wire import Expired, Gone, Wire
-
-if TYPE_CHECKING:
-    from relay.exchange.exchange import Exchange
-
+from relay.wires.wire import Expired, Gone
 
 _LOST = {Side.CLIENT: Cause.LEFT, Side.UPSTREAM: Cause.BROKE}
 _DEAF = "took no more bytes"
@@ -28,25 +24,22 @@ _STOPPED = {Side.CLIENT: Cause.STALLED, Side.UPSTREAM: Cause.SILENT}
 
 
 class _Tunnel:
-    __slots__ = ("ending", "idle", "last", "nursery")
+    __slots__ = ("ending", "idle", "last", "nursery", "record")
 
-    def __init__(self, idle: float, nursery: trio.Nursery) -> None:
+    def __init__(self, idle: float, nursery: trio.Nursery, record: Record) -> None:
         self.idle = idle
+        self.record = record
         self.last = trio.current_time()
         self.nursery = nursery
         self.ending: Ending | None = None
 
-    async def one_way(
-        self, source: Wire, sink: Wire, side: Side, exchange: Exchange, first: bytes
-    ) -> None:
+    async def one_way(self, source: ClientWire, sink: ClientWire, side: Side, first: bytes) -> None:
         """Bytes from `side` to the other until `side` has no more, `first` before all others."""
-        sink.write_within = exchange.route.timeouts.write
-        record = exchange.record
         try:
-            if first and not await self._pass(first, sink, side, record):
+            if first and not await self._pass(first, sink, side):
                 return
             while data := await self._read(source):
-                if not await self._pass(data, sink, side, record):
+                if not await self._pass(data, sink, side):
                     return
         except Gone:
             self._end(side, _LOST[side], "reset")
@@ -54,14 +47,14 @@ class _Tunnel:
         if data is None:
             self._end(Side.UPSTREAM, Cause.SILENT, "idle")
         else:
-            half_close(sink)
+            sink.half_close()
 
-    async def _pass(self, data: bytes, sink: Wire, side: Side, record: Record) -> bool:
+    async def _pass(self, data: bytes, sink: ClientWire, side: Side) -> bool:
         """Whether the other side took it."""
         if side is Side.CLIENT:
-            record.bytes_in += len(data)
+            self.record.bytes_in += len(data)
         else:
-            record.bytes_out += len(data)
+            self.record.bytes_out += len(data)
         try:
             await sink.send(data)
         except Gone:
@@ -74,7 +67,7 @@ class _Tunnel:
             return False
         return True
 
-    async def _read(self, source: Wire) -> bytes | None:
+    async def _read(self, source: ClientWire) -> bytes | None:
         """The next bytes; None when both directions have been quiet for too long."""
         believed = (
             False  # that it is quiet: the other direction's bytes may have come in this very turn
@@ -98,23 +91,26 @@ class _Tunnel:
         self.nursery.cancel_scope.cancel()
 
 
-async def tunnel(exchange: Exchange, upstream: SocketWire, first: bytes) -> Ending:
-    """Pass bytes both ways until both directions have ended. `first` came behind the 101.
+async def tunnel(
+    client: ClientWire,
+    upstream: SocketWire,
+    first: tuple[bytes, bytes],
+    timeouts: Timeouts,
+    record: Record,
+) -> Ending:
+    """Pass bytes both ways until both directions have ended.
 
+    Args:
+        first: what came of each side already: behind the client's request, behind the upstream's 101.
+        record: where the bytes are counted.
     Cancellation: both wires stay open and are the caller's to close.
     """
-    client = exchange.wire
     client.on_gone = None
+    client.write_within = upstream.write_within = timeouts.write
+    of_client, of_upstream = first
     async with trio.open_nursery() as nursery:
-        state = _Tunnel(exchange.route.timeouts.idle, nursery)
-        pending = exchange.connection.take_pending()
-        nursery.start_soon(state.one_way, client, upstream, Side.CLIENT, exchange, pending)
-        await state.one_way(upstream, client, Side.UPSTREAM, exchange, first)
+        state = _Tunnel(timeouts.idle, nursery, record)
+        nursery.start_soon(state.one_way, client, upstream, Side.CLIENT, of_client)
+        await state.one_way(upstream, client, Side.UPSTREAM, of_upstream)
     client.read_by = upstream.read_by = inf
     return state.ending or Ending(Side.UPSTREAM, Phase.TUNNEL, Cause.COMPLETE)
-
-
-def half_close(wire: Wire) -> None:
-    """Tell the other end that this direction is over, without waiting."""
-    if isinstance(wire, SocketWire | StreamWire):
-        wire.half_close()

@@ -7,7 +7,6 @@ words   ─► head, one block, the end
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from relay.feeds.run import Run
 from relay.feeds.socket_viewer import SocketViewer
@@ -15,12 +14,13 @@ from relay.feeds.stream_viewer import StreamViewer
 from relay.flows.event_log import View
 from relay.http.bodies import chunk, last_chunk
 from relay.http.framing import CHUNKED
+from relay.observing.counters import RouteCounters
+from relay.observing.record import Record
 from relay.sources.reply import Reply
 from relay.sse.dialects import gap_event
-from relay.wires.socket_wire import SocketWire
-
-if TYPE_CHECKING:
-    from relay.exchange.exchange import Exchange
+from relay.wires.alarms import Alarms
+from relay.wires.client_wire import ClientWire, on_engine
+from relay.wires.engine import Engine
 
 
 @dataclass(slots=True)
@@ -77,13 +77,17 @@ class Shown(Reply):
         return (chunk(self.words) if self.words else b"") + (b"" if self.abort else last_chunk([]))
 
 
-def viewer_of(viewing: Viewing, framing: int, exchange: Exchange) -> SocketViewer | StreamViewer:
+def viewer_of(
+    viewing: Viewing,
+    framing: int,
+    wire: ClientWire,
+    record: Record,
+    counters: RouteCounters,
+    engine: Engine,
+    alarms: Alarms,
+) -> SocketViewer | StreamViewer:
     """Who moves the view to this client."""
-    view, run, wire, worker = viewing.view(framing), viewing.run, exchange.wire, exchange.worker
-    assert exchange.state is not None
-    counters = exchange.state.counters
-    if isinstance(wire, SocketWire):
-        return SocketViewer(
-            run, view, exchange.record, counters, wire, worker.engine, worker.alarms
-        )
-    return StreamViewer(run, view, exchange.record, counters, wire)
+    view, run = viewing.view(framing), viewing.run
+    if on_engine(wire):
+        return SocketViewer(run, view, record, counters, wire, engine, alarms)
+    return StreamViewer(run, view, record, counters, wire)

@@ -21,6 +21,8 @@ import trio
 
 from relay.wires.alarms import LEAST, Alarms, Entry
 from relay.wires.socket_wire import SocketWire
+from relay.wires.stream_wire import StreamWire
+from relay.wires.wire import Expired, Gone
 
 MOMENT: Final = 0.1  # seconds from the acknowledgement to the cut: a page that is busy for as long still reads (measured)
 LONGEST: Final = (
@@ -39,13 +41,44 @@ class Cut(Enum):
     RESET = "reset"  # the end alone would look like that of a whole body (RFC 9112 §8)
 
 
-def reset(wire: SocketWire) -> None:
-    """Close with a reset."""
-    try:
-        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    except OSError:
-        pass  # it is gone already
+def reset(wire: SocketWire | StreamWire) -> None:
+    """Close with a reset, where the wire can say one."""
+    if isinstance(wire, SocketWire):
+        try:
+            wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        except OSError:
+            pass  # it is gone already
     wire.close()
+
+
+async def linger(
+    wire: SocketWire | StreamWire, alarms: Alarms, cut: Cut | None, within: float, most: int
+) -> None:
+    """Read on for a moment before the connection is closed, so that a reset for unread bytes cannot destroy the answer on
+    its way (RFC 9112 §9.6). A stream in memory has no reset.
+
+    Args:
+        cut: the last body is not whole: its reader gets its time first.
+        within: seconds.
+        most: bytes.
+    """
+    if not isinstance(wire, SocketWire) or wire.closed or wire.hung_up:
+        return
+    if cut is not None:
+        await Parting(wire, alarms).wait()
+        if cut is Cut.RESET:
+            reset(wire)
+            return
+    wire.half_close()
+    wire.read_by = trio.current_time() + within
+    try:
+        while most > 0:
+            data = await wire.receive()
+            if not data:
+                return
+            most -= len(data)
+    except (Gone, Expired):
+        return
 
 
 class Parting:

@@ -192,6 +192,12 @@ class StreamWire:
         if self.on_gone is not None:
             self.on_gone()
 
+    def read_until(self, due: float) -> None:
+        """Set `read_by` for whoever is reading just now too."""
+        self.read_by = due
+        if self._reading is not None:
+            self._alarms.arm(self, due)
+
     def half_close(self) -> None:
         """Tell the other end that nothing more will be written; a stream that cannot say so is closed."""
         if isinstance(self.stream, trio.StapledStream):

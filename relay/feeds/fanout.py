@@ -107,6 +107,14 @@ class Fanout:
         if place.members and place.cursor < self._log.last:
             self._ask_turn()
 
+    def catch_up(self) -> None:
+        """Let everybody who stands still for an event have all there is, in this step: the log is about to trim it, and who
+        reads as fast as it comes is not to be overtaken."""
+        last = self._log.last
+        for place in tuple(self._slices):
+            while place.members and place.cursor < last:
+                self._serve(place)
+
     def say(self, words: bytes) -> None:
         """`words` to everybody who stands at the tail; they are not part of the log."""
         for place in tuple(self._slices):

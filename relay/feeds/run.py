@@ -20,7 +20,7 @@ import trio
 
 from relay.config.values import Resume, Route
 from relay.feeds.fanout import Fanout
-from relay.flows.event_log import End, EventLog
+from relay.flows.event_log import READ, End, EventLog
 from relay.http.bodies import Fields
 from relay.observing.ending import Cause, Ending
 from relay.sse.blocks import Kind, blocks, kind, last_id, retry, stamp
@@ -73,6 +73,7 @@ class Run:
 
     __slots__ = (
         "_alarms",
+        "_at_once",
         "_forgotten",
         "_keeper",
         "_prefix",
@@ -131,6 +132,9 @@ class Run:
         self.request = request
         self.begun_by_get = begun_by_get
         self.log = EventLog(self.resume.log)
+        self._at_once = min(
+            READ, self.resume.log // 2
+        )  # bytes of a read that are logged before they are handed on
         self.whose = whose
         self.fanout = Fanout(self.log, engine, self._crashed)
         self.fields: Fields | None = None
@@ -195,6 +199,7 @@ class Run:
         """
         log = self.log
         before, last = log.size, log.last
+        due = log.total + self._at_once
         for block in blocks(whole):
             if self.resume.reconnect:
                 given = last_id(block)
@@ -202,12 +207,15 @@ class Run:
             what = kind(block)
             if what is Kind.EVENT:
                 log.append(stamp(block, b"%b%d" % (self._prefix, log.last + 1)))
+                if log.total > due:  # before the log trims what its readers were not given yet
+                    self.fanout.catch_up()
+                    due = log.total + self._at_once
             elif what is Kind.SILENT and self.route.dialect != "openai":
                 self._hint(retry(block))
         if log.last != last:
             self.last_out = trio.current_time()
-            self._keeper.grown(log.size - before)
             self.fanout.deliver()
+            self._keeper.grown(log.size - before)
 
     def _hint(self, wait: int | None) -> None:
         """A reconnection time of the upstream's. A `retry` line counts at its own end (WHATWG HTML §9.2.6), so it needs no

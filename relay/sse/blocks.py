@@ -10,6 +10,8 @@ Rules
     an `id` or a `retry` line or fields that nobody knows: it moves a reader's cursor, and dispatches nothing.
   * An id that is added is the last line of its block, with the line end that the block itself uses; every other byte
     stays. The last `id` line of a block is the one that counts (WHATWG HTML §9.2.6).
+  * A block that has an id may be the first that a reader gets. Where its first bytes are those of a byte order mark, which
+    a reader drops there and nowhere else, an empty comment goes in front.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from enum import Enum
 from typing import Final
 
 _CR: Final = 0x0D
+_BOM: Final = b"\xef\xbb\xbf"
 # Possessive and atomic: without them the CRLF of one line end would match as CR and then LF, and a long block would be
 # tried again from each of its lines.
 _BLOCK: Final = re.compile(rb"(?>[^\r\n]+(?>\r\n|\n|\r))++(?>\r\n|\n|\r)")
@@ -86,6 +89,8 @@ def stamp(block: bytes, event_id: bytes) -> bytes:
         block: one block with its blank line.
         event_id: neither CR, LF nor NUL in it.
     """
+    if block[0] == _BOM[0] and block.startswith(_BOM):
+        block = b":\n" + block
     if block.endswith(b"\n\n") and block[-3] != _CR:  # LF twice: the usual one
         return b"%bid: %b\n\n" % (block[:-1], event_id)
     blank = _line_end(block)

@@ -9,7 +9,7 @@ import trio
 
 from relay.observing.ending import Cause
 from tests.guarantees.resume_ground import LOGS, chat, event, ground
-from tests.harness import EVENT_HEAD, settle
+from tests.harness import EVENT_HEAD, chunked, settle
 
 GONE = "A" * 22 + "-3"
 BODY = b'{"id":"a"}'
@@ -240,3 +240,36 @@ async def test_a_key_in_the_routes_own_path_must_be_fit_too(path: str) -> None:
 async def test_a_key_that_is_no_unicode_is_refused_and_not_taken_for_missing() -> None:
     async with chat() as g:
         assert (await g.read("POST", "/chat", body=b'{"id":"\\ud800"}')).status == 400
+
+
+@pytest.mark.parametrize("viewers", [1, 3])
+async def test_a_read_that_brings_more_than_the_log_holds_overtakes_nobody_who_waits(
+    viewers: int,
+) -> None:
+    """1. A log holds a few events. 2. One read brings many. 3. Readers that have all there is get every one of them: they were
+    not slow. Who comes later is told of the hole."""
+    async with ground(LOGS + 'log = "1KiB"\n') as g:
+        first, peer = await g.begun()
+        readers = [first, *[await g.read() for _ in range(viewers - 1)]]
+        await settle(
+            lambda: sum(len(run.fanout) for run in g.relay.worker.feeds.book.runs) == viewers
+        )
+        await peer.send(b"".join(event(f"{n} {'x' * 100}") for n in range(200)))
+        for reader in readers:
+            await reader.until(200)
+            assert [int(data.split()[0]) for data in reader.data] == list(range(200))
+        late = await g.read(path="/at/7", cursor=f"{first.run}-1")
+        await late.until(2)
+        assert late.codes == ["gap"]
+
+
+async def test_a_mark_in_the_middle_is_none_at_the_beginning_either() -> None:
+    """1. A line in the middle of a stream begins with the bytes of a byte order mark, so it is no `data` line. 2. A reader
+    that comes back gets that event first, where the bytes would be dropped as a mark. 3. It reads the same event."""
+    async with ground() as g:
+        reader, peer = await g.begun()
+        await peer.send(event(1) + chunked(b"\xef\xbb\xbfdata: no\ndata: two\n\n"))
+        await reader.until(2)
+        again = await g.read(cursor=reader.ids[0])
+        await again.until(1)
+        assert reader.data[1:] == again.data == ["two"]

@@ -246,8 +246,8 @@ async def test_a_key_that_is_no_unicode_is_refused_and_not_taken_for_missing() -
 async def test_a_read_that_brings_more_than_the_log_holds_overtakes_nobody_who_waits(
     viewers: int,
 ) -> None:
-    """1. A log holds a few events. 2. One read brings many. 3. Readers that have all there is get every one of them: they were
-    not slow. Who comes later is told of the hole."""
+    """1. A log holds a few events. 2. One read brings many. 3. Who has all there is gets every one of them: nobody was
+    slow. Who comes later is told of the hole."""
     async with ground(LOGS + 'log = "1KiB"\n') as g:
         first, peer = await g.begun()
         readers = [first, *[await g.read() for _ in range(viewers - 1)]]

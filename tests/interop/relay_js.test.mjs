@@ -16,7 +16,7 @@ import {
   streamEvents,
   TerminalError,
   terminal,
-} from "../../relay/demo/relay.js";
+} from "../../relay/js/relay.js";
 
 let server, url;
 let answer; // (request, response, body): what the server does with the next requests

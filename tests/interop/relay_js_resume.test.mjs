@@ -6,7 +6,7 @@ import { once } from "node:events";
 import { createServer } from "node:http";
 import { after, before, beforeEach, describe, test } from "node:test";
 
-import { rejoin, streamEvents } from "../../relay/demo/relay.js";
+import { rejoin, streamEvents } from "../../relay/js/relay.js";
 
 const relay = process.env.RELAY_URL;
 const origin = process.env.ORIGIN_URL;

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from tests.interop.processes import (
 )
 from tests.interop.reading import last_call
 
-MODULE = ROOT / "relay" / "demo" / "relay.js"
+PACKAGE = ROOT / "relay" / "js"
+MODULE = PACKAGE / "relay.js"
 VECTORS = ROOT / "tests" / "core" / "sse_vectors.json"
 SITE = f"""
 [server]
@@ -91,7 +92,7 @@ def test_every_vector_in_chromium(page: Page) -> None:
 HOOK = re.compile(r"^```tsx\n(.*?)^```", re.MULTILINE | re.DOTALL)
 USER = """
 import { useEventStream } from "./hook.js";
-import { rejoin, streamEvents, type EventStream, type ServerEvent } from "./relay.js";
+import { rejoin, streamEvents, type EventStream, type ServerEvent } from "trio-relay";
 
 interface Query { query: string; files?: string[] }
 interface Chunk { type: "chunk"; content: string }
@@ -150,16 +151,35 @@ def hook() -> str:
     return str(found)
 
 
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """relay.js as npm packs it."""
+    folder = tmp_path_factory.mktemp("packed")
+    command = [require("npm"), "pack", str(PACKAGE), "--pack-destination", str(folder), "--json"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    [told] = json.loads(done.stdout)
+    files = {file["path"] for file in told["files"]}
+    assert files == {"package.json", "README.md", "relay.js", "relay.d.ts"}
+    return folder / str(told["filename"])
+
+
 @pytest.fixture
-def project(npm: Path, tmp_path: Path) -> Path:
-    """A project with TypeScript, React, relay.js and the hook of the reference."""
-    (tmp_path / "node_modules").symlink_to(npm / "node_modules")
+def project(npm: Path, packed: Path, tmp_path: Path) -> Path:
+    """A project with TypeScript, React, the package of relay.js and the hook of the reference."""
     (tmp_path / "package.json").write_text('{"type": "module"}')
+    command = [require("npm"), "install", "--offline", "--no-audit", "--no-fund", str(packed)]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    for each in (npm / "node_modules").iterdir():  # the rest is there already
+        if not each.name.startswith("."):
+            (tmp_path / "node_modules" / each.name).symlink_to(each)
     (tmp_path / "tsconfig.json").write_text(json.dumps(TSCONFIG))
-    for file in (MODULE, MODULE.with_suffix(".d.ts")):
-        shutil.copy(file, tmp_path)
     (tmp_path / "hook.tsx").write_text(hook())
     return tmp_path
+
+
+def test_the_package_has_the_version_of_relay() -> None:
+    told = json.loads((PACKAGE / "package.json").read_text())
+    assert (told["name"], told["version"]) == ("trio-relay", version("trio-relay"))
 
 
 def complaints(project: Path, code: str) -> str:
@@ -191,14 +211,14 @@ def test_the_types_refuse_what_is_wrong(project: Path) -> None:
 
 ENTRY = """
 import { createRoot } from "react-dom/client";
-import { useEventStream } from "./hook.tsx";
+import { useEventStream } from "./hook";
 
 function Page() {
-  const { events, status, error, start, stop } = useEventStream("/read", { credentials: "omit" });
+  const { events, status, error, start, stop } = useEventStream<object>("/read", { credentials: "omit" });
   Object.assign(window, { start, stop });
   return <p id="shown">{JSON.stringify([events, status, error?.kind ?? "", error?.message ?? ""])}</p>;
 }
-createRoot(document.getElementById("root")).render(<Page />);
+createRoot(document.getElementById("root")!).render(<Page />);
 """
 SCRIPTED = """
 [server]
@@ -219,11 +239,12 @@ files = {{ directory = "{pages}" }}
 
 
 def test_the_hook_in_chromium(project: Path) -> None:
-    """It shows events as they come, tells a cut and a stop apart, and a stop ends the model."""
+    """A page in TypeScript, built by Vite, with the package and the hook: it shows events as they come, tells a cut and a
+    stop apart, and a stop ends the model."""
     (project / "index.html").write_text(
-        '<!doctype html><div id="root"></div><script type="module" src="./entry.jsx"></script>'
+        '<!doctype html><div id="root"></div><script type="module" src="./entry.tsx"></script>'
     )
-    (project / "entry.jsx").write_text(ENTRY)
+    (project / "entry.tsx").write_text(ENTRY)
     (project / "vite.config.js").write_text(
         'export default { base: "./", esbuild: { jsx: "automatic" }, logLevel: "warn" };'
     )

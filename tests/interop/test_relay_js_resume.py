@@ -19,7 +19,7 @@ from tests.interop.processes import (
     wait_until,
 )
 
-MODULE = ROOT / "relay" / "demo" / "relay.js"
+MODULE = ROOT / "relay" / "js" / "relay.js"
 TESTS = ROOT / "tests" / "interop" / "relay_js_resume.test.mjs"
 CONFIG = """
 [server]

@@ -92,7 +92,7 @@ def test_every_vector_in_chromium(page: Page) -> None:
 HOOK = re.compile(r"^```tsx\n(.*?)^```", re.MULTILINE | re.DOTALL)
 USER = """
 import { useEventStream } from "./hook.js";
-import { rejoin, streamEvents, type EventStream, type ServerEvent } from "trio-relay";
+import { rejoin, streamEvents, type EventStream, type ServerEvent } from "relay-events";
 
 interface Query { query: string; files?: string[] }
 interface Chunk { type: "chunk"; content: string }
@@ -179,7 +179,7 @@ def project(npm: Path, packed: Path, tmp_path: Path) -> Path:
 
 def test_the_package_has_the_version_of_relay() -> None:
     told = json.loads((PACKAGE / "package.json").read_text())
-    assert (told["name"], told["version"]) == ("trio-relay", version("trio-relay"))
+    assert (told["name"], told["version"]) == ("relay-events", version("trio-relay"))
 
 
 def complaints(project: Path, code: str) -> str:

@@ -107,11 +107,11 @@ upstream = "backend"
 """
 
 
-def printed(name: str, *options: str) -> str:
+def printed(*arguments: str) -> str:
     """What `relay terminator` says."""
     said = io.StringIO()
     with redirect_stdout(said):
-        assert main(["terminator", name, "--host", NAME, *options]) == 0
+        assert main(["terminator", *arguments]) == 0
     return said.getvalue()
 
 
@@ -166,7 +166,8 @@ class Setup:
             files = ["--certificate", str(self._both)]
         else:
             files = ["--certificate", str(self._chain), "--key", str(self._key)]
-        text = printed(terminator.name, "--relay", f"unix:{self._socket}", *files)
+        place = ["--host", NAME, "--relay", f"unix:{self._socket}"]
+        text = printed(terminator.name, *place, *files)
         # Its workers are in no group of ours.
         half = exchanged(relays_half(text), {"mode=660": "mode=666"})
         text = exchanged(text, terminator.changes(self.port))

@@ -7,8 +7,9 @@ type) is null, as a missing member is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from relay.config.schema import Kind
 from relay.config.values import Expression
@@ -69,3 +70,54 @@ def _read(value: object) -> Expression:
 
 
 EXPRESSION = Kind("JMESPath", "a JMESPath expression", _read)
+
+
+# -- words -------------------------------------------------------------------------------------------------------
+
+# What these make of null is not null, so a value may have any text.
+_OF_NULL: Final = frozenset(("type", "to_string", "to_array"))
+_WORD: Final = re.compile(r"[A-Za-z0-9_.$ -]+")  # what everybody writes as it is in JSON
+_LEFT_NEEDED: Final = frozenset(
+    ("index_expression", "projection", "value_projection", "filter_projection", "flatten")
+)
+_PATH: Final = _LEFT_NEEDED | {"field", "subexpression", "current", "identity", "index", "slice"}
+
+
+def words_of(text: str) -> tuple[bytes, ...]:
+    """Words of which one stands in the JSON text of every value that an expression, which compiles, finds anything in.
+
+    Empty where there are none that are sure. A server that escapes plain letters (`\\u006dodel`) is not thought of.
+    """
+    import jmespath
+
+    found = _words(jmespath.compile(text).parsed)
+    return tuple(sorted(word.encode() for word in found)) if found else ()
+
+
+def _words(node: Mapping[str, Any]) -> frozenset[str] | None:
+    """The same of a part; None: nothing is sure."""
+    kind, children = node["type"], node["children"]
+    if kind == "field":
+        runs = sorted(_WORD.findall(node["value"]), key=len)
+        return frozenset((runs[-1],)) if runs else None
+    if kind in ("subexpression", "pipe"):
+        # The last name is the rarest: `usage` may stand in every event, `prompt_tokens` in one.
+        *before, last = children
+        found = _words(last) if all(map(_is_path, before)) else None
+        return found or (_words(before[0]) if _is_path(last) else None)
+    if kind in _LEFT_NEEDED or kind == "and_expression":
+        return _words(children[0])
+    if kind == "or_expression" or (kind == "function_expression" and node["value"] == "not_null"):
+        every = [_words(child) for child in children]
+        sure = [words for words in every if words]
+        return frozenset().union(*sure) if len(sure) == len(every) else None
+    if kind == "function_expression" and node["value"] not in _OF_NULL:
+        return next((words for child in children if (words := _words(child))), None)
+    return None
+
+
+def _is_path(node: Mapping[str, Any]) -> bool:
+    """Whether all names that a part can give stand in the text: nothing in it makes an object of its own."""
+    if node["type"] not in _PATH:
+        return False
+    return all(_is_path(child) for child in node["children"] if isinstance(child, Mapping))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, get_args
 
 from relay.config import kinds, units
+from relay.config.capture import CAPTURE
 from relay.config.interpolation import joined
 from relay.config.keys import ROUTE_LIMITS, ROUTE_TIMEOUTS
 from relay.config.resume_keys import AUTH, RESUME
@@ -207,6 +208,14 @@ _FIELDS: Final = (
     Key("cors", CORS, "", "Cross-origin access; not set: left to the upstream."),
     Key("auth", AUTH, "", "An upstream is asked first who may; not set: everybody may."),
     Key("resume", RESUME, "", "Event streams can be resumed, shared and stopped; not set: not."),
+    Key(
+        "capture",
+        CAPTURE,
+        "",
+        'What its events say, for the access log, metrics and span: `input_tokens = "usage.prompt_tokens"`. JMESPath on the '
+        "JSON of an event as the upstream sent it; of `answer` on the answer too. The last value counts.",
+        "Not for what is personal: it stands in the log.",
+    ),
     Key("timeouts", ROUTE_TIMEOUTS, "{}", "Those of `[timeouts]` that differ here."),
     Key("limits", ROUTE_LIMITS, "{}", "Those of `[limits]` that differ here."),
 )

@@ -39,9 +39,11 @@ from relay.routing.template import Template
 from relay.sse.dialects import WITH_FAILURE
 
 _ALL_SOURCE_KEYS: Final = frozenset(key for keys in SOURCE_KEYS.values() for key in keys)
-_STREAM_KEYS: Final = frozenset(("heartbeat", "first_event", "event_idle", "complete_when"))
+_STREAM_KEYS: Final = frozenset(
+    ("heartbeat", "first_event", "event_idle", "complete_when", "capture")
+)
 # Keys that say what the events of a route are like: there the upstream is asked not to compress.
-_EXPECT_EVENTS: Final = frozenset(("translate", "complete_when", "dialect", "resume"))
+_EXPECT_EVENTS: Final = frozenset(("translate", "complete_when", "dialect", "resume", "capture"))
 _ORDER_KEYS: Final = frozenset(("order_by", "order_wait", "max_body"))
 
 
@@ -114,6 +116,10 @@ class _RouteBuilder:
         if values.get("stream") == "bytes":
             for key in sorted(given & _STREAM_KEYS):
                 self._mistake((key,), 'has no effect with stream = "bytes"')
+        if kind in ("local", "files") and "capture" in given:
+            self._mistake(
+                ("capture",), f'has no effect with source = "{kind}": it brings no events'
+            )
         source: Source | None = getattr(self, f"_{value_of(kind)}")()
         right = self._quotas() and self._auth() and self._resume(kind)
         if source is None or not right or values.broken:

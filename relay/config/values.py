@@ -17,6 +17,7 @@ from relay.routing.json_template import JsonTemplate
 from relay.routing.pattern import Pattern
 from relay.routing.subject import Subject
 from relay.routing.template import Template
+from relay.sse.capture import Plan
 
 # `as`: these are the file's vocabulary too, so they may be imported from here.
 from relay.sse.dialects import Dialect as Dialect  # noqa: PLC0414
@@ -366,6 +367,7 @@ class Route:
     )
     auth: Auth | None = None
     resume: Resume | None = None
+    capture: Plan | None = None  # what its streams say, for the log
 
 
 @dataclass(frozen=True, slots=True)

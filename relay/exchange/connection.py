@@ -333,6 +333,8 @@ class Connection:
         counters = worker.counters.route(record.route)
         counters.endings[ending.cause] = counters.endings.get(ending.cause, 0) + 1
         counters.events += record.events
+        if not record.run:  # what a run said is counted once, by its feed
+            counters.capture(record)
         counters.bytes_in += record.bytes_in
         counters.bytes_out += record.bytes_out
         if record.first_byte:

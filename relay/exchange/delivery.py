@@ -301,7 +301,7 @@ class Delivery:
         exchange, reply, state = self._exchange, self._reply, self._exchange.state
         assert state is not None
         late = late_in_response(reply, exchange.worker.config.server, state.route)
-        flow = new_flow(reply, state.route, framing_in, framing_out, late)
+        flow = new_flow(reply, state.route, exchange.record, framing_in, framing_out, late)
         exchange.record.streaming = reply.events or bool(reply.opaque)
         exchange.record.coding = reply.opaque.decode("ascii", "backslashreplace")
         return Transfer(flow, state.route, exchange.record, state.counters, trio.current_time())

@@ -22,7 +22,7 @@ from relay.exchange import refusal
 from relay.exchange.channel_wire import ChannelWire
 from relay.exchange.epoll_pump import EpollPump
 from relay.exchange.run_request import FrozenRequest, RunRequest
-from relay.exchange.streaming import kept_flow
+from relay.exchange.streaming import capture_of, kept_flow
 from relay.exchange.transfer import Transfer
 from relay.exchange.trio_pump import TrioPump
 from relay.feeds.asking import CURSOR_FIELD
@@ -187,6 +187,7 @@ class Feed:
         run.fields = [field for field in fields if not dropped.bars(field[0])]
         self.cookies = [field for field in fields if field[0] == b"set-cookie"]
         self.ask.phase = Phase.BODY
+        run.capture = self.record.capture = capture_of(reply, self.route)
         self.worker.feeds.book.head(run)
         run.decided.set()
 
@@ -196,7 +197,7 @@ class Feed:
         assert run is not None and self._nursery is not None
         now = trio.current_time()
         framing = body.framing if body is not None else UNTIL_CLOSE
-        flow = kept_flow(reply, self.route, framing)
+        flow = kept_flow(reply, self.route, self.record, framing)
         transfer = Transfer(flow, self.route, self.ask.record, self._state.counters, now)
         log = LogWire(run)
         try:
@@ -319,6 +320,7 @@ class Feed:
     def _log(self) -> None:
         run, log = self.run, self.worker.log
         assert run is not None
+        self._state.counters.capture(self.record)
         if log is not None and run.fields is not None and run.ending is not None:
             line = self.ask.record.run_line(
                 run.shown,

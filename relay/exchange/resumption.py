@@ -196,6 +196,7 @@ async def _joined(
         else:
             how = "join" if run.under_way else "replay"
         exchange.record.watches(run.shown, how, after)
+        exchange.record.capture = run.capture
         assert exchange.state is not None
         joins = exchange.state.counters.joins
         joins[how] = joins.get(how, 0) + 1

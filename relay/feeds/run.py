@@ -24,6 +24,7 @@ from relay.flows.event_log import READ, End, EventLog
 from relay.http.bodies import Fields
 from relay.observing.ending import Cause, Ending
 from relay.sse.blocks import Kind, blocks, kind, last_id, retry, stamp
+from relay.sse.capture import Capture
 from relay.sse.dialects import HEARTBEAT_LINE
 from relay.wires.alarms import Alarms, Entry
 from relay.wires.engine import Engine
@@ -66,6 +67,7 @@ class Run:
         request: what makes a repetition of it, hashed.
         whose: what its unwatched time counts against: the principal, or a client's address.
         fields: of its response head, as every viewer gets them; None while there is none.
+        capture: what its events said, where the route asks for that.
         decided: set when `fields` is there, or the source brought something else, or it was stopped.
         viewers: who reads or waits for the head.
         most_viewers, unwatched_seconds: for its line in the log.
@@ -79,6 +81,7 @@ class Run:
         "_prefix",
         "_stop",
         "begun_by_get",
+        "capture",
         "decided",
         "ending",
         "entry",
@@ -138,6 +141,7 @@ class Run:
         self.whose = whose
         self.fanout = Fanout(self.log, engine, self._crashed)
         self.fields: Fields | None = None
+        self.capture: Capture | None = None
         self.decided = trio.Event()
         self.ending: Ending | None = None
         self.viewers = 0

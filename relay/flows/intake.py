@@ -136,7 +136,8 @@ class Intake:
         """Whether the stream has said itself that it is complete."""
         if self._translator is not None and self._translator.complete:
             return True
-        return self._completion is not None and self._completion.seen
+        completion = self._completion
+        return completion is not None and completion.asks and completion.seen
 
     @property
     def in_steps(self) -> bool:
@@ -351,7 +352,8 @@ class Intake:
     def _truncated(self) -> bool:
         """At the end of the body: whether the route's completion marker is missing."""
         asked = self._translator is not None and self._translator.has_last
-        return (asked or self._completion is not None) and not self.completed
+        asked = asked or (self._completion is not None and self._completion.asks)
+        return asked and not self.completed
 
     @staticmethod
     def _too_large(what: str) -> Ending:

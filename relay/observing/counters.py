@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from relay.observing.ending import Cause
+from relay.observing.record import Record
 
 # Seconds. First bytes: a proxy's own share up to a model that thinks for minutes.
 TTFB_BOUNDS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -41,6 +42,7 @@ class RouteCounters:
         "bytes_in",
         "bytes_out",
         "cancel_delay",
+        "captured",
         "duration",
         "endings",
         "event_gap",
@@ -61,6 +63,7 @@ class RouteCounters:
         self.joins: dict[str, int] = {}  # viewers of runs, by how they came to read
         self.gaps = 0  # holes that viewers were told of; of those that have left
         self.stops = 0  # runs that were stopped by a DELETE
+        self.captured: dict[str, float] = {}  # sums of the numbers that streams said, by name
         self.bytes_in = 0
         self.bytes_out = 0
         self.first_byte = Histogram(TTFB_BOUNDS)
@@ -68,6 +71,14 @@ class RouteCounters:
             DURATION_BOUNDS
         )  # of streams only: they would poison request latency
         self.event_gap = Histogram(GAP_BOUNDS)
+
+    def capture(self, record: Record) -> None:
+        """Count the numbers that a stream said. Less than nothing is none: a counter never falls."""
+        if record.capture is None:
+            return
+        for name, value in record.capture.values.items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+                self.captured[name] = self.captured.get(name, 0) + value
 
 
 class Counters:

@@ -48,7 +48,7 @@ COLUMNS: Final = (
 )
 _COUNTED: Final = ("events", "bytes_in", "bytes_out", "gaps", "stops")
 _NOW: Final = ("active", "runs", "viewers")  # gauges of a route
-_BY_NAME: Final = ("endings", "joins")
+_BY_NAME: Final = ("endings", "joins", "captured")
 _HISTOGRAMS: Final = ("first_byte", "duration", "event_gap")
 _PAGE: Final = resource.getpagesize()
 
@@ -219,6 +219,7 @@ def _route(counters: Any) -> dict[str, Any]:
     figures["active"] = counters.active
     figures["runs"] = figures["viewers"] = 0
     figures["joins"] = dict(counters.joins)
+    figures["captured"] = dict(counters.captured)
     figures["endings"] = {cause.value: n for cause, n in counters.endings.items()}
     for name in _HISTOGRAMS:
         figures[name] = _histogram(getattr(counters, name))

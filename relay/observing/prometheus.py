@@ -81,6 +81,9 @@ class _Figures(Collector):
         gaps = CounterMetricFamily(
             "relay_gaps", "Holes that viewers were told of.", labels=("route",)
         )
+        captured = CounterMetricFamily(
+            "relay_captured", "Sums of numbers that streams said.", labels=("route", "name")
+        )
         stops = CounterMetricFamily("relay_stops", "Runs that were stopped.", labels=("route",))
         for name, route in sorted(self._totals["routes"].items()):
             runs.add_metric((name,), route["runs"])
@@ -89,6 +92,8 @@ class _Figures(Collector):
             stops.add_metric((name,), route["stops"])
             for how, number in sorted(route["joins"].items()):
                 joins.add_metric((name, how), number)
+            for said, total in sorted(route["captured"].items()):
+                captured.add_metric((name, said), total)
             for ending, number in sorted(route["endings"].items()):
                 exchanges.add_metric((name, ending), number)
             active.add_metric((name,), route["active"])
@@ -99,7 +104,7 @@ class _Figures(Collector):
             _observed(duration, (name,), DURATION_BOUNDS, route["duration"])
             _observed(gap, (name,), GAP_BOUNDS, route["event_gap"])
         yield from (exchanges, active, events, size, first, duration, gap)
-        yield from (runs, viewers, joins, gaps, stops)
+        yield from (runs, viewers, joins, gaps, stops, captured)
 
     def _process(self) -> Iterator[Metric]:
         totals = self._totals

@@ -6,10 +6,12 @@ by hand because the shape is fixed: only what a peer chose (path, method, client
 
 from __future__ import annotations
 
+from json import dumps
 from json.encoder import encode_basestring_ascii as quoted
 from time import time
 
 from relay.observing.ending import Ending
+from relay.sse.capture import Capture
 
 _LEFT_STATUS = 499  # nginx's and Caddy's number for a client that left before it was answered
 
@@ -20,6 +22,7 @@ class Record:
     __slots__ = (
         "bytes_in",
         "bytes_out",
+        "capture",
         "client",
         "coding",
         "events",
@@ -51,6 +54,7 @@ class Record:
         self.bytes_in = 0  # request body bytes from the client
         self.bytes_out = 0  # response body bytes to the client, framing included
         self.events = 0
+        self.capture: Capture | None = None  # what the stream said, where the route asks for that
         self.first_byte = 0.0
         self.streaming = False
         self.coding = ""  # of an event stream that passes as bytes because of it
@@ -79,7 +83,7 @@ class Record:
             f'"upstream":{quoted(self.upstream)}{self._coding()},"ending":"{ending.cause.value}",'
             f'"side":"{ending.side.value}","phase":"{ending.phase.value}",'
             f'"bytes_in":{self.bytes_in},"bytes_out":{self.bytes_out},"events":{self.events},'
-            f'"ttfb_ms":{ttfb},"duration_ms":{self._ms(now)}{detail}}}\n'
+            f'"ttfb_ms":{ttfb},"duration_ms":{self._ms(now)}{self._said()}{detail}}}\n'
         )
 
     def run_line(
@@ -100,8 +104,13 @@ class Record:
             f'"route":{quoted(self.route)},"upstream":{quoted(self.upstream)},'
             f'"ending":"{ending.cause.value}","side":"{ending.side.value}","phase":"{ending.phase.value}",'
             f'"events":{events},"bytes":{size},"viewers":{viewers},"unwatched_ms":{unwatched * 1000:.1f},'
-            f'"duration_ms":{self._ms(now)}{detail}}}\n'
+            f'"duration_ms":{self._ms(now)}{self._said()}{detail}}}\n'
         )
+
+    def _said(self) -> str:
+        """What the stream said."""
+        said = self.capture.values if self.capture is not None else {}
+        return f',"captured":{dumps(said)}' if said else ""
 
     def _who(self) -> str:
         trace = f'"trace":"{self.trace}",' if self.trace else ""

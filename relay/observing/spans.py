@@ -77,6 +77,9 @@ class Span:
                     "relay.bytes_out": record.bytes_out,
                 }
             )
+            if record.capture is not None:
+                for name, value in record.capture.values.items():
+                    span.set_attribute(f"relay.captured.{name}", value)
             if record.first_byte:
                 waited = record.first_byte - record.started
                 span.set_attribute("relay.time_to_first_byte", waited)

@@ -36,6 +36,7 @@ from relay.sources.call import CallResult, call
 from relay.sources.json_body import members_of, read_json, without_mark
 from relay.sources.own_events import event_of, last_word, told
 from relay.sources.reply import Failure, Reply, SendEvents
+from relay.sse.capture import Capture
 from relay.sse.chunking import pieces
 from relay.sse.json_bounds import TooMuch
 from relay.sse.json_line import NotJSON
@@ -50,8 +51,9 @@ _EVENT_STREAM = (b"content-type", b"text/event-stream")
 async def answer(plan: Answer, ask: Ask) -> Reply:
     """An event stream of relay's own. Raises: Fault (a body over `max_body`)."""
     raw = without_mark(await ask.payload(plan.max_body))
-    telling = _Telling(plan, ask, raw)
-    return Reply(200, [_EVENT_STREAM], produce=telling.run, events=True)
+    capture = Capture(ask.route.capture) if ask.route.capture is not None else None
+    telling = _Telling(plan, ask, raw, capture)
+    return Reply(200, [_EVENT_STREAM], produce=telling.run, events=True, capture=capture)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,10 @@ class _Found:
 class _Telling:
     """One answer from the request to its last event."""
 
-    __slots__ = ("_ask", "_plan", "_raw")
+    __slots__ = ("_ask", "_capture", "_plan", "_raw")
 
-    def __init__(self, plan: Answer, ask: Ask, raw: bytes) -> None:
+    def __init__(self, plan: Answer, ask: Ask, raw: bytes, capture: Capture | None) -> None:
+        self._capture = capture
         self._plan = plan
         self._ask = ask
         self._raw = raw
@@ -202,7 +205,7 @@ class _Telling:
             # Not its own words: they name the upstream, which is the operator's affair.
             raise _unavailable("the backend cannot be reached", failure.cause) from None
         _check_status(result)
-        take = partial(_taken, plan, question.events)
+        take = partial(_taken, plan, question.events, self._capture)
         try:
             return await read_json(result.body, take, self._ask.threads.json)
         except NotJSON as error:
@@ -231,8 +234,10 @@ def _check_status(result: CallResult) -> None:
     raise _unavailable(message, Cause.FAILED, retryable=again, after=after)
 
 
-def _taken(plan: Answer, events: Events, value: object) -> _Found:
+def _taken(plan: Answer, events: Events, capture: Capture | None, value: object) -> _Found:
     """What is told of an answer. Raises: Failure."""
+    if capture is not None:
+        capture.take(value)
     text = plan.text(value)
     if not isinstance(text, str):
         raise _bad_answer("the backend's answer has no text")

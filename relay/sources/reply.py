@@ -11,6 +11,7 @@ from threading import Lock
 from relay.http.bodies import Fields
 from relay.http.heads import ResponseHead
 from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.sse.capture import Capture
 from relay.sse.translate import Translation
 from relay.upstreams.lease import Lease
 from relay.upstreams.origin import Origin
@@ -98,6 +99,7 @@ class Reply:
     events: bool = False  # the body is an event stream and treated as one
     opaque: bytes = b""  # it is one in this coding, which relay does not read: it passes as bytes
     translate: Translation | None = None
+    capture: Capture | None = None  # of a source that looks at what it is told itself
     ending: Ending | None = None  # of an answer that is not simply complete
     on_unfinished: Callable[[], None] | None = None  # called once if it did not reach its end
 

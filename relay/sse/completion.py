@@ -41,16 +41,18 @@ class Completion:
         when: `complete_when` of the route.
 
     Attributes:
+        asks: a marker is asked for; not with `eof`.
         seen: the stream has said that it is complete; with `eof` from the start.
 
     Raises: ValueError if a marker is empty.
     """
 
-    __slots__ = ("_markers", "seen")
+    __slots__ = ("_markers", "asks", "seen")
 
     def __init__(self, when: bytes) -> None:
         self._markers = _read(when)
         self.seen = self._markers.eof
+        self.asks = not self._markers.eof
 
     def see(self, whole_events: bytes) -> None:
         """Look at whole events that the client gets."""

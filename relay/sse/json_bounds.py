@@ -36,8 +36,8 @@ class TooMuch(NotJSON):
 def check(text: bytes) -> None:
     """Raises: TooMuch. Cost: linear in the text, and bounded by MAX_VALUES steps of Python outside long strings."""
     count, find, size = text.count, text.find, len(text)
-    if size <= MAX_DEPTH:
-        return
+    if size <= MAX_DEPTH or (size <= MAX_VALUES and count(b"[") + count(b"{") <= MAX_DEPTH):
+        return  # fewer bytes than values, and fewer brackets than levels: no string need be told apart
     values = 1
     depth = 0
     at = 0

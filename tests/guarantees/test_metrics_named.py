@@ -110,4 +110,7 @@ async def test_the_fields_and_endings_of_the_access_log_are_documented() -> None
         client = await relay.get("/", parent)
         await client.head()
         line = await relay.line()
-    assert set(line) == described - {"coding"}  # see test_coded_streams.py
+    assert set(line) == described - {
+        "coding",
+        "captured",
+    }  # see test_coded_streams.py, test_capture.py

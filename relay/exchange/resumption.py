@@ -39,10 +39,12 @@ from relay.http.bodies import Fields
 from relay.http.fault import Fault
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.routing.subject import Values
+from relay.routing.template import query_value
 from relay.sources.bring import bring
 from relay.sources.own_events import last_word
 from relay.sources.reply import Reply
 from relay.sse.dialects import HEARTBEAT_LINE, WITH_FAILURE, gap_event
+from relay.wires.wire import Expired, Gone
 
 _STREAM: Final[Fields] = [
     (b"content-type", b"text/event-stream"),
@@ -215,16 +217,26 @@ async def _until_decided(exchange: ClientSide, place: Place, run: Run, feed: Fee
     if exchange.nursery is None:  # a GET that is there already: its source never commits
         await run.decided.wait()
         return
+    lost: Gone | Expired | None = (
+        None  # a value until the nursery is closed: only bugs leave it as a group
+    )
     async with trio.open_nursery() as waiting:
 
         async def committed() -> None:
+            nonlocal lost
             await feed.committed.wait()
             exchange.early_fields = _viewer_fields(exchange, place, run)
-            await exchange.commit()
+            try:
+                await exchange.commit()
+            except (Gone, Expired) as error:
+                lost = error.with_traceback(None)
+                waiting.cancel_scope.cancel()
 
         waiting.start_soon(committed)
         await run.decided.wait()
         waiting.cancel_scope.cancel()
+    if lost is not None:
+        raise lost
 
 
 def _no_stream(exchange: ClientSide, run: Run, feed: Feed | None) -> Reply:
@@ -351,8 +363,8 @@ def _stopped(exchange: ClientSide, place: Place) -> Reply:
     if not resume.stop:
         return refusal.method_not_allowed((b"GET", b"HEAD"))
     book = exchange.worker.feeds.book
-    wanted = _query_run(exchange.head.query)
-    below = [run for run in book.below(place.question.key) if wanted in (None, run.id)]
+    wanted = query_value(exchange.head.query, "run")
+    below = [run for run in book.below(place.question.key) if wanted in (None, run.id.encode())]
     if not below:
         return _missing(exchange)
     assert exchange.state is not None
@@ -360,14 +372,6 @@ def _stopped(exchange: ClientSide, place: Place) -> Reply:
         exchange.state.counters.stops += run.under_way
         run.stop(Cause.STOPPED)
     return Reply(204, [NO_STORE], ending=_SAID)
-
-
-def _query_run(query: bytes) -> str | None:
-    for pair in query.split(b"&"):
-        name, _, value = pair.partition(b"=")
-        if name == b"run":
-            return value.decode("latin-1")
-    return None
 
 
 # -- fields ------------------------------------------------------------------------------------------------------

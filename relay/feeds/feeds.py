@@ -45,12 +45,13 @@ class Feed(Protocol):
 class Feeds:
     """What is under way, by run."""
 
-    __slots__ = ("_nursery", "_under_way", "book")
+    __slots__ = ("_ended", "_nursery", "_under_way", "book")
 
     def __init__(self, engine: Engine, alarms: Alarms, limits: Streams) -> None:
         self.book = Book(engine, alarms, limits)
         self._under_way: dict[Run, Feed] = {}
         self._nursery: trio.Nursery | None = None
+        self._ended = trio.Event()
 
     def __len__(self) -> int:
         """How many runs are under way."""
@@ -87,9 +88,19 @@ class Feeds:
         for run in tuple(self._under_way):
             run.stop(Cause.LOST)
 
+    async def end(self) -> None:
+        """Lose what is still under way, and wait until every upstream of it is let go."""
+        self.lose()
+        while self._under_way:
+            self._ended = trio.Event()
+            await self._ended.wait()
+        await trio.lowlevel.checkpoint()
+
     async def _live(self, feed: Feed) -> None:
         try:
             await feed.live()
         finally:
             assert feed.run is not None
             self._under_way.pop(feed.run, None)
+            if not self._under_way:
+                self._ended.set()

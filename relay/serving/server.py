@@ -91,6 +91,9 @@ class Server:
                     await self._drain()
                     self._nursery.cancel_scope.cancel()
                 with trio.move_on_after(_ERRANDS):
+                    await (
+                        self.worker.feeds.end()
+                    )  # they may leave errands: a job that nobody follows any more
                     await self.worker.errands.done()
                 if self.worker.tracing.mode == "otel":
                     with trio.move_on_after(_SPANS):

@@ -7,6 +7,7 @@ defaults are the words of the pattern: its own client reads `content`, `query`, 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from relay.config.expressions import compile_expression
@@ -14,8 +15,23 @@ from relay.config.interpolation import Filled
 from relay.config.mistakes import KeyPath, nearest
 from relay.config.schema import Key, Kind, Parts, Reader, Table
 from relay.config.translations import filled
-from relay.config.values import Events, Expression
+from relay.config.values import Expression
 from relay.routing.json_template import JsonTemplate
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What the events of an answer hold (`[routes.answer.events]`); None: it is left out.
+
+    Roots: of `start` body, query, path, now; then also answer, and chunk; of `error` error and now.
+    """
+
+    start: JsonTemplate | None
+    chunk: JsonTemplate | None
+    metadata: JsonTemplate | None
+    complete: JsonTemplate | None
+    error: JsonTemplate | None  # None: as the route's dialect says
+
 
 _ASKED: Final = ("body", "query", "path", "now")
 # What may stand in an event: what is known when it is written.

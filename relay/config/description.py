@@ -13,20 +13,14 @@ from ipaddress import ip_address
 from math import inf
 from typing import Final
 
-from relay.config.interpolation import written_as
+from relay.config.interpolation import shown_as, written_as
 from relay.config.quotas import show
 from relay.config.units import show_duration, show_size
 from relay.config.values import (
     Address,
-    Answer,
     Config,
-    Enqueue,
     FieldEdits,
-    Forward,
     Route,
-    Source,
-    Step,
-    Translation,
     Upstream,
     Url,
 )
@@ -69,13 +63,9 @@ def describe(config: Config) -> str:
 
 def warnings(config: Config) -> tuple[str, ...]:
     """What is allowed and probably not meant."""
-    used = {upstream.name for route in config.routes for upstream in _used(route)}
+    used = {upstream.name for route in config.routes for upstream in route.source.upstreams}
     unused = [name for name in config.upstreams if name not in used]
-    ordered = [
-        route.name
-        for route in config.routes
-        if isinstance(route.source, Enqueue) and route.source.order_by is not None
-    ]
+    ordered = [route.name for route in config.routes if route.source.ordered]
     if config.server.workers == 1:
         ordered = []
     asked = any(route.auth is not None for route in config.routes)
@@ -141,18 +131,6 @@ def _is_here(host: str) -> bool:
     return found.is_loopback or found.is_unspecified
 
 
-def _used(route: Route) -> list[Upstream]:
-    source = route.source
-    if isinstance(source, Forward):
-        return [source.upstream]
-    if isinstance(source, Answer):
-        return [each for each in (source.upstream, source.fallback) if each is not None]
-    if isinstance(source, Enqueue):
-        steps = (source.enqueue, source.follow, source.cancel)
-        return [step.upstream for step in steps if step is not None]
-    return []
-
-
 def _upstream(upstream: Upstream) -> str:
     urls = ", ".join(map(str, upstream.urls))
     balance = f" ({upstream.balance})" if len(upstream.urls) > 1 else ""
@@ -170,8 +148,8 @@ def _rows(config: Config, route: Route) -> list[tuple[str, ...]]:
     """A route's line, and one more for every further request it makes."""
     methods = "any"
     if route.methods is not None:
-        methods = ",".join(sorted(map(_shown, route.methods)))
-    first, *others = _source(route.source)
+        methods = ",".join(sorted(map(shown_as, route.methods)))
+    first, *others = route.source.lines()
     others += _auth(route)
     policies = ", ".join(_policies(config, route))
     return [
@@ -202,40 +180,8 @@ def _stream_rows(route: Route) -> list[tuple[str, ...]]:
     return [(methods, str(resume.at), "  joined, resumed, stopped", policy)]
 
 
-def _source(source: Source) -> list[str]:
-    if isinstance(source, Forward):
-        path = source.path if source.path is not None else "(as it came)"
-        return [f"forward {source.upstream.name} {path}", *_translated(source.translate)]
-    if isinstance(source, Answer):
-        method = _shown(source.method)
-        fallback = [f"else {source.fallback.name}"] if source.fallback else []
-        return [f"answer {method} {source.upstream.name} {source.path}", *fallback]
-    if isinstance(source, Enqueue):
-        cancel = [f"cancel {_step(source.cancel)}"] if source.cancel else []
-        first, then = _step(source.enqueue), _step(source.follow)
-        return [f"enqueue {first}", f"then {then}", *_translated(source.translate), *cancel]
-    if source.directory is not None:
-        return [f"files {source.directory}"]
-    return [f"local {_shown(source.status)}"]
-
-
-def _step(step: Step) -> str:
-    return f"{_shown(step.method)} {step.upstream.name} {step.path}"
-
-
-def _shown(value: object) -> str:
-    written = written_as(value)
-    if written is not None:
-        return written
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 def _number(value: float, show: Callable[..., str] = show_duration) -> str:
     return written_as(value) or show(value)
-
-
-def _translated(translation: Translation | None) -> list[str]:
-    return [f"translated by {translation.name}"] if translation else []
 
 
 def _policies(config: Config, route: Route) -> list[str]:
@@ -243,16 +189,14 @@ def _policies(config: Config, route: Route) -> list[str]:
     shown = [] if route.name == str(route.pattern) else [f"name {route.name}"]
     for name in _POLICIES:
         value, default = getattr(route, name), _DEFAULTS[name]
-        if name == "after_error" and (
-            route.dialect in WITH_FAILURE or isinstance(route.source, Answer)
-        ):
+        if name == "after_error" and (route.dialect in WITH_FAILURE or route.source.tells_failure):
             default = "close"
         if value != default or default is MISSING:
             shown.append(f"{name.removesuffix('_after')} {_text(name, value)}")
     for name in ("request_headers", "response_headers"):
         shown += _edits(f"{name} set", getattr(route, name))
     if route.cors is not None:
-        shown.append(f"cors {' '.join(map(_shown, route.cors.origins))}")
+        shown.append(f"cors {' '.join(map(shown_as, route.cors.origins))}")
     for group in ("timeouts", "limits"):
         here, there = getattr(route, group), getattr(config, group)
         for each in fields(there):
@@ -271,8 +215,8 @@ def _text(name: str, value: object) -> str:
         before = "after " if name == "commit_after" and value != inf and written is None else ""
         return written or before + show_duration(value)
     if isinstance(value, frozenset):
-        return "/".join(sorted(map(_shown, value)))
-    return _shown(value)
+        return "/".join(sorted(map(shown_as, value)))
+    return shown_as(value)
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

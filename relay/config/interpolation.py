@@ -122,6 +122,14 @@ def written_as(value: object) -> str | None:
     return found if isinstance(found, str) and getattr(value, "outside", True) else None
 
 
+def shown_as(value: object) -> str:
+    """A value for people: as it was written, where it came from outside the file."""
+    written = written_as(value)
+    if written is not None:
+        return written
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
 class Interpolation:
     """Resolves the places of one configuration.
 

@@ -15,7 +15,8 @@ from relay.config.keys import LIMITS, SERVER, TIMEOUTS
 from relay.config.lines import Lines
 from relay.config.mistakes import ConfigError, KeyPath, Mistake, nearest, written
 from relay.config.resume_keys import STREAMS, check_store
-from relay.config.routes import Known, read_routes
+from relay.config.route_reading import Known
+from relay.config.routes import read_routes
 from relay.config.schema import INVALID, Reader, Table
 from relay.config.translations import read_translations
 from relay.config.upstreams import Upstreams

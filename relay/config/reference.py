@@ -9,15 +9,14 @@ from collections.abc import Iterator
 from typing import Final
 
 from relay.config import (
-    answer_events,
     keys,
     quotas,
     resume_keys,
     route_keys,
-    source_keys,
     translations,
 )
 from relay.config.schema import REQUIRED, Key, ListOf, MapOf, Table
+from relay.config.source_table import SOURCES
 
 _PREFACE: Final = """\
 # Configuration
@@ -99,19 +98,7 @@ _SECTIONS: Final = (
     ("routes.cors", route_keys.CORS, ""),
     ("[routes.auth]", resume_keys.AUTH, "On any route: an upstream says who may."),
     ("[routes.resume]", resume_keys.RESUME, "The event streams of the route are resumable."),
-    ("[routes.enqueue]", source_keys.ENQUEUE, 'For `source = "enqueue"`: a job is posted …'),
-    ("[routes.follow]", source_keys.FOLLOW, "… and its stream is fetched …"),
-    ("[routes.cancel]", source_keys.CANCEL, "… and it is cancelled when the client leaves."),
-    ("[routes.answer]", source_keys.ANSWER, 'For `source = "answer"`: JSON turned into events.'),
-    (
-        "[routes.answer.events]",
-        answer_events.EVENTS,
-        "Each is a table, as the client gets it; `{}` leaves it out. A text that is one placeholder becomes the value\n"
-        "itself. `{body.x}` and `{answer.x}` are JMESPath on the request and the answer, `{query.x}`, `{path.x}`, and\n"
-        "`{now}` is the time (ISO 8601); braces that are meant are doubled.",
-    ),
-    ("[routes.local]", source_keys.LOCAL, 'For `source = "local"`: relay answers.'),
-    ("[routes.files]", source_keys.FILES, 'For `source = "files"`: files of a folder.'),
+    *(section for each in SOURCES.values() for section in each.sections),
     ("[translations.NAME]", translations.TRANSLATION, "Rules are tried in the order of the file."),
     ("[translations.NAME.KEY]", translations.RULE, "One rule."),
 )

@@ -18,7 +18,6 @@ _KEY: Final = "key"
 _AT_METHODS: Final = frozenset((b"GET", b"HEAD", b"DELETE"))
 # These act at the stream's own address, or only there.
 _NEEDS_AT: Final = ("live_only", "stop", "handle")
-_EVENT_SOURCES: Final = ("forward", "enqueue", "answer")
 
 Mistake = Callable[[KeyPath, str], None]
 
@@ -207,12 +206,14 @@ AUTH: Final = Table(
 )
 
 
-def read_resume(values: Parts, resume: Parts, source: str, mistake: Mistake) -> Resume | None:
+def read_resume(
+    values: Parts, resume: Parts, source: str, mistake: Mistake, *, streams: bool
+) -> Resume | None:
     """The table with its defaults; None after a mistake. `values`: the route's own keys; paths start at the route."""
     before = resume.broken
     wrong: list[tuple[KeyPath, str]] = []
     given = resume.keys()
-    if source not in _EVENT_SOURCES:
+    if not streams:
         wrong.append(((), f'has no effect with source = "{source}": it brings no event stream'))
     if values.get("stream") == "bytes":
         wrong.append(((), 'needs events: it excludes stream = "bytes"'))

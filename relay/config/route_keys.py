@@ -1,4 +1,4 @@
-"""The keys of `[[routes]]`, but for the tables of its sources."""
+"""The keys of `[[routes]]`; those of a source stand with it, in config/sources."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from relay.config.interpolation import joined
 from relay.config.keys import ROUTE_LIMITS, ROUTE_TIMEOUTS
 from relay.config.resume_keys import AUTH, RESUME
 from relay.config.schema import REQUIRED, Key, Kind, ListOf, Table
-from relay.config.source_keys import ANSWER, CANCEL, ENQUEUE, FILES, FOLLOW, LOCAL
-from relay.config.translations import TRANSLATE
+from relay.config.source_table import SOURCES
 from relay.config.values import Cors, Dialect
-
-RETRY_CAUSES: Final = ("refused", "timeout", "502", "503", "504", "429")
 
 
 def _read_commit(value: object) -> float:
@@ -55,7 +52,6 @@ def _cors(values: dict[str, Any]) -> Cors:
     return Cors(**values)
 
 
-_RETRIES: Final = kinds.choice(*RETRY_CAUSES)
 _COMMIT: Final = Kind("`on-head` \\| `after 5s`", '"on-head" or "after 5s"', _read_commit)
 _COMPLETE: Final = Kind(
     "`eof` \\| `[DONE]` \\| `event:NAME`", '"eof", "[DONE]" or "event:NAME"', _read_complete
@@ -100,33 +96,9 @@ _MATCH: Final = (
     Key("name", kinds.LABEL, "", "The label in logs and metrics; not set: the path as written."),
     Key(
         "source",
-        kinds.choice("forward", "enqueue", "answer", "local", "files"),
+        kinds.choice(*SOURCES),
         '"forward"',
         "Where the answer comes from; all but `forward` have a table of that name.",
-    ),
-)
-_FORWARD: Final = (
-    Key("upstream", kinds.NAME, "", "For `forward`: the upstream."),
-    Key(
-        "upstream_path",
-        kinds.TEMPLATE,
-        "",
-        "For `forward`: the target, with `{x}` and `{query.x}`; not set: the path as it came. "
-        "Without a `?` the client's query follows; with one it is replaced.",
-    ),
-    TRANSLATE,
-    Key(
-        "retries",
-        kinds.whole(0, 10),
-        "0",
-        "Tries on another url before the first byte (on event streams: before the first whole block, a comment too).",
-        "Only where asking twice does no harm.",
-    ),
-    Key(
-        "retry_on",
-        ListOf(_RETRIES, frozenset, single=True),
-        '["refused", "timeout", "502", "503", "504"]',
-        "What counts as a failure: these and `429`, whose Retry-After is honoured.",
     ),
 )
 _STREAM: Final = (
@@ -219,21 +191,8 @@ _FIELDS: Final = (
     Key("timeouts", ROUTE_TIMEOUTS, "{}", "Those of `[timeouts]` that differ here."),
     Key("limits", ROUTE_LIMITS, "{}", "Those of `[limits]` that differ here."),
 )
-_SOURCES: Final = (
-    Key("enqueue", ENQUEUE, "", "For `enqueue`: the first request."),
-    Key("follow", FOLLOW, "", "For `enqueue`: the stream."),
-    Key("cancel", CANCEL, "", "For `enqueue`: a request when the client left."),
-    Key("answer", ANSWER, "", "For `answer`."),
-    Key("local", LOCAL, "", "For `local`."),
-    Key("files", FILES, "", "For `files`."),
+_DEFAULT, *_OTHERS = SOURCES.values()
+ROUTE: Final = Table(
+    (*_MATCH, *_DEFAULT.keys, *_STREAM, *_FIELDS, *(key for each in _OTHERS for key in each.keys)),
+    parts=True,
 )
-ROUTE: Final = Table((*_MATCH, *_FORWARD, *_STREAM, *_FIELDS, *_SOURCES), parts=True)
-
-# Which keys a source reads; the others are mistakes, so that nothing is silently without effect.
-SOURCE_KEYS: Final = {
-    "forward": frozenset(key.name for key in _FORWARD),
-    "enqueue": frozenset(("enqueue", "follow", "cancel")),
-    "answer": frozenset(("answer",)),
-    "local": frozenset(("local",)),
-    "files": frozenset(("files",)),
-}

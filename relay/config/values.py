@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from math import inf
-from typing import Literal
+from typing import ClassVar, Literal
 
 from relay.routing.json_template import JsonTemplate
 from relay.routing.pattern import Pattern
@@ -207,91 +207,76 @@ class Cors:
     max_age: float = 600.0
 
 
+class Source:
+    """What a source was configured to do, and what it says of itself: relay asks the plan and not which one it is.
+
+    A source is a module in config/sources (its plan, its keys) and the module of the same name in relay/sources
+    (`run`, which does it).
+
+    Attributes:
+        name: of both modules, and of `source` in the file.
+        streams: it always answers with events, from tasks of its own.
+        reads_body: it reads the request's body itself; else the body is passed on or left alone.
+        says_when: it says itself when an early head is due.
+        tells_failure: its events have one for a failure, behind which a stream ends cleanly.
+    """
+
+    __slots__ = ()
+    name: ClassVar[str]
+    streams: ClassVar[bool] = False
+    reads_body: ClassVar[bool] = False
+    says_when: ClassVar[bool] = False
+    tells_failure: ClassVar[bool] = False
+
+    @property
+    def upstreams(self) -> tuple[Upstream, ...]:
+        """All that it asks. None: relay answers itself, and no request goes further."""
+        return ()
+
+    @property
+    def passes_body_to(self) -> Upstream | None:
+        """Who gets the request's body as it comes."""
+        return None
+
+    @property
+    def failure_event(self) -> JsonTemplate | None:
+        """What its own event for a failure holds; None: as the route's dialect says."""
+        return None
+
+    @property
+    def ordered(self) -> bool:
+        """Whether it keeps an order among requests, which holds within one worker."""
+        return False
+
+    def lines(self) -> list[str]:
+        """What `relay check` says of it: one line for each request that it makes."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
-class Forward:
+class Forward(Source):
     """source = "forward": one upstream request."""
+
+    name: ClassVar = "forward"
 
     upstream: Upstream
     path: Template | None = None  # None: the path as it came
     translate: Translation | None = None
 
+    @property
+    def upstreams(self) -> tuple[Upstream, ...]:
+        return (self.upstream,)
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One request that relay makes itself (`[routes.enqueue]`, `[routes.follow]`,
-    `[routes.cancel]`).
-    """
+    @property
+    def passes_body_to(self) -> Upstream:
+        return self.upstream
 
-    upstream: Upstream
-    path: Template
-    method: bytes = b"POST"
-    timeout: float = 30.0
-    not_ready: tuple[int, ...] = (404, 425)  # follow: statuses that mean "not yet"
-    not_ready_for: float = 5.0  # follow: how long they are tried again
-    client_headers: tuple[bytes, ...] = ()  # the client's fields that go along
+    def lines(self) -> list[str]:
+        path = self.path if self.path is not None else "(as it came)"
+        line = f"forward {self.upstream.name} {path}"
+        return [line] if self.translate is None else [line, f"translated by {self.translate.name}"]
 
 
-@dataclass(frozen=True, slots=True)
-class Enqueue:
-    """source = "enqueue": POST a job, then GET its stream (design §6.4)."""
-
-    enqueue: Step
-    follow: Step
-    cancel: Step | None = None
-    translate: Translation | None = None
-    order_by: Expression | None = (
-        None  # on {"body": …}: messages with equal values keep their order
-    )
-    order_wait: float = 30.0  # how long a message waits for the one before it
-    max_body: int = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Events:
-    """What the events of an answer hold (`[routes.answer.events]`); None: it is left out.
-
-    Roots: of `start` body, query, path, now; then also answer, and chunk; of `error` error and now.
-    """
-
-    start: JsonTemplate | None
-    chunk: JsonTemplate | None
-    metadata: JsonTemplate | None
-    complete: JsonTemplate | None
-    error: JsonTemplate | None  # None: as the route's dialect says
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """source = "answer": one JSON answer turned into events (design §6.5)."""
-
-    upstream: Upstream
-    path: Template
-    text: Expression
-    events: Events
-    method: bytes = b"POST"
-    require: tuple[str, ...] = ()
-    metadata: Mapping[str, Expression] = field(default_factory=dict)
-    chunk_chars: int = 100
-    pace: float = 0.05
-    timeout: float = 30.0
-    retries: int = 0
-    fallback: Upstream | None = None
-    max_body: int = 1024 * 1024
-    max_answer: int = 16 * 1024 * 1024
-    client_headers: tuple[bytes, ...] = ()  # the client's fields that go along
-
-
-@dataclass(frozen=True, slots=True)
-class Local:
-    """source = "local" | "files": answered by relay itself."""
-
-    status: int = 200
-    body: bytes = b""
-    content_type: bytes = b"text/plain; charset=utf-8"
-    directory: str | None = None  # source = "files": served from here; `index.html` for a folder
-
-
-Source = Forward | Enqueue | Answer | Local
 RetryCause = Literal["refused", "timeout", "502", "503", "504", "429"]
 
 

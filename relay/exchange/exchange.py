@@ -17,7 +17,6 @@ from math import inf
 
 import trio
 
-from relay.config.values import Answer, Enqueue, Forward, Local
 from relay.exchange import own_answers, refusal
 from relay.exchange.client_head import event_framing
 from relay.exchange.client_side import Carrier, ClientSide
@@ -31,7 +30,6 @@ from relay.http.fields import ClientView
 from relay.http.heads import RequestHead
 from relay.http.names import LATE
 from relay.observing.record import Record
-from relay.sources.bring import bring
 from relay.sources.reply import Failure, Reply
 from relay.sources.request_body import RequestBody
 from relay.wires.client_wire import on_engine, send_last
@@ -125,7 +123,7 @@ class Exchange(ClientSide):
             keys = keys_of(counted, self.head, self.params, self.granted, client)
             if (crowded := self.charge(keys)) is not None:
                 return crowded
-        streams = isinstance(self.route.source, Enqueue | Answer) and self.head.method != b"HEAD"
+        streams = self.route.source.streams and self.head.method != b"HEAD"
         return self.take_place() if streams else None
 
     def _request_body(self) -> RequestBody | None:
@@ -135,17 +133,17 @@ class Exchange(ClientSide):
         if self.state is None:
             return RequestBody(framing, self.worker.config.limits.request_body)
         route = self.state.route
-        source = route.source
-        bare = isinstance(source, Enqueue | Answer)
-        late = self.late_in_request(source.upstream) if isinstance(source, Forward) else LATE
-        return RequestBody(framing, route.limits.request_body, bare=bare, late=late)
+        plan = route.source
+        to = plan.passes_body_to
+        late = LATE if to is None else self.late_in_request(to)
+        return RequestBody(framing, route.limits.request_body, bare=plan.reads_body, late=late)
 
     def _alone(self) -> bool:
         """Whether this task can do it all: nothing to read beside the response, and the engine watches."""
         return (
             (self.body is None or self.body.done)
             and on_engine(self.wire)
-            and isinstance(self.route.source, Forward | Local)
+            and not self.route.source.streams
             and self.route.commit_after == inf
         )
 
@@ -176,11 +174,11 @@ class Exchange(ClientSide):
         try:
             reply = await self._refused()
             if reply is None:
-                route = self.route
-                if not isinstance(route.source, Enqueue):  # of several steps: it says when
+                assert self.state is not None
+                if not self.route.source.says_when:
                     self.promise()
-                resumes = route.resume is not None
-                reply = await (resumed(self) if resumes else bring(route.source, self))
+                resumes = self.route.resume is not None
+                reply = await (resumed(self) if resumes else self.state.bring(self))
         except Failure as caught:
             # Without the traceback, which refers to this frame: nothing here waits for the garbage collector.
             failure = caught.with_traceback(None)

@@ -36,7 +36,6 @@ from relay.http.framing import UNTIL_CLOSE
 from relay.http.names import barred
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.observing.record import Record
-from relay.sources.bring import bring
 from relay.sources.call import read_whole
 from relay.sources.own_events import last_word
 from relay.sources.reply import Failure, Reply
@@ -167,7 +166,7 @@ class Feed:
     async def _asked(self) -> Reply:
         self._failure = None
         try:
-            return await bring(self.route.source, self.ask)
+            return await self._state.bring(self.ask)
         except Failure as failure:
             self._failure = failure
             return refusal.of_failure(failure, self.ask.phase)

@@ -21,7 +21,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from relay.config.values import Local
 from relay.exchange import cors, refusal
 from relay.exchange.worker import TOKEN, RouteState
 from relay.http.bodies import Fields
@@ -105,7 +104,7 @@ def _options(head: RequestHead, found: Found[RouteState], table: RouteTable[Rout
     """An OPTIONS for a route that takes it, which may have no further hop."""
     asked = Asked(head, found.value, found.params)
     values = [value for name, value in head.fields if name == b"max-forwards"]
-    if not values or isinstance(found.value.route.source, Local):
+    if not values or not found.value.route.source.upstreams:
         return asked
     if len(values) > 1 or _NUMBER.fullmatch(values[0]) is None:
         fault = bad_request("Max-Forwards is not one decimal number")

@@ -40,7 +40,6 @@ from relay.http.fault import Fault
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.routing.subject import Values
 from relay.routing.template import query_value
-from relay.sources.bring import bring
 from relay.sources.own_events import last_word
 from relay.sources.reply import Reply
 from relay.sse.dialects import HEARTBEAT_LINE, WITH_FAILURE, gap_event
@@ -141,7 +140,7 @@ async def _not_looked_at(exchange: ClientSide, cursor: Cursor | None) -> Reply:
         raise Fault("client", 413, "body_too_large", "the request body is over the limit")
     if cursor is not None and exchange.head.method not in (b"GET", b"HEAD"):
         return _gone(exchange)
-    return await bring(exchange.route.source, exchange)
+    return await exchange.state.bring(exchange)
 
 
 # -- begin, join -------------------------------------------------------------------------------------------------
@@ -349,7 +348,8 @@ async def _head_only(exchange: ClientSide, place: Place, outcome: Outcome[Run]) 
         await trio.lowlevel.checkpoint()
         return Reply(200, _viewer_fields(exchange, place, outcome.run))
     if outcome.what is What.BEGIN:
-        return await bring(exchange.route.source, exchange)
+        assert exchange.state is not None
+        return await exchange.state.bring(exchange)
     return _said(exchange, place, outcome)
 
 

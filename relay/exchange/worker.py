@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Final
 
 import trio
 
-from relay.config.values import Answer, Config, Enqueue, FieldEdits, Forward, Route, Upstream
+from relay.config.values import Config, FieldEdits, Route, Upstream
 from relay.exchange.admission import Admission
 from relay.exchange.errands import Errands
 from relay.exchange.quotas import Quotas
@@ -25,8 +25,10 @@ from relay.observing.log import LineLog
 from relay.observing.record import Record
 from relay.observing.tracing import Tracing
 from relay.routing.table import RouteTable
+from relay.sources.ask import Ask
 from relay.sources.authorize import ABOUT
-from relay.sources.loading import load_for
+from relay.sources.loading import run_of
+from relay.sources.reply import Reply
 from relay.sources.turns import Turns
 from relay.upstreams import health
 from relay.upstreams.group import Group, Groups
@@ -47,6 +49,7 @@ class RouteState:
     """One route as it runs: what would otherwise be worked out for every request."""
 
     __slots__ = (
+        "_run",
         "asking",
         "at",
         "counted",
@@ -70,6 +73,7 @@ class RouteState:
     ) -> None:
         """at: the state of the address of the route's streams."""
         self.route = route
+        self._run = run_of(route.source)
         self.at = at
         self.methods = _at_methods(route) if at else route.methods
         resume = route.resume
@@ -79,13 +83,17 @@ class RouteState:
         self.turns = turns  # of the route's name, so that a reload changes no order
         self.edits = {
             up.name: _merged(up.request_headers, route.request_headers, _told(route))
-            for up in _used(route)
+            for up in route.source.upstreams
         }
         auth = route.auth
         # What relay says about the request it says alone, whoever is trusted.
         self.asking = FieldEdits()
         if auth is not None:
             self.asking = _merged(auth.upstream.request_headers, FieldEdits(), frozenset(ABOUT))
+
+    def bring(self, ask: Ask) -> Awaitable[Reply]:
+        """What the route's source brings. Raises: Failure, Fault."""
+        return self._run(self.route.source, ask)
 
 
 class Worker:
@@ -128,7 +136,6 @@ class Worker:
         self.quotas.configure(config.routes)
         if config.server.trace != self.tracing.mode:
             self.tracing = Tracing(config.server.trace)
-        load_for(config.routes)
         states = [self._state(route) for route in config.routes]
         self.hidden = _hidden(config.routes)  # in the paths of clients, where they are printed
         rows = [(state.route.pattern, state.route.methods, state) for state in states]
@@ -206,20 +213,6 @@ def _hidden(routes: Iterable[Route]) -> frozenset[bytes]:
         route.resume.at for route in routes if route.resume is not None and route.resume.at
     ]
     return frozenset[bytes]().union(*(pattern.hidden for pattern in patterns))
-
-
-def _used(route: Route) -> Iterable[Upstream]:
-    source = route.source
-    if isinstance(source, Forward):
-        yield source.upstream
-    elif isinstance(source, Enqueue):
-        for step in (source.enqueue, source.follow, source.cancel):
-            if step is not None:
-                yield step.upstream
-    elif isinstance(source, Answer):
-        yield source.upstream
-        if source.fallback is not None:
-            yield source.fallback
 
 
 def _at_methods(route: Route) -> frozenset[bytes]:

@@ -25,7 +25,9 @@ from math import inf
 
 import trio
 
-from relay.config.values import Answer, Events, Upstream
+from relay.config.answer_events import Events
+from relay.config.sources.answer import Answer
+from relay.config.values import Upstream
 from relay.http.retry_after import retry_after
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.routing.json_template import JsonTemplate, Roots
@@ -37,7 +39,7 @@ from relay.sources.json_body import members_of, read_json, without_mark
 from relay.sources.own_events import event_of, last_word, told
 from relay.sources.reply import Failure, Reply, SendEvents
 from relay.sse.capture import Capture
-from relay.sse.chunking import pieces
+from relay.sse.chunking import pieces, prepare
 from relay.sse.json_bounds import TooMuch
 from relay.sse.json_line import NotJSON
 
@@ -47,8 +49,10 @@ _BUSY = frozenset((408, 425, 429))  # refusals that may be none a moment later
 _WRONG = frozenset((400, 413, 414, 415, 422))  # the backend finds the client's request wrong
 _EVENT_STREAM = (b"content-type", b"text/event-stream")
 
+prepare()  # with this module, when such a route is configured (see sources.loading)
 
-async def answer(plan: Answer, ask: Ask) -> Reply:
+
+async def run(plan: Answer, ask: Ask) -> Reply:
     """An event stream of relay's own. Raises: Fault (a body over `max_body`)."""
     raw = without_mark(await ask.payload(plan.max_body))
     capture = Capture(ask.route.capture) if ask.route.capture is not None else None

@@ -21,7 +21,8 @@ from functools import partial
 
 import trio
 
-from relay.config.values import Enqueue, Step
+from relay.config.sources.enqueue import Enqueue
+from relay.config.sources.steps import Step
 from relay.http.coding import READABLE
 from relay.http.heads import ResponseHead
 from relay.observing.ending import Cause, Side
@@ -38,7 +39,7 @@ FIRST_PAUSE = 0.05  # seconds until a stream that is not there yet is asked for 
 LONGEST_PAUSE = 0.5  # seconds
 
 
-async def enqueue(plan: Enqueue, ask: Ask) -> Reply:
+async def run(plan: Enqueue, ask: Ask) -> Reply:
     """The stream of the job that the client's request became. Raises: Failure, Fault."""
     if ask.head.method == b"HEAD":
         raise _bad_request("no_events_for_head", "a job cannot be asked for with HEAD")

@@ -26,6 +26,8 @@ from typing import Final
 
 import trio
 
+from relay.config.interpolation import value_of
+from relay.config.sources.files import Files
 from relay.http.bodies import Fields
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.routing.pattern import decode
@@ -77,14 +79,14 @@ class _Folder(Exception):
     """The path names a folder, without the slash that makes its relative links work."""
 
 
-async def file(directory: Path, ask: Ask) -> Reply:
-    """The file of `directory` that the request names."""
+async def run(plan: Files, ask: Ask) -> Reply:
+    """The file of the plan's folder that the request names."""
     head = ask.head
     if head.method not in (b"GET", b"HEAD"):
         reply = _refusal(405, "method_not_allowed", "files are read with GET and HEAD")
         reply.fields.append((b"allow", b"GET, HEAD"))
         return reply
-    found = await _Opening(directory, _path_below(ask)).found(ask)
+    found = await _Opening(Path(value_of(plan.directory)), _path_below(ask)).found(ask)
     if isinstance(found, _Folder):
         query = b"?" + head.query if head.query else b""
         return Reply(308, [(b"location", head.path + b"/" + query)])

@@ -36,7 +36,7 @@ FIRST_EVENT_HELD = (
 _STATUSES = {429: "429", 502: "502", 503: "503", 504: "504"}
 
 
-async def forward(plan: Forward, ask: Ask) -> Reply:
+async def run(plan: Forward, ask: Ask) -> Reply:
     """The upstream's response to the client's request. Raises: Failure, Fault."""
     out = ask.outgoing(plan.upstream, target_of(plan, ask))
     group = ask.group(plan.upstream)

@@ -1,23 +1,22 @@
-"""Modules that only some routes need, loaded when such a route is configured.
+"""What does what a plan says: `run` of the module in this room that has the plan's name.
 
-Not at the first request: loading opens files, for which there may be no descriptor then, and takes milliseconds in which
-every stream would stand still.
+Loaded when a route is configured, because only some routes need it. And not at the first request: loading opens files, for
+which there may be no descriptor then, and takes milliseconds in which every stream would stand still.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from typing import cast
 
-from relay.config.values import Answer, Local, Route
+from relay.config.values import Source
+from relay.sources.ask import Ask
+from relay.sources.reply import Reply
+
+Run = Callable[[Source, Ask], Awaitable[Reply]]
 
 
-def load_for(routes: Iterable[Route]) -> None:
-    """Load what the requests of these routes may need."""
-    for route in routes:
-        source = route.source
-        if isinstance(source, Local) and source.directory is not None:
-            import relay.sources.files  # noqa: F401 - tables of types and dates: most relays serve no files
-        elif isinstance(source, Answer):
-            from relay.sse import chunking
-
-            chunking.prepare()
+def run_of(plan: Source) -> Run:
+    """What a source brings for a request. It raises Failure or Fault where that is no response."""
+    return cast(Run, import_module(f"relay.sources.{plan.name}").run)

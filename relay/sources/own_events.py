@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from relay.config.values import Answer, Route
+from relay.config.values import Route
 from relay.routing.json_template import JsonTemplate, Roots
 from relay.sse.dialects import terminal_event
 from relay.sse.json_line import write
@@ -24,10 +24,10 @@ def told(template: JsonTemplate, roots: Roots) -> object:
 
 def last_word(route: Route, code: str, message: str, *, retryable: bool) -> bytes:
     """The event that ends a stream which did not come to its end; b"" where the route has none (`dialect = "off"`)."""
-    source = route.source
-    if isinstance(source, Answer) and source.events.error is not None:
+    template = route.source.failure_event
+    if template is not None:
         error = {"code": code, "message": message, "retryable": retryable}
-        return event_of(told(source.events.error, {"error": error}))
+        return event_of(told(template, {"error": error}))
     return terminal_event(route.dialect, code, message, retryable)
 
 

@@ -19,8 +19,12 @@ from relay.config import ConfigError, describe, loads, warnings
 from relay.config.interpolation import Filled, value_of, written_as
 from relay.config.keys import HEALTH, LIMITS, SERVER, TIMEOUTS, UPSTREAM
 from relay.config.resume_keys import AUTH, RESUME, STREAMS
-from relay.config.route_keys import ANSWER, CANCEL, CORS, ENQUEUE, FILES, FOLLOW, LOCAL, ROUTE
+from relay.config.route_keys import CORS, ROUTE
 from relay.config.schema import ListOf, MapOf, Table
+from relay.config.sources.answer import ANSWER
+from relay.config.sources.enqueue import CANCEL, ENQUEUE, FOLLOW
+from relay.config.sources.files import FILES
+from relay.config.sources.local import LOCAL
 from relay.config.translations import RULE
 from relay.config.values import Address, Config, Url
 

@@ -16,21 +16,22 @@ from relay.config import forward_config, loads, parse_address
 from relay.config.interpolation import Interpolation
 from relay.config.keys import HEALTH, LIMITS, SERVER, TIMEOUTS, UPSTREAM
 from relay.config.lines import Lines
-from relay.config.route_keys import ANSWER, CANCEL, CORS, ENQUEUE, FOLLOW, LOCAL, ROUTE
+from relay.config.route_keys import CORS, ROUTE
 from relay.config.schema import REQUIRED, Reader, Table
+from relay.config.sources.answer import ANSWER, Answer
+from relay.config.sources.enqueue import CANCEL, ENQUEUE, FOLLOW, Enqueue
+from relay.config.sources.files import Files
+from relay.config.sources.local import LOCAL, Local
+from relay.config.sources.steps import Step
 from relay.config.translations import RULE
 from relay.config.values import (
-    Answer,
     Cors,
-    Enqueue,
     Forward,
     HealthCheck,
     Limits,
-    Local,
     Route,
     Rule,
     Server,
-    Step,
     Timeouts,
     Upstream,
 )
@@ -223,7 +224,7 @@ def test_a_folder_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "page").mkdir()
     text = '[[routes]]\npath = "/{p...}"\nsource = "files"\nfiles.directory = "page"\n'
     config = loads(text, {}, path=str(tmp_path / "relay.toml"))
-    assert config.routes[0].source == Local(directory=str(tmp_path / "page"))
+    assert config.routes[0].source == Files(str(tmp_path / "page"))
 
 
 def test_forward_takes_everything_to_one_upstream() -> None:

@@ -17,7 +17,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from relay.config.values import Limits, Local, Route, Timeouts
+from relay.config.sources.local import Local
+from relay.config.values import Limits, Route, Timeouts
 from relay.exchange.epoll_pump import HURRIED, EpollPump
 from relay.exchange.transfer import Transfer
 from relay.exchange.trio_pump import TrioPump

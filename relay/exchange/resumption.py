@@ -177,9 +177,9 @@ async def _joined(
     feed: Feed | None = None,
 ) -> Reply:
     """A view of `run`, as soon as its head is there. `feed`: this client began it."""
-    began = feed is not None
+    began, cursor = feed is not None, place.question.cursor
     feed = feed or exchange.worker.feeds.of(run)
-    viewing = Viewing(run, after, hole, _requested(place, run, after))
+    viewing = Viewing(run, after, hole, cursor.text if cursor is not None else "")
     run.enter()
     if not began and feed is not None:
         feed.others += 1
@@ -192,7 +192,7 @@ async def _joined(
         if began and feed is not None:
             fields += feed.cookies
             how = "begin"
-        elif place.question.cursor is not None:
+        elif cursor is not None:
             how = "resume"
         else:
             how = "join" if run.under_way else "replay"
@@ -249,11 +249,6 @@ def _no_stream(exchange: ClientSide, run: Run, feed: Feed | None) -> Reply:
         return _missing(exchange)
     assert feed is not None
     return feed.take()
-
-
-def _requested(place: Place, run: Run, after: int) -> str:
-    cursor = place.question.cursor
-    return cursor.text if cursor is not None else f"{run.id}-{after}"
 
 
 def _frozen(exchange: ClientSide, place: Place) -> FrozenRequest:

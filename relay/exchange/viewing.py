@@ -30,7 +30,7 @@ class Viewing:
     Attributes:
         after: the cursor it begins behind.
         hole: a gap comes first.
-        requested: the id that a gap names.
+        requested: the id that the client named; "": none.
 
     Resource handling: whoever holds it calls `release`, once.
     """
@@ -42,14 +42,14 @@ class Viewing:
 
     def view(self, framing: int) -> View:
         """Its place in the log."""
-        run, requested = self.run, self.requested
+        run, after, requested = self.run, self.after, self.requested
 
         def gap(cursor: int, first: int) -> tuple[bytes, bool]:
-            nonlocal requested
-            named, requested = requested, ""
-            return gap_event(run.route.dialect, named or f"{run.id}-{cursor}", f"{run.id}-{first}")
+            """Who was overtaken later is behind what it has read, not behind what it once named."""
+            named = requested if cursor == after else f"{run.id}-{cursor}"
+            return gap_event(run.route.dialect, named, f"{run.id}-{first}")
 
-        return View(run.log, self.after, gap, chunked=framing == CHUNKED, hole=self.hole)
+        return View(run.log, after, gap, chunked=framing == CHUNKED, hole=self.hole)
 
     def release(self) -> None:
         """The client reads no more."""

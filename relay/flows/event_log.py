@@ -205,8 +205,8 @@ class View:
         log = self.log
         if self.cursor < log.first - 1 and not self._finishing:
             self._say_gap()
-            assert self.pending is not None
-            return self.pending
+            if self.pending is not None:  # there are dialects in which nothing is said
+                return self.pending
         if self.cursor < log.last and not self._finishing:
             events = log.some(self.cursor, most)
             if not self.chunked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 
 import pytest
@@ -273,3 +274,35 @@ async def test_a_mark_in_the_middle_is_none_at_the_beginning_either() -> None:
         again = await g.read(cursor=reader.ids[0])
         await again.until(1)
         assert reader.data[1:] == again.data == ["two"]
+
+
+@pytest.mark.parametrize("dialect", ["plain", "off"])
+async def test_a_slow_reader_is_told_what_it_has_missed_and_costs_nobody_else_anything(
+    dialect: str,
+) -> None:
+    """1. A reader joins behind event 1 and reads some more. 2. It stops reading, and is overtaken. 3. The gap names the last
+    event that it was given, not the one it once asked behind; where nothing is said, there is none. 4. The run goes on."""
+    async with ground(LOGS + 'log = "64KiB"\n', route=f'dialect = "{dialect}"') as g:
+        quick, peer = await g.begun()
+        await peer.send(event("1 ") + event("2 "))
+        await quick.until(2)
+        slow = await g.ask(cursor=quick.ids[0])
+        slow.peer.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        await slow.head()
+        await slow.until(1)
+        for start in range(3, 6003, 50):
+            batch = range(start, start + 50)
+            await peer.send(b"".join(event(f"{n} {'x' * 1000}") for n in batch))
+            await quick.until(start + 49)
+        await peer.send(b"0\r\n\r\n")
+        await slow.rest()
+        assert slow.ended == "clean"
+        numbers = [int(data.split()[0]) for data in slow.data if data[0] != "{"]
+        [hole] = [at for at, number in enumerate(numbers[1:]) if number != numbers[at] + 1]
+        said = [json.loads(data) for data in slow.data if data[0] == "{"]
+        assert [(gap["requested"], gap["first"]) for gap in said] == (
+            []
+            if dialect == "off"
+            else [(f"{quick.run}-{numbers[hole]}", f"{quick.run}-{numbers[hole + 1]}")]
+        )
+        assert numbers[-1] == 6002

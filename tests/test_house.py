@@ -21,6 +21,7 @@ ROOMS = [
     "serving",
     "exchange",
     "feeds",
+    "stores",
     "sources",
     "upstreams",
     "wires",

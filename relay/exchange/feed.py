@@ -26,6 +26,7 @@ from relay.exchange.streaming import capture_of, kept_flow
 from relay.exchange.transfer import Transfer
 from relay.exchange.trio_pump import TrioPump
 from relay.feeds.asking import CURSOR_FIELD
+from relay.feeds.endings import bad_end, ended_by_us
 from relay.feeds.log_wire import LogWire
 from relay.feeds.run import Run
 from relay.flows.event_log import End
@@ -34,12 +35,11 @@ from relay.http.fault import Fault
 from relay.http.fields import HOP_BY_HOP
 from relay.http.framing import UNTIL_CLOSE
 from relay.http.names import barred
-from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
+from relay.observing.ending import COMPLETE, Cause, Ending, Phase
 from relay.observing.record import Record
 from relay.sources.call import read_whole
-from relay.sources.own_events import last_word
 from relay.sources.reply import Failure, Reply
-from relay.sse.blocks import stamp
+from relay.stores.store import Answer
 from relay.wires.client_wire import on_engine
 
 if TYPE_CHECKING:
@@ -60,13 +60,6 @@ _ONE_READERS: Final = barred(
     + list(HOP_BY_HOP),
     (b"access_control_", b"ratelimit", b"x_ratelimit"),
 )
-
-_WHY: Final = {
-    Cause.STOPPED: "the stream was stopped",
-    Cause.UNWATCHED: "nobody watched this stream any more",
-    Cause.LOST: "the relay that kept this stream has ended",
-    Cause.FAULT: "a fault of the relay's own",
-}
 
 
 class Feed:
@@ -126,13 +119,13 @@ class Feed:
         """Ask the source, and keep what it brings until it ends. Never raises but for cancellation."""
         run = self.run
         assert run is not None
-        ending = Ending(Side.RELAY, self.ask.phase, Cause.LOST, _WHY[Cause.LOST])
+        ending = ended_by_us(Cause.LOST, self.ask.phase)
         try:
             with self._scope:
                 ending = await self._bring(run)
         except Exception:
             logger.exception("a fault of relay's own; it cost this run alone")
-            ending = Ending(Side.RELAY, self.ask.phase, Cause.FAULT, _WHY[Cause.FAULT])
+            ending = ended_by_us(Cause.FAULT, self.ask.phase)
         finally:
             self._seal(ending)
             run.decided.set()
@@ -142,8 +135,8 @@ class Feed:
 
     def stop(self, cause: Cause) -> None:
         """End the run now: sealed when this returns; the upstream is closed with the next turn of the loop."""
-        side = Side.CLIENT if cause is Cause.STOPPED else Side.RELAY
-        self._seal(Ending(side, self.ask.phase, cause, _WHY[cause]))
+        if self.run is not None and self.run.under_way:
+            self._seal(ended_by_us(cause, self.ask.phase))
         assert self.run is not None
         self.run.decided.set()
         self._scope.cancel()
@@ -155,7 +148,7 @@ class Feed:
                 _release(reply)
                 ending = run.ending
             elif reply.events and reply.status == 200:
-                self._begin_stream(run, reply)
+                await self._begin_stream(run, reply)
                 ending = await self._streamed(reply)
                 ending = await self._reconnected(run, ending)
             else:
@@ -176,7 +169,7 @@ class Feed:
 
     # -- an event stream -----------------------------------------------------------------------------------------
 
-    def _begin_stream(self, run: Run, reply: Reply) -> None:
+    async def _begin_stream(self, run: Run, reply: Reply) -> None:
         """The head is there: the key moves, and everybody who waits begins to read."""
         fields = reply.head.fields if reply.head is not None else reply.fields
         named = reply.head.connection if reply.head is not None else frozenset()
@@ -188,6 +181,12 @@ class Feed:
         self.ask.phase = Phase.BODY
         run.capture = self.record.capture = capture_of(reply, self.route)
         self.worker.feeds.book.head(run)
+        if run.journal is not None:
+            try:
+                await run.journal.head(run.fields)
+            except BaseException:  # stopped meanwhile: nobody takes the body
+                _release(reply)
+                raise
         run.decided.set()
 
     async def _streamed(self, reply: Reply) -> Ending:
@@ -261,8 +260,11 @@ class Feed:
     async def _not_a_stream(self, run: Run, reply: Reply) -> Ending:
         """It goes to those who wait: to one alone as it is, to several as a copy of at most SHARED bytes."""
         ending = reply.ending or COMPLETE
-        if self.others and reply.upstream is not None:
+        if (self.others or run.elsewhere) and reply.upstream is not None:
             reply = await self._copied(reply)
+        if run.elsewhere and run.journal is not None and run.under_way:
+            answer = Answer(reply.status, reply.fields, reply.body)
+            run.journal.seal(End(clean=True), ending, answer)
         self.reply = reply
         self.worker.feeds.book.forget(run)
         run.decided.set()
@@ -303,18 +305,10 @@ class Feed:
         assert run is not None
         if not run.under_way:
             return
-        route = self.route
         if ending.clean:
             run.seal(End(clean=True, over=self._completed), ending)
             return
-        code = ending.cause.value  # as in a stream of any other route
-        again = ending.cause is not Cause.STOPPED  # what was stopped is not begun again
-        words = last_word(route, code, ending.detail or code, retryable=again)
-        if words:
-            words = stamp(words, b"%b-end" % run.id.encode())
-        stopped = ending.cause is Cause.STOPPED
-        abort = route.after_error == "abort"
-        run.seal(End(clean=False, over=stopped, last_words=words, abort=abort), ending)
+        run.seal(bad_end(self.route, run.id, ending), ending)
 
     def _log(self) -> None:
         run, log = self.run, self.worker.log

@@ -11,7 +11,6 @@ Rules
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -22,9 +21,18 @@ from relay.exchange.client_side import ClientSide
 from relay.exchange.feed import Feed as Begun
 from relay.exchange.looking import json_in, look
 from relay.exchange.run_request import FrozenRequest, frozen_head
+from relay.exchange.stream_words import (
+    SAID,
+    Place,
+    gone,
+    missing,
+    nothing,
+    only_words,
+    said,
+    viewer_fields,
+)
 from relay.exchange.viewing import Shown, Viewing
 from relay.feeds.asking import (
-    address,
     key_in_path,
     key_of,
     principal_of,
@@ -33,41 +41,20 @@ from relay.feeds.asking import (
 )
 from relay.feeds.cursors import Cursor
 from relay.feeds.decisions import Outcome, Policy, Question, What, decide
+from relay.feeds.elsewhere import AnyRun, Elsewhere
 from relay.feeds.feeds import Feed
+from relay.feeds.mirror import Mirror
 from relay.feeds.run import Run
-from relay.http.bodies import Fields
 from relay.http.fault import Fault
-from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.observing.ending import Cause, Phase
 from relay.routing.subject import Values
 from relay.routing.template import query_value
-from relay.sources.own_events import last_word
-from relay.sources.reply import Reply
-from relay.sse.dialects import HEARTBEAT_LINE, WITH_FAILURE, gap_event
+from relay.sources.reply import Failure, Reply
+from relay.sse.dialects import WITH_FAILURE
+from relay.stores.store import Journal, Known
 from relay.wires.wire import Expired, Gone
 
-_STREAM: Final[Fields] = [
-    (b"content-type", b"text/event-stream"),
-    (b"x-accel-buffering", b"no"),
-    (b"incremental", b"?1"),  # RFC 10036: each part is of use as it comes
-]
-_SAID: Final = Ending(Side.RELAY, Phase.ROUTE, Cause.COMPLETE)
-_CROWDED: Final = "5"  # seconds until one more viewer may find room
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What a request asks of the streams of its route.
-
-    Attributes:
-        owner: the principal, hashed.
-        key: as the operator and the address call it; None: the run's own.
-        question: for `decide`.
-    """
-
-    owner: bytes
-    key: str | None
-    question: Question
-    payload: bytes
+_LOOKS: Final = 4  # at most: what was found has gone in the meantime each time
 
 
 async def resumed(exchange: ClientSide) -> Reply:
@@ -77,17 +64,37 @@ async def resumed(exchange: ClientSide) -> Reply:
     if place is None:
         return await _not_looked_at(exchange, cursor)
     if exchange.head.method == b"DELETE" and place.question.at:
-        return _stopped(exchange, place)
+        return await _stopped(exchange, place)
     route = exchange.route
     assert route.resume is not None
-    book = exchange.worker.feeds.book
+    feeds = exchange.worker.feeds
     policy = Policy(
         route.resume.repeats,
         route.resume.live_only,
         route.dialect not in WITH_FAILURE,
         route.resume.viewers,
     )
-    outcome = decide(policy, book.shelf(route, place.owner), place.question)
+    if feeds.elsewhere is None:
+        outcome: Outcome[AnyRun] = decide(
+            policy, feeds.book.shelf(route, place.owner), place.question
+        )
+        return await _given(exchange, place, outcome)
+    shelf = await feeds.elsewhere.looked(route, place.owner, place.question)
+    for _ in range(_LOOKS):
+        outcome = decide(policy, shelf, place.question)
+        if outcome.what is not What.VIEW or not isinstance(outcome.run, Known):
+            return await _given(exchange, place, outcome)
+        async with feeds.elsewhere.held(outcome.run, route) as mirror:
+            if mirror is not None:
+                outcome = decide(policy, shelf, place.question)  # with all that it has
+                if outcome.what is not What.VIEW or outcome.run is mirror:
+                    return await _given(exchange, place, outcome)
+        shelf = await feeds.elsewhere.looked(route, place.owner, place.question)
+    return missing(exchange)
+
+
+async def _given(exchange: ClientSide, place: Place, outcome: Outcome[AnyRun]) -> Reply:
+    """What was decided, done. Raises: Failure, Fault."""
     if exchange.head.method == b"HEAD":
         return await _head_only(exchange, place, outcome)
     if outcome.what in (What.BEGIN, What.VIEW) and (crowded := exchange.take_place()) is not None:
@@ -95,9 +102,9 @@ async def resumed(exchange: ClientSide) -> Reply:
     if outcome.what is What.BEGIN:
         return await _begun(exchange, place, hole=outcome.gap)
     if outcome.what is What.VIEW:
-        assert outcome.run is not None
+        assert isinstance(outcome.run, Run)
         return await _joined(exchange, place, outcome.run, outcome.after, hole=outcome.gap)
-    return _said(exchange, place, outcome)
+    return said(exchange, place, outcome)
 
 
 async def _place(exchange: ClientSide, cursor: Cursor | None) -> Place | None:
@@ -126,7 +133,7 @@ async def _place(exchange: ClientSide, cursor: Cursor | None) -> Place | None:
         get=head.method in (b"GET", b"HEAD"),
         at=state.at,
         key=None if key is None else book.key(route, owner, key),
-        request=request_hash(head.method, head.path, head.query, payload),
+        request=book.hashed("request", request_hash(head.method, head.path, head.query, payload)),
         cursor=cursor,
     )
     return Place(owner, key, question, payload)
@@ -139,7 +146,7 @@ async def _not_looked_at(exchange: ClientSide, cursor: Cursor | None) -> Reply:
     if exchange.state.at:
         raise Fault("client", 413, "body_too_large", "the request body is over the limit")
     if cursor is not None and exchange.head.method not in (b"GET", b"HEAD"):
-        return _gone(exchange)
+        return gone(exchange)
     return await exchange.state.bring(exchange)
 
 
@@ -150,6 +157,17 @@ async def _begun(exchange: ClientSide, place: Place, *, hole: bool) -> Reply:
     """Ask the source; this client is the first viewer, or gets what is no stream."""
     worker, state = exchange.worker, exchange.state
     assert state is not None
+    journal = None
+    if worker.feeds.elsewhere is not None:
+        found = await _entered(exchange, place, worker.feeds.elsewhere)
+        if isinstance(found, Run):
+            return await _joined(exchange, place, found, 0, hole=hole)
+        if isinstance(found, Known):
+            async with worker.feeds.elsewhere.held(found, exchange.route) as mirror:
+                if mirror is not None:
+                    return await _joined(exchange, place, mirror, mirror.first - 1, hole=hole)
+            return missing(exchange)
+        journal = found
     feed = Begun(worker, state, _frozen(exchange, place))
     get = exchange.head.method == b"GET"
     keyed = place.key is not None or exchange.route.resume.principal is not None  # type: ignore[union-attr]
@@ -162,9 +180,20 @@ async def _begun(exchange: ClientSide, place: Place, *, hole: bool) -> Reply:
         get=get,
         whose=whose,
         stop=feed.stop,
+        journal=journal,
     )
     worker.feeds.start(feed)
     return await _joined(exchange, place, run, 0, hole=hole, feed=feed)
+
+
+async def _entered(
+    exchange: ClientSide, place: Place, elsewhere: Elsewhere
+) -> Journal | Run | Known:
+    """Enter a run in the store, so that whoever repeats the request elsewhere finds it; or the one that this repeats."""
+    book, route = exchange.worker.feeds.book, exchange.route
+    get = exchange.head.method == b"GET"
+    card = book.card(route, place.owner, place.key, place.question.request, get=get)
+    return await elsewhere.begin(card, route)
 
 
 async def _joined(
@@ -188,7 +217,7 @@ async def _joined(
         await _until_decided(exchange, place, run, feed)
         if run.fields is None:
             return _no_stream(exchange, run, feed)
-        fields = _viewer_fields(exchange, place, run)
+        fields = viewer_fields(exchange, place, run)
         if began and feed is not None:
             fields += feed.cookies
             how = "begin"
@@ -210,10 +239,12 @@ async def _joined(
 
 async def _until_decided(exchange: ClientSide, place: Place, run: Run, feed: Feed | None) -> None:
     """Wait for the head of the run. A source that wants the head of the stream out before has its way."""
-    if run.decided.is_set() or feed is None:
+    if run.decided.is_set():
         await trio.lowlevel.checkpoint_if_cancelled()
         return
-    if exchange.nursery is None:  # a GET that is there already: its source never commits
+    if (
+        feed is None or exchange.nursery is None
+    ):  # a GET that is there already: its source never commits
         await run.decided.wait()
         return
     lost: Gone | Expired | None = (
@@ -224,7 +255,7 @@ async def _until_decided(exchange: ClientSide, place: Place, run: Run, feed: Fee
         async def committed() -> None:
             nonlocal lost
             await feed.committed.wait()
-            exchange.early_fields = _viewer_fields(exchange, place, run)
+            exchange.early_fields = viewer_fields(exchange, place, run)
             try:
                 await exchange.commit()
             except (Gone, Expired) as error:
@@ -242,11 +273,16 @@ def _no_stream(exchange: ClientSide, run: Run, feed: Feed | None) -> Reply:
     """The source brought something else, or the run was stopped before its head."""
     if run.ending is not None and run.ending.cause in (Cause.STOPPED, Cause.UNWATCHED, Cause.LOST):
         if exchange.head.method == b"GET" and run.ending.cause is Cause.STOPPED:
-            return _nothing(exchange)
+            return nothing(exchange)
         end = run.log.end
-        return _words(exchange, end.last_words if end is not None else b"", abort=False)
+        return only_words(exchange, end.last_words if end is not None else b"", abort=False)
     if exchange.state is not None and exchange.state.at:
-        return _missing(exchange)
+        return missing(exchange)
+    if isinstance(run, Mirror):
+        if run.answer is None:  # too long to be shared, or nobody was known to wait
+            late = Failure(502, Cause.FAILED, "the upstream's answer cannot be shared")
+            return refusal.of_failure(late, Phase.ROUTE)
+        return Reply(run.answer.status, run.answer.fields, body=run.answer.body)
     assert feed is not None
     return feed.take()
 
@@ -266,128 +302,37 @@ def _frozen(exchange: ClientSide, place: Place) -> FrozenRequest:
     )
 
 
-# -- what is said without a view ---------------------------------------------------------------------------------
-
-
-def _said(exchange: ClientSide, place: Place, outcome: Outcome[Run]) -> Reply:
-    what, route = outcome.what, exchange.route
-    assert route.resume is not None
-    if what is What.NO_CONTENT:
-        return _nothing(exchange)
-    if what is What.MISSING:
-        return _missing(exchange)
-    if what is What.TOO_MANY:
-        ending = Ending(Side.RELAY, Phase.ROUTE, Cause.SHED, "too many viewers of one run")
-        reply = refusal.refuse(
-            429, "too_many_viewers", "too many read this stream just now", ending
-        )
-        reply.fields.append((b"retry-after", _CROWDED.encode()))
-        return reply
-    if what is What.END:
-        assert outcome.run is not None and outcome.run.log.end is not None
-        end = outcome.run.log.end
-        reply = _words(exchange, end.last_words, abort=end.abort, ending=outcome.run.ending)
-        reply.fields = _viewer_fields(exchange, place, outcome.run)
-        return reply
-    if what is What.DONE:
-        return _words(exchange, HEARTBEAT_LINE)
-    if what is What.GONE:
-        return _gone(exchange)
-    cursor = place.question.cursor
-    block, _ = gap_event(route.dialect, cursor.text if cursor is not None else "", "")
-    return _words(exchange, block)
-
-
-def _words(
-    exchange: ClientSide, block: bytes, *, abort: bool = False, ending: Ending | None = None
-) -> Reply:
-    """A stream that says one thing and ends."""
-    return Shown(
-        200,
-        [*_STREAM, NO_STORE],
-        words=block or HEARTBEAT_LINE,
-        abort=abort,
-        ending=ending or _SAID,
-    )
-
-
-def _gone(exchange: ClientSide) -> Reply:
-    """What nobody can go on with, and what is not begun again by asking for it."""
-    words = last_word(
-        exchange.route, "run_gone", "this stream is not kept any more", retryable=True
-    )
-    return _words(exchange, words)
-
-
-def _nothing(exchange: ClientSide) -> Reply:
-    """204, which tells an EventSource not to come back; LangGraph's SDK throws at it."""
-    resume = exchange.route.resume
-    assert resume is not None
-    if resume.handle == "location" and exchange.head.method == b"GET":
-        return _words(exchange, HEARTBEAT_LINE)
-    return Reply(204, [NO_STORE], ending=_SAID)
-
-
-def _missing(exchange: ClientSide) -> Reply:
-    resume = exchange.route.resume
-    assert resume is not None
-    if resume.live_only:
-        return _nothing(exchange)
-    ending = Ending(Side.CLIENT, Phase.ROUTE, Cause.REFUSED)
-    return refusal.refuse(404, "no_stream", "there is no such stream", ending)
-
-
-async def _head_only(exchange: ClientSide, place: Place, outcome: Outcome[Run]) -> Reply:
+async def _head_only(exchange: ClientSide, place: Place, outcome: Outcome[AnyRun]) -> Reply:
     """HEAD never begins a run, and is no viewer."""
     if outcome.what is What.VIEW and outcome.run is not None:
         await trio.lowlevel.checkpoint()
-        return Reply(200, _viewer_fields(exchange, place, outcome.run))
+        return Reply(200, viewer_fields(exchange, place, outcome.run))
     if outcome.what is What.BEGIN:
         assert exchange.state is not None
         return await exchange.state.bring(exchange)
-    return _said(exchange, place, outcome)
+    return said(exchange, place, outcome)
 
 
 # -- stop --------------------------------------------------------------------------------------------------------
 
 
-def _stopped(exchange: ClientSide, place: Place) -> Reply:
+async def _stopped(exchange: ClientSide, place: Place) -> Reply:
     """DELETE: everything under way below the key is sealed when this returns."""
     resume = exchange.route.resume
     assert resume is not None and place.question.key is not None
     if not resume.stop:
         return refusal.method_not_allowed((b"GET", b"HEAD"))
-    book = exchange.worker.feeds.book
+    feeds, key = exchange.worker.feeds, place.question.key
     wanted = query_value(exchange.head.query, "run")
-    below = [run for run in book.below(place.question.key) if wanted in (None, run.id.encode())]
-    if not below:
-        return _missing(exchange)
+    if feeds.elsewhere is not None:
+        there, stopped = await feeds.elsewhere.stop(key, wanted, exchange.route)
+    else:
+        below = [run for run in feeds.book.below(key) if wanted in (None, run.id.encode())]
+        there, stopped = len(below), sum(run.under_way for run in below)
+        for run in below:
+            run.stop(Cause.STOPPED)
+    if not there:
+        return missing(exchange)
     assert exchange.state is not None
-    for run in below:
-        exchange.state.counters.stops += run.under_way
-        run.stop(Cause.STOPPED)
-    return Reply(204, [NO_STORE], ending=_SAID)
-
-
-# -- fields ------------------------------------------------------------------------------------------------------
-
-
-def _viewer_fields(exchange: ClientSide, place: Place, run: Run) -> Fields:
-    """The head of a view: the upstream's fields that are everybody's, and what a reader needs to come back."""
-    return [
-        *_STREAM,
-        *(run.fields or ()),
-        NO_STORE,
-        (b"relay-run", run.id.encode()),
-        *_handle(exchange, run, place.key),
-    ]
-
-
-def _handle(exchange: ClientSide, run: Run, key: str | None) -> Fields:
-    """Where this stream is joined, resumed and stopped."""
-    resume = exchange.route.resume
-    assert resume is not None
-    if resume.at is None:
-        return []
-    name = b"location" if resume.handle == "location" else b"content-location"
-    return [(name, address(resume.at, run.id if key is None else key))]
+    exchange.state.counters.stops += stopped
+    return Reply(204, [NO_STORE], ending=SAID)

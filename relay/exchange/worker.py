@@ -30,6 +30,7 @@ from relay.sources.authorize import ABOUT
 from relay.sources.loading import run_of
 from relay.sources.reply import Reply
 from relay.sources.turns import Turns
+from relay.stores.opening import open_store
 from relay.upstreams import health
 from relay.upstreams.group import Group, Groups
 from relay.upstreams.origin import Origin
@@ -119,7 +120,9 @@ class Worker:
         self.admission = Admission(config.limits)
         self.quotas = Quotas()
         self.tracing = Tracing(config.server.trace)
-        self.feeds = Feeds(self.engine, self.alarms, config.streams)
+        self._by_name: dict[str, Route] = {}  # changed in place: looked up by the feeds
+        store = open_store(config.streams)
+        self.feeds = Feeds(self.engine, self.alarms, config.streams, store, self._by_name.get)
         self.groups = Groups(config, self.engine, self.alarms)
         self.engine.on_lack = self.groups.close_idle
         self._take(config)
@@ -152,6 +155,8 @@ class Worker:
         strict = config.server.ambiguous_paths == "refuse"
         self.table = RouteTable[RouteState](rows, strict=strict, own=lambda state: state.at)
         self.feeds.book.limits = config.streams
+        self._by_name.clear()
+        self._by_name.update({route.name: route for route in config.routes})
 
     def _state(self, route: Route) -> RouteState:
         turns = self._turns.setdefault(route.name, Turns())

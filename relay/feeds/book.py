@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 from collections import defaultdict
 from typing import Final
 
@@ -21,6 +22,7 @@ from relay.config.values import Route, Streams
 from relay.feeds.cursors import new_run
 from relay.feeds.run import OVERHEAD, Run, Stop
 from relay.observing.ending import Cause
+from relay.stores.store import Card, Journal
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
 
@@ -44,13 +46,16 @@ class Book:
         "limits",
     )
 
-    def __init__(self, engine: Engine, alarms: Alarms, limits: Streams) -> None:
+    def __init__(
+        self, engine: Engine, alarms: Alarms, limits: Streams, pepper: bytes | None = None
+    ) -> None:
+        """pepper: so that hashes of short names say nothing; those who share a store share it."""
         self.limits = limits
         self.bytes = 0  # of all logs, with what a run itself takes
         self._engine = engine
         self._alarms = alarms
         self._number = 0
-        self._pepper = secrets.token_bytes(16)  # so that hashes of short names say nothing
+        self._pepper = pepper or secrets.token_bytes(16)
         self._runs: dict[bytes, Run] = {}
         self._current: dict[str, Run] = {}
         self._by_key: dict[str, dict[Run, None]] = {}
@@ -84,6 +89,27 @@ class Book:
         where = route.resume.at.text if route.resume.at is not None else route.pattern.text
         return self.hashed("key", where, owner, key).hex()
 
+    def card(
+        self, route: Route, owner: bytes, key: str | None, request: bytes, *, get: bool
+    ) -> Card:
+        """What a new run is, for a store. `key`: not hashed; None: its id is its key."""
+        assert route.resume is not None
+        self._number = max(self._number + 1, time.time_ns())
+        run_id = new_run()
+        return Card(
+            identity=self.hashed("run", route.name, owner, run_id),
+            id=run_id,
+            key=self.key(route, owner, run_id if key is None else key),
+            owner=owner,
+            route=route.name,
+            request=request,
+            begun_by_get=get,
+            number=self._number,
+            limit=route.resume.log,
+            keep=route.resume.keep,
+            keyed=key is not None,
+        )
+
     # -- the life of runs ------------------------------------------------------------------------------------------
 
     def begin(
@@ -96,29 +122,35 @@ class Book:
         get: bool,
         whose: bytes,
         stop: Stop,
+        journal: Journal | None = None,
     ) -> Run:
         """A new run, a candidate of its key. `key`: not hashed; None: its id is its key.
 
         Args:
             whose: what its unwatched time counts against: the principal, or a client's address.
+            journal: where it was entered, with the card that says what it is.
         """
-        self._number += 1
-        run_id = new_run()
+        card = (
+            journal.card if journal is not None else self.card(route, owner, key, request, get=get)
+        )
         run = Run(
             route,
             self._engine,
             self._alarms,
             self,
             stop,
-            id=run_id,
-            number=self._number,
-            identity=self.hashed("run", route.name, owner, run_id),
-            key=self.key(route, owner, run_id if key is None else key),
+            id=card.id,
+            number=card.number,
+            identity=card.identity,
+            key=card.key,
             owner=owner,
             request=request,
             begun_by_get=get,
             whose=whose,
         )
+        if journal is not None:
+            run.journal = journal
+            journal.owner = run
         self._runs[run.identity] = run
         self._by_key.setdefault(run.key, {})[run] = None
         self.bytes += OVERHEAD
@@ -143,9 +175,20 @@ class Book:
         self._unwatched.pop(run, None)
         if run.candidate:
             self.forget(run)
+        elif not run.viewers:
+            self.unread(run)
+
+    def unread(self, run: Run) -> None:
+        """It has ended and nobody reads it. Where others can read all of it, who asks for it reads what they do."""
+        if run.journal is not None and run.journal.stored:
+            run.journal = None
+            self.forget(run)
 
     def forget(self, run: Run) -> None:
         """It is not found any more. Whoever reads it reads on."""
+        if run.journal is not None and not (run.elsewhere and run.candidate):
+            run.journal.forget()  # but not while others wait for a head: they are told what came instead
+        run.journal = None
         if self._runs.pop(run.identity, None) is None:
             return
         self._unwatched.pop(run, None)

@@ -5,17 +5,20 @@ A feed outlives the client that began it and ends with its run. `run` is the tas
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
 
-from relay.config.values import Streams
+from relay.config.values import Route, Streams
 from relay.feeds.book import Book
+from relay.feeds.elsewhere import Elsewhere
 from relay.feeds.run import Run
 from relay.http.bodies import Fields
 from relay.observing.ending import Cause
 from relay.observing.record import Record
 from relay.sources.reply import Reply
+from relay.stores.store import Store
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
 
@@ -45,10 +48,26 @@ class Feed(Protocol):
 class Feeds:
     """What is under way, by run."""
 
-    __slots__ = ("_ended", "_nursery", "_under_way", "book")
+    __slots__ = ("_ended", "_nursery", "_under_way", "book", "elsewhere")
 
-    def __init__(self, engine: Engine, alarms: Alarms, limits: Streams) -> None:
-        self.book = Book(engine, alarms, limits)
+    def __init__(
+        self,
+        engine: Engine,
+        alarms: Alarms,
+        limits: Streams,
+        store: Store | None,
+        route: Callable[[str], Route | None],
+    ) -> None:
+        """
+        Args:
+            store: shared with other processes; None: memory is all there is.
+            route: by its name, as it is configured just now.
+        """
+        pepper = store.pepper if store is not None else None
+        self.book = Book(engine, alarms, limits, pepper)
+        self.elsewhere = (
+            Elsewhere(store, self.book, engine, alarms, route) if store is not None else None
+        )
         self._under_way: dict[Run, Feed] = {}
         self._nursery: trio.Nursery | None = None
         self._ended = trio.Event()
@@ -59,8 +78,16 @@ class Feeds:
 
     async def run(self) -> None:
         """Keep the nursery open, for ever. Cancellation: every run is sealed `lost`."""
-        async with trio.open_nursery() as self._nursery:
-            await trio.sleep_forever()
+        async with trio.open_nursery() as beside:
+            # The store outlives the runs, which put down their ends on the way out; they take no time for it.
+            keeping = trio.CancelScope(shield=True)
+            if self.elsewhere is not None:
+                beside.start_soon(_within, keeping, self.elsewhere.store.run)
+            try:
+                async with trio.open_nursery() as self._nursery:
+                    await trio.sleep_forever()
+            finally:
+                keeping.cancel()
 
     def start(self, feed: Feed) -> None:
         """Let `feed` live beside all exchanges."""
@@ -104,3 +131,8 @@ class Feeds:
             self._under_way.pop(feed.run, None)
             if not self._under_way:
                 self._ended.set()
+
+
+async def _within(scope: trio.CancelScope, job: Callable[[], Awaitable[None]]) -> None:
+    with scope:
+        await job()

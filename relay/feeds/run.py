@@ -26,6 +26,7 @@ from relay.observing.ending import Cause, Ending
 from relay.sse.blocks import Kind, blocks, kind, last_id, retry, stamp
 from relay.sse.capture import Capture
 from relay.sse.dialects import HEARTBEAT_LINE
+from relay.stores.store import Journal, Sealed
 from relay.wires.alarms import Alarms, Entry
 from relay.wires.engine import Engine
 
@@ -51,6 +52,9 @@ class Keeper(Protocol):
     def ended(self, run: Run) -> None:
         """It was sealed."""
 
+    def unread(self, run: Run) -> None:
+        """It has ended, and its last reader has left."""
+
     def forget(self, run: Run) -> None:
         """Its time is over."""
 
@@ -70,6 +74,8 @@ class Run:
         capture: what its events said, where the route asks for that.
         decided: set when `fields` is there, or the source brought something else, or it was stopped.
         viewers: who reads or waits for the head.
+        journal: what others see of it; None: nobody does.
+        elsewhere: other processes that have viewers of it.
         most_viewers, unwatched_seconds: for its line in the log.
     """
 
@@ -83,12 +89,14 @@ class Run:
         "begun_by_get",
         "capture",
         "decided",
+        "elsewhere",
         "ending",
         "entry",
         "fanout",
         "fields",
         "id",
         "identity",
+        "journal",
         "key",
         "last_out",
         "log",
@@ -112,7 +120,7 @@ class Run:
         engine: Engine,
         alarms: Alarms,
         keeper: Keeper,
-        stop: Stop,
+        stop: Stop | None,
         *,
         id: str,
         number: int,
@@ -135,15 +143,16 @@ class Run:
         self.request = request
         self.begun_by_get = begun_by_get
         self.log = EventLog(self.resume.log)
-        self._at_once = min(
-            READ, self.resume.log // 2
-        )  # bytes of a read that are logged before they are handed on
+        # Bytes of a read that are logged before they are handed on.
+        self._at_once = min(READ, self.resume.log // 2)
         self.whose = whose
         self.fanout = Fanout(self.log, engine, self._crashed)
         self.fields: Fields | None = None
         self.capture: Capture | None = None
         self.decided = trio.Event()
         self.ending: Ending | None = None
+        self.journal: Journal | None = None
+        self.elsewhere = 0
         self.viewers = 0
         self.most_viewers = 0
         self.upstream_id: bytes | None = None  # the last `id` that the upstream itself gave
@@ -212,12 +221,16 @@ class Run:
             if what is Kind.EVENT:
                 log.append(stamp(block, b"%b%d" % (self._prefix, log.last + 1)))
                 if log.total > due:  # before the log trims what its readers were not given yet
+                    if self.journal is not None:
+                        self.journal.grown()
                     self.fanout.catch_up()
                     due = log.total + self._at_once
             elif what is Kind.SILENT and self.route.dialect != "openai":
                 self._hint(retry(block))
         if log.last != last:
             self.last_out = trio.current_time()
+            if self.journal is not None:
+                self.journal.grown()
             self.fanout.deliver()
             self._keeper.grown(log.size - before)
 
@@ -229,9 +242,25 @@ class Run:
             self.fanout.say(b"retry: %d\n" % wait)
 
     def seal(self, end: End, ending: Ending) -> bool:
-        """It has ended. Returns: whether this was the end."""
-        if not self.log.seal(end):
+        """It has ended. Returns: whether it was under way; what stands is the end that was put down first, by whoever."""
+        if self.log.end is not None:
             return False
+        if self.journal is not None:
+            sealed = self.journal.seal(end, ending)
+            end, ending = sealed.end, sealed.ending
+        self._end(end, ending)
+        return True
+
+    def ended_elsewhere(self, sealed: Sealed) -> None:
+        """Another process put down the end. Called by the journal."""
+        if self.log.end is None:
+            stop = self._stop
+            self._end(sealed.end, sealed.ending)
+            if stop is not None:
+                stop(sealed.ending.cause)
+
+    def _end(self, end: End, ending: Ending) -> None:
+        self.log.seal(end)
         now = trio.current_time()
         self.ending = ending
         self._stop = None
@@ -240,13 +269,12 @@ class Run:
         self.fanout.deliver()
         self._alarms.arm(self, self.until)
         self._keeper.ended(self)
-        return True
 
     # -- viewers -------------------------------------------------------------------------------------------------
 
     def enter(self) -> None:
         """Somebody reads, or waits for the head."""
-        if not self.viewers and self.under_way:
+        if not self.viewers and not self.elsewhere and self.under_way:
             self._watch(trio.current_time())
             self._keeper.watched(self)
         self.viewers += 1
@@ -262,7 +290,23 @@ class Run:
             self._let_go()
             return
         if not self.under_way:
+            self._keeper.unread(self)
+        elif not self.elsewhere:
+            self._unwatched()
+
+    def watched_elsewhere(self, processes: int) -> None:
+        """So many other processes have viewers. Called by the journal."""
+        before, self.elsewhere = self.elsewhere, processes
+        if self.viewers or self._forgotten or not self.under_way or bool(before) == bool(processes):
             return
+        if processes:
+            self._watch(trio.current_time())
+            self._keeper.watched(self)
+        else:
+            self._unwatched()
+
+    def _unwatched(self) -> None:
+        """Nobody watches it, here or elsewhere."""
         self.unwatched_since = trio.current_time()
         if self.resume.unwatched <= 0:
             self.stop(Cause.UNWATCHED)
@@ -291,7 +335,7 @@ class Run:
         if not self.under_way:
             return self.until
         if not self.viewers:
-            return self.unwatched_since + self.resume.unwatched
+            return inf if self.elsewhere else self.unwatched_since + self.resume.unwatched
         return self.last_out + self.route.heartbeat
 
     def ring(self, now: float) -> float:
@@ -310,7 +354,7 @@ class Run:
         """Called by Alarms: see `Clock`. Who comes back may be waiting in the listen queue."""
         if not self.under_way:
             self.until = min(self.until + seconds, now + self.resume.keep)
-        elif not self.viewers:
+        elif not self.viewers and not self.elsewhere:
             self.unwatched_since = min(self.unwatched_since + seconds, now)
 
     def forget(self) -> None:

@@ -16,7 +16,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -82,6 +82,21 @@ class EventLog:
         if self.size > self.limit:
             self._trim(self.limit)
         return wire
+
+    def extend(self, first: int, wires: Sequence[bytes]) -> None:
+        """Keep events that another process has numbered, as chunks. What is between them and those before is missing."""
+        assert self.end is None, "a sealed log never grows"
+        if first != self.last + 1:
+            self.drop()
+            self._base = self.first = first
+            self.last = first - 1
+        self._events += wires
+        self.last += len(wires)
+        size = sum(map(len, wires))
+        self.total += size
+        self.size += size
+        if self.size > self.limit:
+            self._trim(self.limit)
 
     def seal(self, end: End) -> bool:
         """End the run. Returns: whether this was the one that did."""

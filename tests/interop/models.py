@@ -9,6 +9,13 @@ the text of the last message):
   error       an error event of the model's own
   silent      two tokens, and then comments only
   endless     tokens until the client has left
+
+and what servers of that protocol are known for (docs/how-to/openai-compatible.md):
+
+  pings       comments alone, as llama.cpp sends them while it reads a prompt
+  unended     a `[DONE]` without its blank line, as of some of its builds
+  error-field an error in a field that no reader knows, then `[DONE]`, as of others
+  error-done  an error event, then `[DONE]`, as vLLM does
 """
 
 from __future__ import annotations
@@ -19,11 +26,26 @@ from typing import Any
 
 import trio
 
-from relay.demo.service import Lost, Reply, Request, Service, Stream
+from relay.demo.service import Lost, Receive, Reply, Request, Scope, Send, Service, Stream
 
 TOKENS = ["whole ", "events, ", "é and ", "honest ", "ends"]
 TEXT = "".join(TOKENS)
-app = Service()
+
+
+class Models(Service):
+    """A service whose answers below /api/generate are lines of JSON."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_lines(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [(b"content-type", b"application/x-ndjson")]}
+            await send(message)
+
+        lines = scope.get("path") == "/api/generate"
+        await super().__call__(scope, receive, send_lines if lines else send)
+
+
+app = Models()
 Words = Callable[[str], bytes]
 
 
@@ -111,6 +133,12 @@ async def play(
         yield piece
 
 
+async def _pings() -> Stream:
+    while True:
+        yield b":\n\n"
+        await trio.sleep(0.05)
+
+
 @app.route("POST", "/v1/chat/completions")
 async def completions(request: Request) -> Reply | Stream:
     script = request.json()["model"]
@@ -118,6 +146,15 @@ async def completions(request: Request) -> Reply | Stream:
         return Reply(429, {"error": {"message": "too many", "code": "rate_limit_exceeded"}})
     error = data({"error": {"message": "the model fell over", "code": "model_error"}})
     end = [chat(reason="stop"), b"data: [DONE]\n\n"]
+    odd = {
+        "unended": [chat(reason="stop"), b"data: [DONE]\n"],
+        "error-field": [b"error" + error.removeprefix(b"data"), end[1]],
+        "error-done": [error, end[1]],
+    }
+    if script == "pings":
+        return _pings()
+    if script in odd:
+        return play("complete", [chat("")], chat, odd[script], error)
     return play(script, [chat("")], chat, end, error)
 
 
@@ -138,6 +175,25 @@ async def messages(request: Request) -> Reply | Stream:
     fell = {"type": "error", "error": {"type": "overloaded_error", "message": "too many people"}}
     opening, end = list(message_opening()), list(message_end())
     return play(script, opening, message_text, end, data(fell, "error"))
+
+
+@app.route("POST", "/api/generate")
+async def generate(request: Request) -> Stream:
+    """Ollama's own API: a line of JSON for each token. `cut` breaks inside one."""
+    return _lines(request.json()["model"])
+
+
+async def _lines(script: str) -> Stream:
+    while script == "endless":
+        yield json.dumps({"response": "on and ", "done": False}).encode() + b"\n"
+        await trio.sleep(0.01)
+    for token in TOKENS:
+        line = json.dumps({"response": token, "done": False}).encode() + b"\n"
+        if script == "cut" and token == TOKENS[2]:
+            yield line[:-9]
+            raise Lost
+        yield line
+    yield b'{"response":"","done":true}\n'
 
 
 def chunk(kind: str, **more: Any) -> bytes:

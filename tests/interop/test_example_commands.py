@@ -43,7 +43,11 @@ def script_of(page: Path) -> tuple[str, list[str]]:
             else:
                 lines.append(line)
         if block.rstrip().endswith("&"):
-            ports = sorted(set(re.findall(r"(?:--bind |LISTEN=)127\.0\.0\.1:(\d+)", block)))
+            ports = sorted(
+                set(
+                    re.findall(r"(?:--bind 127\.0\.0\.1:|LISTEN=127\.0\.0\.1:|--port )(\d+)", block)
+                )
+            )
             lines.append(f"{READY.format(ports=' '.join(ports))} 2>/dev/null")
     script = "\n".join(lines)
     for port in sorted(set(re.findall(r"127\.0\.0\.1:(\d{4})", script))):

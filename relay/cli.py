@@ -149,7 +149,7 @@ def _forward(options: argparse.Namespace) -> int:
         return USAGE
     if not _can_run():
         return FAULT
-    from relay.serving.run import serve
+    from relay.processes.run import serve
 
     return serve(config)
 
@@ -164,7 +164,7 @@ def _serve(options: argparse.Namespace) -> int:
         return USAGE
     if not _can_run():
         return FAULT
-    from relay.serving.run import serve
+    from relay.processes.run import serve
 
     return serve(config, takeover=options.takeover)
 

@@ -18,6 +18,8 @@ ROOMS = [
     "terminators",
     "demo",
     "asgi",
+    "processes",
+    "admin",
     "serving",
     "exchange",
     "feeds",

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import trio
 
+from relay.admin.control import LocalControl
 from relay.asgi.answering import Answering
 from relay.asgi.beyond import Beyond, Wait
 from relay.asgi.request import Message, Receive, Request, Scope, Send
@@ -36,7 +37,6 @@ from relay.exchange.worker import Worker
 from relay.http.clock import date
 from relay.http.serialise import error_response
 from relay.serving.activation import Passed
-from relay.serving.control import LocalControl
 from relay.serving.listeners import BindError, Listener, open_listeners
 from relay.serving.reload import Refused, open_log
 from relay.serving.server import Server
@@ -166,7 +166,7 @@ class App:
 
 async def _serve_admin(listener: Listener, server: Server) -> None:
     """The admin listener, on an address of its own and never on the ASGI server's."""
-    from relay.serving.admin import serve_admin  # not loaded where it is off
+    from relay.admin.listener import serve_admin  # not loaded where it is off
 
     try:
         control = LocalControl(server, time.time())

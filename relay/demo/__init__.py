@@ -20,8 +20,8 @@ import trio
 
 from relay import INSTALL
 from relay.config import parse_address
+from relay.processes.standard import Standard
 from relay.serving.listeners import BindError, bind
-from relay.serving.standard import Standard
 
 HERE = Path(__file__).parent
 RESTART_AFTER = 2.0  # seconds until a killed origin comes back: long enough to be seen

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Sequence
 from random import uniform
 from socket import socket
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -27,13 +28,15 @@ from relay.exchange.worker import Worker
 from relay.flows.event_flow import EventFlow
 from relay.observing.ending import Cause
 from relay.serving import handover
-from relay.serving.control import Row, Snapshot
 from relay.serving.listeners import Listener
 from relay.serving.slots import Slots
 from relay.wires.acceptor import Acceptor
 from relay.wires.descriptors import in_reserve, is_lack, open_now, room_for_clients
 from relay.wires.links import watch_client
 from relay.wires.socket_wire import SocketWire
+
+if TYPE_CHECKING:  # loaded when a figure is asked for
+    from relay.observing.exposition import Row, Snapshot
 
 logger = logging.getLogger("relay")
 

@@ -12,9 +12,9 @@ from typing import Any
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from relay.admin.control import Control, LocalControl
+from relay.admin.listener import serve_admin
 from relay.config import loads
-from relay.serving.admin import serve_admin
-from relay.serving.control import Control, LocalControl
 from tests.harness import RawPeer, Relay
 
 Sample = tuple[str, frozenset[tuple[str, str]]]

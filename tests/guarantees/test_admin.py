@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from relay.serving.admin import CONNECTIONS
+from relay.admin.listener import CONNECTIONS
 from tests.guarantees.admin_ground import admin, response
 from tests.harness import EVENT_HEAD, RawPeer, chunked, route_to, running, scene
 from tests.io.upstreams_ground import refusing_port

@@ -10,12 +10,12 @@ import pytest
 import trio
 import trio.testing
 
+from relay.admin import listener
+from relay.admin.control import LocalControl, WorkerState
+from relay.admin.guard import Guard, is_local_name
+from relay.admin.pages import Pages
 from relay.http.fault import Fault
 from relay.http.heads import parse_request
-from relay.serving import admin as listener
-from relay.serving.admin_guard import Guard, is_local_name
-from relay.serving.admin_pages import Pages
-from relay.serving.control import LocalControl, WorkerState
 from tests.guarantees.admin_ground import Response, admin, response
 from tests.harness import RawPeer, route_to, running, scene
 

@@ -17,11 +17,11 @@ import pytest
 import trio
 import trio.testing
 
+from relay.admin import control
+from relay.admin.control import RemoteControl, answer, open_slot, tell
 from relay.exchange.connection import LINGER_BYTES
 from relay.http import heads
 from relay.http.bodies import MAX_TRAILERS
-from relay.serving import control
-from relay.serving.control import RemoteControl, answer, open_slot, tell
 from relay.wires.stream_wire import READ_AHEAD, StreamWire
 from relay.wires.wire import READ_SIZE
 from tests.harness import LIMIT, RawPeer, chunked, scene, settle

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from relay.serving.control import RemoteControl, answer, open_slot, tell
+from relay.admin.control import RemoteControl, answer, open_slot, tell
 from relay.upstreams.dial import DialError, dial
 from relay.wires.descriptors import in_reserve, open_now, reserved, room_for_clients
 from tests.guarantees.descriptor_ground import (

@@ -1,6 +1,6 @@
 """The promise: whatever way an exchange ends, nothing of it waits for the garbage collector. A full
 collection looks at every object of the process, and with thousands of connections all streams stand
-still meanwhile; so relay has it run very rarely (`relay.serving.run`)."""
+still meanwhile; so relay has it run very rarely (`relay.processes.run`)."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ import pytest
 import trio
 import trio.testing
 
-from relay.serving import control
-from relay.serving.control import LocalControl, RemoteControl, WorkerState, answer, open_slot
+from relay.admin import control
+from relay.admin.control import LocalControl, RemoteControl, WorkerState, answer, open_slot
 
 
 @dataclass

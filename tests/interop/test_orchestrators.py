@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from relay.config import load, loads
-from relay.serving.supervisor import _GRACE
+from relay.processes.supervisor import _GRACE
 from tests.interop.processes import ROOT, Server, free_port, require, start_relay
 from tests.interop.test_terminators import printed, relays_half
 

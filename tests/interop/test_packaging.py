@@ -22,7 +22,7 @@ import pytest
 
 from relay.config import load, loads
 from relay.config.values import Timeouts
-from relay.serving.supervisor import _GRACE
+from relay.processes.supervisor import _GRACE
 from relay.terminators import SOCKET, Wanted
 from relay.terminators import terminator as terminator_file
 from tests.interop.processes import ROOT, Server, free_port, require, start

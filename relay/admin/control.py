@@ -16,7 +16,7 @@ Rules
     this process in descriptors, no more than one.
   * Values are what JSON can carry, in both forms, so that one worker and many look alike.
 
-For the admin listener (`relay.serving.admin`): `run` starts `serve_admin(sock, config, control)`
+For the admin listener (`relay.admin.listener`): `run` starts `serve_admin(sock, config, control)`
 as a task (one worker) or as a process (many); it serves until it is cancelled. What a snapshot is
 stands in `relay.observing.exposition.snapshot(worker)`.
 """
@@ -29,9 +29,12 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import trio
+
+if TYPE_CHECKING:  # loaded when a figure is asked for
+    from relay.observing.exposition import Row, Snapshot
 
 logger = logging.getLogger("relay")
 
@@ -41,8 +44,6 @@ _STOPS = 4  # at a time: each takes two descriptors for every worker
 _MAX_REQUEST = 64 * 1024  # bytes; what is longer travels as a descriptor
 _MAX_FDS = 250  # the kernel's SCM_MAX_FD is 253
 
-Snapshot = dict[str, Any]
-Row = list[Any]  # one stream: the columns of `observing.exposition.COLUMNS`
 Handler = Callable[[Mapping[str, Any], Sequence[int]], Any]
 
 

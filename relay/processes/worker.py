@@ -26,11 +26,11 @@ from typing import Any
 
 import trio
 
+from relay.admin.control import RemoteControl, answer, handlers
 from relay.config import ConfigError, loads, parse_address
 from relay.config.values import Config
 from relay.exchange.worker import Worker
 from relay.observing.log import LineLog
-from relay.serving.control import RemoteControl, answer, handlers
 from relay.serving.listeners import Listener
 from relay.serving.reload import Refused, open_log
 from relay.serving.server import Server
@@ -237,7 +237,7 @@ def admin_main(
 async def _serve_admin(
     socks: Sequence[socket], config: Config, askers: Sequence[socket], lifeline: int
 ) -> None:
-    from relay.serving.admin import serve_admin  # no worker needs it
+    from relay.admin.listener import serve_admin  # no worker needs it
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve_admin, socks, config, RemoteControl(askers))

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from math import inf
 from typing import NoReturn
 
-from relay.serving.control import open_slot
+from relay.admin.control import open_slot
+from relay.processes.standard import Standard
 from relay.serving.listeners import Listener
-from relay.serving.standard import Standard
 
 STABLE = 10.0  # seconds after which a death counts as the first again
 _FIRST_PAUSE = 0.1  # seconds before the start after the second death in a row, then doubled

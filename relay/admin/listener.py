@@ -22,14 +22,14 @@ from ipaddress import ip_address
 
 import trio
 
+from relay.admin.control import Control
+from relay.admin.guard import Guard, Reach
+from relay.admin.pages import Answer, Pages, of_fault
 from relay.config.values import Address, Config
 from relay.http.fault import Fault
 from relay.http.heads import RequestHead, parse_request
 from relay.http.serialise import response_bytes
 from relay.observing.exposition import Totals
-from relay.serving.admin_guard import Guard, Reach
-from relay.serving.admin_pages import Answer, Pages, of_fault
-from relay.serving.control import Control
 from relay.wires.descriptors import is_lack, reserved
 
 logger = logging.getLogger("relay")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from relay.config.values import Address
-from relay.serving.children import Slot
+from relay.processes.children import Slot
 from relay.serving.listeners import Listener
 from relay.serving.reload import Change
 

@@ -30,20 +30,20 @@ from math import inf
 from socket import socketpair
 from typing import Any
 
+from relay.admin.control import tell
 from relay.config.values import Config
+from relay.processes.children import Child, Restarts, Slot, describe_end
+from relay.processes.covering import Covering
+from relay.processes.notify import Notifier
+from relay.processes.sharing import Sharing
+from relay.processes.single import announce, tell_refused, tell_reloaded
+from relay.processes.standard import Standard
+from relay.processes.starting import Starter
+from relay.processes.worker import LEAVING, READY
 from relay.serving import reload
 from relay.serving.activation import Passed
-from relay.serving.children import Child, Restarts, Slot, describe_end
-from relay.serving.control import tell
-from relay.serving.covering import Covering
 from relay.serving.listeners import Listener
-from relay.serving.notify import Notifier
 from relay.serving.reload import Change, Planning, Refused
-from relay.serving.sharing import Sharing
-from relay.serving.single import announce, tell_refused, tell_reloaded
-from relay.serving.standard import Standard
-from relay.serving.starting import Starter
-from relay.serving.worker_process import LEAVING, READY
 
 logger = logging.getLogger("relay")
 

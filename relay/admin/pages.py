@@ -17,13 +17,13 @@ from typing import Any, Final
 import trio
 
 from relay import __version__
+from relay.admin.control import Control
+from relay.admin.guard import Guard, Openness
 from relay.http.bodies import Fields
 from relay.http.clock import date
 from relay.http.fault import Fault
 from relay.http.heads import RequestHead
 from relay.observing.exposition import Snapshot, Totals, down, stream_of
-from relay.serving.admin_guard import Guard, Openness
-from relay.serving.control import Control
 from relay.wires.threads import Threads
 
 _JSON: Final = "application/json"

@@ -14,12 +14,12 @@ from contextlib import suppress
 import trio
 
 from relay.config.values import Config
+from relay.processes.notify import Notifier
+from relay.processes.single import Single
+from relay.processes.standard import Standard
 from relay.serving.activation import Passed
 from relay.serving.listeners import BindError, Listener, open_listeners
-from relay.serving.notify import Notifier
 from relay.serving.reload import Refused
-from relay.serving.single import Single
-from relay.serving.standard import Standard
 
 FAULT = 1
 # A full collection looks at every object: 100 ms with 8,000 connections, in which no stream moves. By default one comes
@@ -69,7 +69,7 @@ def _serve(config: Config, standard: Standard, takeover: bool) -> int:
         for name in passed.untaken():
             logger.warning("%s was passed in, and nothing in the configuration names it", name)
         if config.server.workers > 1:
-            from relay.serving.supervisor import Supervisor
+            from relay.processes.supervisor import Supervisor
 
             return Supervisor(config, served, admin, passed, notifier, standard).run()
         return trio.run(Single(config, served, admin, passed, notifier, standard).run)

@@ -16,16 +16,16 @@ from functools import partial
 
 import trio
 
+from relay.admin.control import Control, LocalControl
 from relay.config.values import Config
 from relay.exchange.worker import Worker
+from relay.processes.notify import Notifier
+from relay.processes.standard import Standard
 from relay.serving import reload
 from relay.serving.activation import Passed
-from relay.serving.control import Control, LocalControl
 from relay.serving.listeners import Listener
-from relay.serving.notify import Notifier
 from relay.serving.reload import Change, Planning, Refused
 from relay.serving.server import Server
-from relay.serving.standard import Standard
 
 logger = logging.getLogger("relay")
 
@@ -145,7 +145,7 @@ class Single:
 
 
 async def _admin(listeners: list[Listener], config: Config, control: Control) -> None:
-    from relay.serving.admin import serve_admin  # not loaded where it is off
+    from relay.admin.listener import serve_admin  # not loaded where it is off
 
     await serve_admin([listener.sock for listener in listeners], config, control)
 

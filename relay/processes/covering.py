@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from relay.serving.children import Child, Slot
+from relay.processes.children import Child, Slot
 
 Tell = Callable[[Slot, Mapping[str, Any], Sequence[int]], None]
 

@@ -14,11 +14,11 @@ import signal
 from collections.abc import Callable, Sequence
 
 from relay.config.values import Config
-from relay.serving.children import Slot, fork
+from relay.processes.children import Slot, fork
+from relay.processes.sharing import Sharing
+from relay.processes.standard import Standard
+from relay.processes.worker import Seat, admin_main, worker_main
 from relay.serving.listeners import Listener
-from relay.serving.sharing import Sharing
-from relay.serving.standard import Standard
-from relay.serving.worker_process import Seat, admin_main, worker_main
 
 
 class Starter:

@@ -1,0 +1,1 @@
+"""The admin listener: its page and figures, and how it reaches the workers."""

@@ -48,7 +48,7 @@ timeouts = {{ write = "300ms" }}
 path = "/patient/{{rest...}}"
 upstream = "origin"
 upstream_path = "/{{rest}}"
-timeouts = {{ write = "1s" }}
+timeouts = {{ write = "3s" }}
 [[routes]]
 path = "/broken/{{rest...}}"
 upstream = "broken"
@@ -334,12 +334,12 @@ def test_a_connection_of_a_client_that_does_not_read_ends(config: str) -> None:
             wait_until("the connection ends", lambda: not connections(front.server))
 
 
-SLOWLY = 3.0  # seconds; the route's `write` is a second
+SLOWLY = 8.0  # seconds; the route's `write` is three: a busy machine may stand still for one
 SIZE = 8_000_000  # more than the kernel's buffers
 
 
 def test_a_slow_reader_that_goes_on_is_no_stalled_one_over_http_1(front: Front) -> None:
-    """40 kB a second: one message, 64 KiB, takes longer than `write`, and the kernel asks for more only when a third of
+    """Some 15 kB a second: one message, 64 KiB, takes longer than `write`, and the kernel asks for more only when a third of
     megabytes is free."""
     path = "/patient/big"
     sock = socket.create_connection(("127.0.0.1", front.server.port))
@@ -347,15 +347,12 @@ def test_a_slow_reader_that_goes_on_is_no_stalled_one_over_http_1(front: Front) 
     with front.verified().wrap_socket(sock, server_hostname="127.0.0.1") as peer:
         head = f"GET {path}?{SIZE} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         peer.sendall(head.encode())
-        got = 0
         until = time.monotonic() + SLOWLY
         while time.monotonic() < until:
-            got += len(peer.recv(2048))
-            time.sleep(0.05)
-        while data := peer.recv(65536):
-            got += len(data)
-    assert got > SIZE
-    assert front.wait_for_record(at="end", path=path)["ending"] == "complete"
+            assert peer.recv(1024)
+            time.sleep(0.06)
+    # Until it left it was served: the rest would take a minute through so small a window.
+    assert front.wait_for_record(at="end", path=path)["ending"] == "client_left"
 
 
 def test_a_slow_reader_that_goes_on_is_no_stalled_one_over_http_2(front: Front) -> None:
@@ -365,8 +362,8 @@ def test_a_slow_reader_that_goes_on_is_no_stalled_one_over_http_2(front: Front) 
         until = time.monotonic() + SLOWLY
         while time.monotonic() < until:
             had = len(client.bodies[stream])
-            client.read_until(lambda had=had: len(client.bodies[stream]) > had, 2048)  # type: ignore[misc]
-            time.sleep(0.05)
+            client.read_until(lambda had=had: len(client.bodies[stream]) > had, 1024)  # type: ignore[misc]
+            time.sleep(0.06)
         assert stream not in client.resets
         client.read_until(lambda: stream in client.ended)
         assert len(client.bodies[stream]) == SIZE

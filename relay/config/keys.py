@@ -11,6 +11,7 @@ from typing import Any, Final
 from relay import INSTALL
 from relay.config import kinds, quotas
 from relay.config.addresses import parse_address
+from relay.config.log_fields import LOG_FIELDS
 from relay.config.schema import Key, Kind, ListOf, Table
 from relay.config.values import HealthCheck, Limits, Server, Timeouts
 
@@ -100,6 +101,21 @@ SERVER: Final = Table(
             kinds.STRING,
             '"stdout"',
             "Where the JSON lines go: `stdout`, `stderr`, `off`, or the path of a file or FIFO.",
+        ),
+        Key(
+            "access_log_format",
+            kinds.choice("json", "text"),
+            '"json"',
+            "`json`: for programs; `text`: a readable line, for development.",
+            "`text` where a program reads the log: its form may change.",
+        ),
+        Key(
+            "access_log_fields",
+            LOG_FIELDS,
+            "[]",
+            'Fields of the request that stand in its lines, such as `"User-Agent"`, as the client sent them. Credentials '
+            "are refused: by their name, and what this file sets or takes as one.",
+            "What a client sends may be personal.",
         ),
         Key(
             "log_query",

@@ -13,6 +13,7 @@ from typing import Any
 from relay.config.interpolation import Interpolation
 from relay.config.keys import LIMITS, SERVER, TIMEOUTS
 from relay.config.lines import Lines
+from relay.config.log_fields import secret_uses
 from relay.config.mistakes import ConfigError, KeyPath, Mistake, nearest, written
 from relay.config.resume_keys import STREAMS, check_store
 from relay.config.route_reading import Known
@@ -86,6 +87,11 @@ def _read(reader: Reader, raw: dict[str, Any], base: Path, path: str | None) -> 
     translations = read_translations(reader, raw.get("translations", {}))
     known = Known(upstreams, translations, limits, timeouts, base)
     routes = read_routes(reader, raw.get("routes", []), known)
+    if isinstance(server, Server):
+        names = server.access_log_fields
+        for field, why in secret_uses(names, upstreams.found.values(), routes):
+            at = ("server", "access_log_fields", names.index(field))
+            reader.mistake(at, f'"{field.decode()}" is a secret here ({why}): it is never logged')
     wrong = check_store(routes, server, streams) if isinstance(server, Server) else ""
     if wrong:
         reader.mistake(("streams",), wrong)

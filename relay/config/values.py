@@ -69,6 +69,8 @@ class Server:
     trusted_proxies: tuple[Network | None, ...] = ()  # None: peers on unix sockets
     proxy_protocol: bool = False
     access_log: str = "stdout"  # "stdout" | "stderr" | "off" | a path
+    access_log_format: Literal["json", "text"] = "json"
+    access_log_fields: tuple[bytes, ...] = ()  # of the request, lower case
     log_query: bool = False  # whether `path` in the access log has the query
     via: str = field(default="relay", repr=False)  # the pseudonym in Via
     request_id_header: bytes = b"x-request-id"

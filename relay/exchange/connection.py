@@ -29,7 +29,7 @@ from relay.http.fields import client_view
 from relay.http.forwarded import is_trusted
 from relay.http.heads import RequestHead, parse_request
 from relay.observing.ending import Cause, Ending, Phase, Side
-from relay.observing.record import Record
+from relay.observing.record import Record, logged
 from relay.routing.hidden import shown
 from relay.routing.table import STANDARD_METHODS
 from relay.sources.reply import Reply
@@ -301,6 +301,8 @@ class Connection:
         record.method = head.method.decode("ascii")
         target = head.target if server.log_query else head.path
         record.path = shown(target, self.worker.hidden).decode("latin-1")
+        if server.access_log_fields:
+            record.fields = logged(head.fields, server.access_log_fields)
         if not head.keep_alive or self.worker.draining:
             self.end_after()
         exchange = Exchange(self, head, view, record)
@@ -328,7 +330,7 @@ class Connection:
         if exchange.body is not None:
             record.bytes_in = exchange.body.received
         if worker.log is not None:
-            worker.log.write(record.end_line(ending, now))
+            worker.log.write(worker.lines.end(record, ending, now))
         worker.registry.discard(record.id)
         counters = worker.counters.route(record.route)
         counters.endings[ending.cause] = counters.endings.get(ending.cause, 0) + 1

@@ -199,7 +199,7 @@ class Delivery:
         if head:
             await self._send(head)
         if worker.log is not None:
-            worker.log.write(record.start_line(now))
+            worker.log.write(worker.lines.start(record, now))
         worker.registry.add(self._viewer)
         self.pump = self._viewer
 
@@ -321,7 +321,7 @@ class Delivery:
         if head or first:
             await self._send(head + first)
         if record.streaming and worker.log is not None:
-            worker.log.write(record.start_line(now))
+            worker.log.write(worker.lines.start(record, now))
         worker.registry.add(transfer)
         if transfer.ending is not None:
             return

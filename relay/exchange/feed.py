@@ -36,6 +36,7 @@ from relay.http.fields import HOP_BY_HOP
 from relay.http.framing import UNTIL_CLOSE
 from relay.http.names import barred
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase
+from relay.observing.lines import RunFigures
 from relay.observing.record import Record
 from relay.sources.call import read_whole
 from relay.sources.reply import Failure, Reply
@@ -315,16 +316,11 @@ class Feed:
         assert run is not None
         self._state.counters.capture(self.record)
         if log is not None and run.fields is not None and run.ending is not None:
-            line = self.ask.record.run_line(
-                run.shown,
-                run.ending,
-                trio.current_time(),
-                events=run.last,
-                size=run.log.total,
-                viewers=run.most_viewers,
-                unwatched=run.unwatched_seconds,
+            figures = RunFigures(
+                run.shown, run.last, run.log.total, run.most_viewers, run.unwatched_seconds
             )
-            log.write(line)
+            now = trio.current_time()
+            log.write(self.worker.lines.run(self.record, run.ending, now, figures))
 
 
 def _release(reply: Reply) -> None:

@@ -70,6 +70,10 @@ class Requester:
 
     def reached(self, name: str) -> None:
         self.record.upstream = name
+        self.record.upstream_status = 0
+
+    def answered(self, status: int) -> None:
+        self.record.upstream_status = status
 
     def outgoing(self, upstream: Upstream, target: bytes) -> Outgoing:
         """The client's request on its way to `upstream`."""

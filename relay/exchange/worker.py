@@ -21,6 +21,7 @@ from relay.feeds.feeds import Feeds
 from relay.feeds.run import Run
 from relay.http.names import folded
 from relay.observing.counters import Counters, RouteCounters
+from relay.observing.lines import FORMS
 from relay.observing.log import LineLog
 from relay.observing.record import Record
 from relay.observing.tracing import Tracing
@@ -113,7 +114,7 @@ class Worker:
         self.errands = Errands(self.alarms)
         self.threads = Threads()
         self._turns: dict[str, Turns] = {}
-        self._access_log = LineLog(log_fd)
+        self._access_log = LineLog(log_fd, path=_log_file(config))
         self._messages = messages
         self.log = self._access_log if log_fd is not None else None
         self.draining = False
@@ -135,6 +136,7 @@ class Worker:
     def _take(self, config: Config) -> None:
         self.config = config
         self.via = config.server.via.encode() + TOKEN  # towards upstreams
+        self.lines = FORMS[config.server.access_log_format]
         self.admission.configure(config.limits)
         self.quotas.configure(config.routes)
         if config.server.trace != self.tracing.mode:
@@ -164,8 +166,12 @@ class Worker:
 
     def log_to(self, fd: int | None) -> None:
         """The access log goes there from now on, or (None) nowhere."""
-        self._access_log.move(fd)
+        self._access_log.move(fd, _log_file(self.config))
         self.log = self._access_log if fd is not None else None
+
+    def reopen_log(self) -> None:
+        """The access log's file is opened anew: it was moved away, to be put by."""
+        self._access_log.reopen()
 
     def close_log(self) -> None:
         """The last lines: waits for them to be written, but not for a reader that is stuck."""
@@ -210,6 +216,12 @@ class Worker:
 def _report(origin: Origin, up: bool, why: str) -> None:
     """A health check changed its mind."""
     logger.warning("upstream %s is %s: %s", origin.url, "up" if up else "down", why)
+
+
+def _log_file(config: Config) -> str | None:
+    """The access log's path; None where it has none."""
+    where = config.server.access_log
+    return None if where in ("off", "stdout", "stderr") else where
 
 
 def _hidden(routes: Iterable[Route]) -> frozenset[bytes]:

@@ -27,13 +27,14 @@ import logging
 import os
 import select
 import signal
-import stat
 import threading
 import time
 from collections import deque
 from contextlib import suppress
 from math import inf
 from queue import Empty, SimpleQueue
+
+from relay.observing.log_file import LogFile, end_of_piece
 
 DELAY = 0.02  # seconds a line may wait for company
 MAX_HELD = 8 * 1024 * 1024  # bytes; about 20,000 lines of the access log
@@ -70,7 +71,10 @@ class LineLog:
         "taken",
     )
 
-    def __init__(self, fd: int | None, name: str = "the access log") -> None:
+    def __init__(
+        self, fd: int | None, name: str = "the access log", path: str | None = None
+    ) -> None:
+        """`path`: where `fd` is opened anew, if that is a file."""
         self._name = name  # in messages
         self._lines: deque[str] = deque()
         self._bound = MAX_HELD
@@ -84,7 +88,7 @@ class LineLog:
         self._told = 0  # lines, of those two, that a message told of
         self._lock = threading.Lock()  # between writers: one that was left behind may come back
         self._idle = True  # the writer waits to be woken
-        self._writer = _Writer(self, fd)
+        self._writer = _Writer(self, fd, path)
 
     @property
     def dropped(self) -> int:
@@ -108,7 +112,11 @@ class LineLog:
             self._idle = False
             self._writer.wake()
 
-    def move(self, fd: int | None) -> None:
+    def reopen(self) -> None:
+        """Open the file anew, before the next line is written."""
+        self._writer.reopen()
+
+    def move(self, fd: int | None, path: str | None = None) -> None:
         """Write there from now on. What the old descriptor did not take goes there too; where there
         is no new one, the old one has LAST seconds for it."""
         before = self._writer
@@ -118,7 +126,7 @@ class LineLog:
             before.end(LAST)
         else:
             before.retire(self._accepted)
-        self._writer = _Writer(self, fd, before)
+        self._writer = _Writer(self, fd, path, before)
         if fd is not None:
             self._idle = False
             self._writer.wake()
@@ -190,12 +198,12 @@ class LineLog:
             why = failed or "nobody took them"
             logger.warning("%s takes lines again; %d were dropped (%s)", self._name, dropped, why)
 
+    def tell_not_reopened(self, why: str) -> None:
+        logger.error("%s cannot be opened anew (%s): the old file goes on", self._name, why)
+
     def tell_failed(self, why: str) -> None:
-        logger.error(
-            "%s cannot be written (%s): lines are kept for a while, then dropped and counted",
-            self._name,
-            why,
-        )
+        then = "lines are kept for a while, then dropped and counted"
+        logger.error("%s cannot be written (%s): %s", self._name, why, then)
 
 
 class _Writer:
@@ -208,21 +216,20 @@ class _Writer:
         "_deadline",
         "_failed",
         "_fails",
+        "_file",
         "_log",
-        "_piece",
         "_retired",
         "_thread",
         "_until",
         "_woken",
         "_written",
-        "fd",
     )
 
-    def __init__(self, log: LineLog, fd: int | None, before: _Writer | None = None) -> None:
+    def __init__(
+        self, log: LineLog, fd: int | None, path: str | None, before: _Writer | None = None
+    ) -> None:
         self._log = log
-        self.fd = -1 if fd is None else fd
-        regular = fd is None or stat.S_ISREG(os.fstat(fd).st_mode)
-        self._piece = _BATCH if regular else select.PIPE_BUF  # bytes written at once
+        self._file = LogFile(fd, path)
         # Whose descriptor may take a line still: the last one that ran.
         self._before: _Writer | None = before
         if before is not None and before._thread is None:
@@ -243,6 +250,14 @@ class _Writer:
             self._thread.start()
         else:
             self._woken.put(None)
+
+    @property
+    def fd(self) -> int:
+        return self._file.fd
+
+    def reopen(self) -> None:
+        if self._file.reopen():
+            self.wake()
 
     def retire(self, until: int) -> None:
         """Take lines until so many bytes were taken, and those only that are written at once."""
@@ -274,9 +289,7 @@ class _Writer:
         return self._data.count(b"\n", self._written)
 
     def close(self) -> None:
-        fd, self.fd = self.fd, -1
-        if fd > _STANDARD:
-            os.close(fd)
+        self._file.close()
 
     # -- the thread --------------------------------------------------------------------------------
 
@@ -290,6 +303,7 @@ class _Writer:
             before._until = 0
         try:
             while self._wait_for_lines():
+                self._file.look(self._log.tell_not_reopened)
                 self._write(*self._log.take(self._until))
             if not self._retired:
                 self._log.lose()
@@ -306,6 +320,8 @@ class _Writer:
             log.sleeps(True)
             while not log.waiting and not self._ending:
                 self._sleep(None)
+                if self._file.reopens:
+                    self._file.look(self._log.tell_not_reopened)
             log.sleeps(False)
         if log.held < _BATCH and not self._ending:
             self._sleep(DELAY)
@@ -329,7 +345,7 @@ class _Writer:
         data, start = self._data, self._written
         try:
             self._written += os.write(
-                self.fd, data[start : _end_of_piece(data, start, self._piece)]
+                self.fd, data[start : end_of_piece(data, start, self._file.piece)]
             )
             self._fails = False
         except BlockingIOError:  # it is a descriptor of our own, or whoever shares it has set it so
@@ -358,6 +374,12 @@ class _Writer:
             self._failed = error.strerror or str(error)
             self._log.tell_failed(self._failed)
         self._sleep(RETRY)
+        before = self.fd
+        self._file.look(self._log.tell_not_reopened)
+        if (
+            self.fd != before
+        ):  # half a line stays in the old file, and all of it comes into the new one
+            self._written = self._data.rfind(b"\n", 0, self._written) + 1
         return not self._retired
 
     @property
@@ -375,11 +397,3 @@ class _Writer:
 def _cost(lines: str) -> int:
     """Bytes of memory; those of UTF-8 are not known yet, and four at most for each character."""
     return _LINE + (len(lines) if lines.isascii() else 4 * len(lines))
-
-
-def _end_of_piece(data: bytes, start: int, piece: int) -> int:
-    """Behind a line, at most `piece` bytes on; behind one line where it alone is longer."""
-    end = start + piece
-    if end >= len(data):
-        return len(data)
-    return data.rfind(b"\n", start, end) + 1 or data.find(b"\n", end) + 1 or len(data)

@@ -1,19 +1,32 @@
-"""What is known of one exchange, and its two lines in the access log.
-
-A Record is filled on the way and read at the end; nothing here formats before a line is due. Lines are JSON, written
-by hand because the shape is fixed: only what a peer chose (path, method, client, id) is escaped.
-"""
+"""What is known of one exchange. It is filled on the way and read at the end (observing.lines, counters, spans)."""
 
 from __future__ import annotations
 
-from json import dumps
-from json.encoder import encode_basestring_ascii as quoted
-from time import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
 
-from relay.observing.ending import Ending
+from relay.http.bodies import Fields
 from relay.sse.capture import Capture
 
-_LEFT_STATUS = 499  # nginx's and Caddy's number for a client that left before it was answered
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+
+LONGEST_FIELD: Final = (
+    256  # characters of a field in the log; the rest is cut off (arbitrary: a User-Agent has 150)
+)
+
+
+def logged(fields: Fields, names: tuple[bytes, ...]) -> Mapping[str, str]:
+    """Of a request's fields those that the log is to have, as the client sent them; of a name that stands twice all."""
+    found: dict[str, str] = {}
+    for name in names:
+        values = [value for each, value in fields if each == name]
+        if values:
+            text = b", ".join(values).decode("latin-1")
+            found[name.decode()] = (
+                text if len(text) <= LONGEST_FIELD else text[:LONGEST_FIELD] + "…"
+            )
+    return found
 
 
 class Record:
@@ -26,6 +39,7 @@ class Record:
         "client",
         "coding",
         "events",
+        "fields",
         "first_byte",
         "from_seq",
         "how",
@@ -39,6 +53,7 @@ class Record:
         "streaming",
         "trace",
         "upstream",
+        "upstream_status",
     )
 
     def __init__(self, request_id: str, client: str, started: float) -> None:
@@ -49,8 +64,10 @@ class Record:
         self.route = ""
         self.method = ""
         self.path = ""
+        self.fields = _NONE  # of the request, those that the log is to have
         self.status = 0  # as sent to the client; 0: nothing was sent
-        self.upstream = ""
+        self.upstream = ""  # the url that was asked last
+        self.upstream_status = 0  # what it answered; 0: nothing
         self.bytes_in = 0  # request body bytes from the client
         self.bytes_out = 0  # response body bytes to the client, framing included
         self.events = 0
@@ -65,64 +82,3 @@ class Record:
     def watches(self, run: str, how: str, after: int) -> None:
         """The exchange reads a run from now on."""
         self.run, self.how, self.from_seq = run, how, after
-
-    def start_line(self, now: float) -> str:
-        """The line for a stream that starts: long streams are seen before they end."""
-        return (
-            f'{{"time":{time():.3f},"at":"start",{self._who()},"status":{self.status},'
-            f'"upstream":{quoted(self.upstream)}{self._coding()},"ttfb_ms":{self._ms(self.first_byte)}}}\n'
-        )
-
-    def end_line(self, ending: Ending, now: float) -> str:
-        """The line for an exchange that ended."""
-        status = self.status or (_LEFT_STATUS if ending.side == "client" else 0)
-        ttfb = self._ms(self.first_byte) if self.first_byte else "null"
-        detail = f',"detail":{quoted(ending.detail)}' if ending.detail else ""
-        return (
-            f'{{"time":{time():.3f},"at":"end",{self._who()},"status":{status},'
-            f'"upstream":{quoted(self.upstream)}{self._coding()},"ending":"{ending.cause.value}",'
-            f'"side":"{ending.side.value}","phase":"{ending.phase.value}",'
-            f'"bytes_in":{self.bytes_in},"bytes_out":{self.bytes_out},"events":{self.events},'
-            f'"ttfb_ms":{ttfb},"duration_ms":{self._ms(now)}{self._said()}{detail}}}\n'
-        )
-
-    def run_line(
-        self,
-        run: str,
-        ending: Ending,
-        now: float,
-        *,
-        events: int,
-        size: int,
-        viewers: int,
-        unwatched: float,
-    ) -> str:
-        """The line for a run that ended; `viewers` at most, `unwatched` seconds."""
-        detail = f',"detail":{quoted(ending.detail)}' if ending.detail else ""
-        return (
-            f'{{"time":{time():.3f},"at":"run","run":{quoted(run)},"id":{quoted(self.id)},'
-            f'"route":{quoted(self.route)},"upstream":{quoted(self.upstream)},'
-            f'"ending":"{ending.cause.value}","side":"{ending.side.value}","phase":"{ending.phase.value}",'
-            f'"events":{events},"bytes":{size},"viewers":{viewers},"unwatched_ms":{unwatched * 1000:.1f},'
-            f'"duration_ms":{self._ms(now)}{self._said()}{detail}}}\n'
-        )
-
-    def _said(self) -> str:
-        """What the stream said."""
-        said = self.capture.values if self.capture is not None else {}
-        return f',"captured":{dumps(said)}' if said else ""
-
-    def _who(self) -> str:
-        trace = f'"trace":"{self.trace}",' if self.trace else ""
-        if self.run:
-            trace += f'"run":{quoted(self.run)},"how":"{self.how}","from":{self.from_seq},'
-        return (
-            f'"id":{quoted(self.id)},{trace}"route":{quoted(self.route)},"client":{quoted(self.client)},'
-            f'"method":{quoted(self.method)},"path":{quoted(self.path)}'
-        )
-
-    def _coding(self) -> str:
-        return f',"coding":{quoted(self.coding)}' if self.coding else ""
-
-    def _ms(self, then: float) -> str:
-        return f"{(then - self.started) * 1000:.1f}"

@@ -115,6 +115,8 @@ def _child(
     code = 1
     try:
         standard.renew(prefix)
+        # Its own handler comes later: until then a signal that opens a log anew finds one just opened.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         for number in (signal.SIGHUP, signal.SIGINT):  # a terminal's Ctrl-C is the supervisor's
             signal.signal(number, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGCHLD):

@@ -57,7 +57,8 @@ def _serve(config: Config, standard: Standard, takeover: bool) -> int:
     gc.enable()
     notifier = Notifier.from_environment(os.environ)
     _raise_descriptor_limit()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until somebody reloads: the file is being read
+    for number in (signal.SIGHUP, signal.SIGUSR1):  # until somebody reloads: the file is being read
+        signal.signal(number, signal.SIG_IGN)
     opened: list[Listener] = []
     try:
         passed = Passed.from_environment(os.environ)

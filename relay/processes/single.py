@@ -1,6 +1,6 @@
 """workers = 1: one process without a supervisor.
 
-SIGTERM, SIGINT ─► drain, a second one ─► end at once · SIGHUP ─► reload
+SIGTERM, SIGINT ─► drain, a second one ─► end at once · SIGHUP ─► reload · SIGUSR1 ─► open the access log's file anew
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Single:
         try:
             async with trio.open_nursery() as nursery:
                 with trio.open_signal_receiver(
-                    signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+                    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1
                 ) as signals:
                     nursery.start_soon(self._obey, signals, server, nursery.cancel_scope, ask)
                     nursery.start_soon(self._reload_when_asked, server, asked)
@@ -87,6 +87,8 @@ class Single:
             if number == signal.SIGHUP:
                 with suppress(trio.WouldBlock):
                     ask.send_nowait(None)
+            elif number == signal.SIGUSR1:
+                server.worker.reopen_log()
             elif server.draining:
                 scope.cancel()
             else:

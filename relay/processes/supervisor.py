@@ -1,6 +1,7 @@
 """workers = N: a process that keeps N workers alive, and does nothing else.
 
     SIGTERM, SIGINT ─► all workers drain, a second one ─► end at once · SIGHUP ─► reload
+    SIGUSR1 ─► all workers open the access log's file anew
     a worker dies ─► the log says how, another takes its place
 
 Rules
@@ -39,7 +40,7 @@ from relay.processes.sharing import Sharing
 from relay.processes.single import announce, tell_refused, tell_reloaded
 from relay.processes.standard import Standard
 from relay.processes.starting import Starter
-from relay.processes.worker import LEAVING, READY
+from relay.processes.worker import ALONE, LEAVING, READY
 from relay.serving import reload
 from relay.serving.activation import Passed
 from relay.serving.listeners import Listener
@@ -47,7 +48,7 @@ from relay.serving.reload import Change, Planning, Refused
 
 logger = logging.getLogger("relay")
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 _PLANNED = 0  # no signal has this number: a new configuration has been read
 _GRACE = 10.0  # seconds a worker may take longer than its drain (errands, spans, log) before it is killed
 _QUIT = 5.0  # seconds it has after a second signal: for the last lines of its log
@@ -180,7 +181,7 @@ class Supervisor:
             return
         logger.info("%s (pid %d) drains; another takes its place", child.name, child.pid)
         child.slot = None
-        os.kill(child.pid, signal.SIGUSR1)
+        os.kill(child.pid, ALONE)
         self._start_worker(slot)
         self._cover()
 
@@ -295,6 +296,9 @@ class Supervisor:
         for number in numbers:
             if number == signal.SIGHUP:
                 self._reload()
+            elif number == signal.SIGUSR1:
+                for child in self._workers():
+                    os.kill(child.pid, number)
             elif number == _PLANNED:
                 self._finish_reload()
             elif number in (signal.SIGTERM, signal.SIGINT):

@@ -2,8 +2,9 @@
 
     told over the slot:   configure ─► reload · drain ─► end with all the others
                           cover, uncover ─► accept for a worker that is not there, or no longer
-    on its own:           SIGTERM ─► say LEAVING; the supervisor answers SIGUSR1 ─► drain alone, as
+    on its own:           SIGTERM ─► say LEAVING; the supervisor answers ALONE ─► drain alone, as
                           another takes this place
+                          SIGUSR1 ─► open the access log's file anew; it may have come to all
                           SIGUSR2 ─► at once
     lifeline at its end:  the supervisor is dead ─► drain, as nobody would pass on signals any more
     says on its report:   READY, LEAVING, ALIVE: one byte each
@@ -38,6 +39,8 @@ from relay.serving.server import Server
 logger = logging.getLogger("relay")
 
 READY, LEAVING, ALIVE = b"R", b"L", b"A"
+# None that an operator sends: SIGUSR1 to the whole group is for the log, and would have every worker drain.
+ALONE = signal.SIGRTMIN
 
 
 @dataclass(slots=True)
@@ -83,7 +86,7 @@ class _Member:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 with trio.open_signal_receiver(
-                    signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
+                    signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, ALONE
                 ) as signals:
                     nursery.start_soon(self._obey, signals)
                     nursery.start_soon(self._listen)
@@ -117,6 +120,8 @@ class _Member:
         async for number in signals:
             if number == signal.SIGTERM:
                 self._say(LEAVING)  # if it reached the whole group, the supervisor knows better
+            elif number == signal.SIGUSR1:
+                self._server.worker.reopen_log()
             elif number == signal.SIGUSR2:
                 self._scope.cancel()
             else:

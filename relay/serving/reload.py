@@ -12,7 +12,6 @@ Rules
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import threading
@@ -25,6 +24,7 @@ from pathlib import Path
 from relay.config import ConfigError, loads
 from relay.config.interpolation import written_as
 from relay.config.values import Address, Config
+from relay.observing.log_file import open_path
 from relay.serving.activation import Passed
 from relay.serving.listeners import BindError, Listener, open_listeners
 
@@ -181,25 +181,14 @@ def _restart_needed(before: Config, after: Config) -> list[str]:
 
 
 def open_log(config: Config) -> int | None:
-    """A descriptor of the caller's for the access log, or None for off. Never waits for a reader.
-
-    A path is opened non-blocking: only then can a FIFO be opened that nobody reads, and its writer
-    leave it when it is stuck. Where nobody reads a FIFO yet it is opened for reading too (fifo(7)):
-    the first lines wait in the kernel for whoever comes. Raises: Refused.
-    """
+    """A descriptor of the caller's for the access log, or None for off (see observing.log). Raises: Refused."""
     where = config.server.access_log
     if where == "off":
         return None
     if where in STANDARD:
         return STANDARD[where]
-    flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
-        try:
-            return os.open(where, flags | os.O_WRONLY, 0o640)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return os.open(where, flags | os.O_RDWR, 0o640)
+        return open_path(where)
     except OSError as error:
         shown = written_as(where) or where
         raise Refused(f"the access log {shown} cannot be opened: {error.strerror}") from None

@@ -66,6 +66,9 @@ class Ask(Protocol):
     def reached(self, name: str) -> None:
         """An upstream url was chosen: for the record."""
 
+    def answered(self, status: int) -> None:
+        """It has answered: for the record."""
+
     async def interim(self, head: ResponseHead) -> None:
         """Pass a 1xx on to the client."""
 
@@ -137,6 +140,9 @@ class Aside:
         return self._ask.own_request(upstream, method, target, content_type, payload, along)
 
     def reached(self, name: str) -> None:
+        """Not for the record."""
+
+    def answered(self, status: int) -> None:
         """Not for the record."""
 
     async def interim(self, head: ResponseHead) -> None:

@@ -66,7 +66,8 @@ def _can_run() -> bool:
     if hasattr(select, "epoll"):
         return True
     _complain(
-        "this system has no epoll, so relay cannot run here: it needs Linux (`relay check` works everywhere)"
+        "this system has no epoll, so relay cannot run here: it needs Linux, in a container for instance"
+        " (`relay check` works everywhere)"
     )
     return False
 

@@ -1,4 +1,4 @@
-"""Any Trio stream as a wire: in-memory streams (the ASGI form, tests) and platforms without epoll.
+"""Any Trio stream as a wire: in-memory streams (the ASGI form, tests).
 
 A Trio stream cannot tell "hung up" without reading, so somebody has to read: `watch`, for as long as an exchange lasts.
 It is the only reader then: it reads ahead up to a bound, and `receive` takes from it.

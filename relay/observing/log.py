@@ -319,9 +319,10 @@ class _Writer:
         if not log.waiting and not self._ending:
             log.sleeps(True)
             while not log.waiting and not self._ending:
-                self._sleep(None)
                 if self._file.reopens:
-                    self._file.look(self._log.tell_not_reopened)
+                    self._file.look(log.tell_not_reopened)
+                else:
+                    self._sleep(None)
             log.sleeps(False)
         if log.held < _BATCH and not self._ending:
             self._sleep(DELAY)

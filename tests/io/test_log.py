@@ -237,6 +237,36 @@ def test_a_disk_that_is_full_at_the_end(tmp_path: Path, caplog: pytest.LogCaptur
     assert "lines lost at the end: 10" in caplog.text
 
 
+def test_a_file_is_opened_anew_before_its_first_line(tmp_path: Path) -> None:
+    """1. The log is asked to open its file anew, when nothing was written yet and no thread runs. 2. The file is there."""
+    path = tmp_path / "access.log"
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    path.rename(tmp_path / "old")
+    log = LineLog(fd, path=str(path))
+    log.reopen()
+    wait_until("it is there", path.exists)
+    log.write("one\n")
+    log.close()
+    assert path.read_text() == "one\n"
+
+
+def test_a_line_that_was_torn_by_a_full_disk_is_whole_in_the_new_file(tmp_path: Path) -> None:
+    """1. The disk is full in the middle of a line. 2. The file is moved away and opened anew, with room. 3. The new file
+    begins with that line, whole."""
+    path, old = tmp_path / "access.log", tmp_path / "old"
+    log = LineLog(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), path=str(path))
+    with full_disk(1001):
+        write_all(log, numbered(100))
+        wait_until("it is full", lambda: path.stat().st_size == 1001)
+        path.rename(old)
+    log.reopen()
+    last = (LINE % 99).splitlines()[0]
+    wait_until("all is written", lambda: path.exists() and last in path.read_text().splitlines())
+    log.close()
+    whole = old.read_text()[: old.read_text().rfind("\n") + 1]
+    assert numbers((whole + path.read_text()).splitlines()) == list(range(100))
+
+
 def test_a_fifo_that_nobody_reads_yet(tmp_path: Path) -> None:
     """Opening it does not wait for a reader, and whoever comes gets all the lines."""
     path = tmp_path / "fifo"

@@ -19,7 +19,7 @@ from math import inf
 
 import trio
 
-from relay.asgi.beyond import LOOK, PIECE, Beyond
+from relay.asgi.hypercorn_hooks import LOOK, PIECE, HypercornHooks
 from relay.asgi.request import Message, Scope, Send
 from relay.asgi.response import ResponseReader
 from relay.asgi.stream import RequestStream
@@ -36,8 +36,8 @@ class Answering:
     """
 
     __slots__ = (
-        "_beyond",
         "_handed",
+        "_hooks",
         "_http1",
         "_piece",
         "_reader",
@@ -69,19 +69,19 @@ class Answering:
         self._handed = 0  # messages that the server has taken
         self._telling = False  # it is at one
         self._http1 = scope["http_version"].startswith("1")
-        self._beyond = Beyond(send)
-        self._piece = PIECE if self._beyond.taken() is None else None
+        self._hooks = HypercornHooks(send)
+        self._piece = PIECE if self._hooks.taken() is None else None
 
     async def run(self, response: bytes | None = None) -> None:
         """Pass on what relay writes until it closes; or this whole response, where there is no
         relay behind the stream. Cancellation: the caller leaves the stream.
         """
-        if await self._beyond.lost():
+        if await self._hooks.lost():
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen)
             nursery.start_soon(self._bound)
-            if self._beyond.silent:
+            if self._hooks.silent:
                 nursery.start_soon(self._look)
             with suppress(OSError):  # ASGI: the client is gone
                 if response is None:
@@ -98,11 +98,11 @@ class Answering:
             await self._stream.read()
         finally:
             self._stream.leave()
-        await self._beyond.release()
+        await self._hooks.release()
 
     async def _look(self) -> None:
         """The same for HTTP/3, where Hypercorn never tells."""
-        while not self._beyond.gone:  # noqa: ASYNC110 - there is no event
+        while not self._hooks.gone:  # noqa: ASYNC110 - there is no event
             await trio.sleep(LOOK)
         self._stream.leave()
 
@@ -117,9 +117,9 @@ class Answering:
             await trio.sleep(self._write)
             over = self._telling and self._taken() == before
         if self._http1:
-            self._beyond.drop()
-        elif await self._beyond.reset(0):
-            await self._beyond.release()
+            self._hooks.drop()
+        elif await self._hooks.reset(0):
+            await self._hooks.release()
 
     @property
     def _write(self) -> float:
@@ -129,10 +129,10 @@ class Answering:
 
     def _taken(self) -> object:
         """See wires.stream_wire."""
-        return self._handed, self._beyond.taken()
+        return self._handed, self._hooks.taken()
 
     async def _tell(self, message: Message) -> None:
-        if self._beyond.gone:  # sending to it would be an error
+        if self._hooks.gone:  # sending to it would be an error
             raise BrokenPipeError
         self._telling = True
         await self._send(message)
@@ -143,7 +143,7 @@ class Answering:
         last = b""
         while data := await self._stream.outgoing():
             last = await self._pass_on(data)
-            if self._beyond.crowded:
+            if self._hooks.crowded:
                 await self._room()
         await self._end(last)
 
@@ -192,7 +192,7 @@ class Answering:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(give_up)
-            await self._beyond.room()
+            await self._hooks.room()
             nursery.cancel_scope.cancel()
 
     # -- the end -----------------------------------------------------------------------------------
@@ -201,9 +201,9 @@ class Answering:
         if self._reader.head is None or self._stream.left:
             return  # nobody is there to be told
         if self._reader.eof() and await self._request_read():
-            if self._beyond.finishes:
+            if self._hooks.finishes:
                 await self._tell(_body(last, more=True))
-                await self._beyond.finish()
+                await self._hooks.finish()
             else:
                 await self._tell(_body(last, more=False))
         elif not self._stream.left:
@@ -214,8 +214,8 @@ class Answering:
         if self._http1:
             await trio.sleep(MOMENT)
             return
-        if await self._beyond.reset(self._write):
-            if self._beyond.silent:  # HTTP/3 lets an upload go on
+        if await self._hooks.reset(self._write):
+            if self._hooks.silent:  # HTTP/3 lets an upload go on
                 await self._request_read()
             return
         head = self._reader.head

@@ -26,7 +26,7 @@ import trio
 
 from relay.admin.control import LocalControl
 from relay.asgi.answering import Answering
-from relay.asgi.beyond import Beyond, Wait
+from relay.asgi.hypercorn_hooks import HypercornHooks, Wait
 from relay.asgi.request import Message, Receive, Request, Scope, Send
 from relay.asgi.stream import RequestStream
 from relay.config import load
@@ -138,7 +138,7 @@ class App:
     def _watch_for_the_end(self, server: Server, send: Send) -> None:
         """Drain when the ASGI server begins to shut down: its lifespan event is for when it has."""
         self._watched = True
-        found = Beyond(send).terminating()
+        found = HypercornHooks(send).terminating()
         if found is not None:
             assert self._nursery is not None
             self._nursery.start_soon(_drain_within, server, *found)

@@ -69,7 +69,7 @@ class Carrier(Protocol):
 
 
 class ClientSide(Requester):
-    """One client that waits for its response. With Requester, all that sources may ask (sources.ask.Ask)."""
+    """One client that waits for its response. With Requester, all that sources may ask (sources.context.Context)."""
 
     __slots__ = (
         "_claims",
@@ -210,7 +210,7 @@ class ClientSide(Requester):
     def hand_over(self) -> bytes:
         """The connection is a tunnel from now on. Returns: what came behind the request."""
         self.connection.end_after()
-        return self.connection.take_pending() if self.body is None else self.body.rest
+        return self.connection.take_pending() if self.body is None else self.body.surplus
 
     # -- the early head --------------------------------------------------------------------------------------
 
@@ -239,7 +239,7 @@ class ClientSide(Requester):
         assert self.nursery is not None
         return EarlyHead(self, self.nursery, chunked=event_framing(self.head) == CHUNKED)
 
-    # -- Ask: what sources may ask for -----------------------------------------------------------------------
+    # -- what sources may ask for (sources.context) -----------------------------------------------------------------------
 
     async def interim(self, head: ResponseHead) -> None:
         await self._say(interim_bytes(head, self.worker.config.server, self.route))

@@ -41,20 +41,20 @@ logger = logging.getLogger("relay")
 
 # Stands in for a head that never became one, so that its refusal goes the way of every answer.
 _NO_HEAD = RequestHead(b"GET", b"/", b"/", b"", b"1.1", [], b"")
-GRACE = 0.5  # seconds a drain leaves an idle connection for a request that is on its way
+IDLE_GRACE = 0.5  # seconds a drain leaves an idle connection for a request that is on its way
 LINGER = 2.0  # seconds an early answer is protected from a reset by reading on (nginx: lingering_timeout 5 s)
 LINGER_BYTES = 4 * 1024 * 1024  # and so many bytes at most
-_LINGER_REFUSED = 0.5  # seconds, behind the 429 to a connection too many
+REFUSED_LINGER = 0.5  # seconds, behind the 429 to a connection too many
 
 
 class Connection:
     """One client. `run` is its task; `scope` ends it from outside."""
 
     __slots__ = (
+        "background",
         "busy",
         "counted",
         "cut",
-        "errands",
         "freed",
         "kept",
         "peer",
@@ -90,7 +90,7 @@ class Connection:
         self.cut: Cut | None = None  # the last body is not whole: how the client comes to see it
         self.busy = False  # an exchange is under way
         self.kept = False  # it has served a request
-        self.errands = 0  # of its exchanges, under way
+        self.background = 0  # of its exchanges, under way
         self.freed: Callable[[], None] | None = (
             None  # called when the last of them has ended; set when all else has
         )
@@ -134,20 +134,20 @@ class Connection:
                 self.worker.admission.disconnect(self.counted)
 
     def drain(self) -> None:
-        """End after the exchange under way; an idle connection may bring one more within GRACE,
+        """End after the exchange under way; an idle connection may bring one more within IDLE_GRACE,
         because its client may be sending it just now and would get a reset."""
         self.end_after()
         if not self.busy:
-            self.wire.read_until(min(self.wire.read_by, trio.current_time() + GRACE))
+            self.wire.read_until(min(self.wire.read_by, trio.current_time() + IDLE_GRACE))
 
     def beside(self, job: Callable[[], Awaitable[None]], within: float) -> None:
-        """Run an errand of an exchange, which keeps this connection's place until it has ended."""
-        self.errands += 1
-        self.worker.errands.start(job, within, self._errand_ended)
+        """Run a background task of an exchange, which keeps this connection's place until it has ended."""
+        self.background += 1
+        self.worker.background.start(job, within, self._background_ended)
 
-    def _errand_ended(self) -> None:
-        self.errands -= 1
-        if not self.errands and self.freed is not None:
+    def _background_ended(self) -> None:
+        self.background -= 1
+        if not self.background and self.freed is not None:
             self.freed()
 
     def end_after(self, cut: Cut | None = None) -> None:
@@ -192,7 +192,7 @@ class Connection:
             return True
         if not worker.admission.connect(self.peer, trio.current_time()):
             await self.refuse(too_many_connections())
-            await self.linger(_LINGER_REFUSED)
+            await self.linger(REFUSED_LINGER)
             return False
         self.counted = self.peer
         return True
@@ -246,7 +246,7 @@ class Connection:
                     return head
                 if wire.read_by == inf:
                     within = timeouts.keep_alive if idle else timeouts.request_head
-                    wire.read_by = trio.current_time() + (GRACE if worker.draining else within)
+                    wire.read_by = trio.current_time() + (IDLE_GRACE if worker.draining else within)
                 more = await wire.receive()
                 if not more:
                     return None

@@ -84,9 +84,9 @@ class Delivery:
             elif self._body is None:
                 await self._whole(reply.body)
             elif self._is_whole(self._body):
-                if len(self._body.rest) == self._body.framing:
+                if len(self._body.first) == self._body.framing:
                     self._body.lease.answer_whole()
-                await self._whole(self._body.rest[: self._body.framing])
+                await self._whole(self._body.first[: self._body.framing])
             else:
                 await self._stream(self._body)
         except (Gone, Expired) as error:
@@ -125,7 +125,7 @@ class Delivery:
     def _is_whole(self, body: UpstreamBody) -> bool:
         if self._exchange.head.method == b"HEAD":
             return True  # an event stream too is nothing but its head then
-        return 0 <= body.framing <= len(body.rest) and not self._reply.events
+        return 0 <= body.framing <= len(body.first) and not self._reply.events
 
     # -- ways out --------------------------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class Delivery:
         reframed = reply.events or body.framing in (UNTIL_CLOSE, CHUNKED)
         framing = event_framing(exchange.head) if reframed else body.framing
         transfer = self._new_transfer(body.framing, framing)
-        await self._open(transfer, exchange.open(reply, framing), body.wire, body.rest)
+        await self._open(transfer, exchange.open(reply, framing), body.wire, body.first)
 
     async def _produce(self) -> None:
         """Events of our own, written by a task beside the pump."""
@@ -239,7 +239,7 @@ class Delivery:
         exchange, body, head = self._exchange, self._body, self._reply.head
         assert body is not None and head is not None
         exchange.phase = Phase.TUNNEL
-        first = exchange.hand_over(), body.rest
+        first = exchange.hand_over(), body.first
         await self._send(exchange.open(self._reply, None))
         timeouts = exchange.route.timeouts
         exchange.end(await tunnel(exchange.wire, body.wire, first, timeouts, exchange.record))
@@ -255,7 +255,7 @@ class Delivery:
             transfer = self._new_transfer(body.framing, framing)
             assert isinstance(transfer.flow, EventFlow)
             transfer.flow.inject(b"")
-            await self._open(transfer, b"", body.wire, body.rest)
+            await self._open(transfer, b"", body.wire, body.first)
             return
         if self._reply.opaque:  # the client was promised events, not bytes in a coding
             self._failure = unreadable(self._reply.opaque)
@@ -306,20 +306,20 @@ class Delivery:
         exchange.record.coding = reply.opaque.decode("ascii", "backslashreplace")
         return Transfer(flow, state.route, exchange.record, state.counters, trio.current_time())
 
-    async def _open(self, transfer: Transfer, head: bytes, upstream: Source, rest: bytes) -> None:
+    async def _open(self, transfer: Transfer, head: bytes, upstream: Source, first: bytes) -> None:
         """Send the head with what there is of the body; the pump for the rest of it."""
         exchange = self._exchange
         record, client, worker = exchange.record, exchange.wire, exchange.worker
         exchange.phase = Phase.BODY
         now = trio.current_time()
         record.first_byte = record.first_byte or now
-        first = transfer.data(rest, now) if rest or transfer.flow.done else b""
-        transfer.sent = len(first)
+        out = transfer.data(first, now) if first or transfer.flow.done else b""
+        transfer.sent = len(out)
         if record.streaming:
             transfer.counters.active += 1
         self._transfer = transfer
-        if head or first:
-            await self._send(head + first)
+        if head or out:
+            await self._send(head + out)
         if record.streaming and worker.log is not None:
             worker.log.write(worker.lines.start(record, now))
         worker.registry.add(transfer)
@@ -337,7 +337,7 @@ class Delivery:
         if reply.produce is None:
             self._reply = Reply(reply.status, [], on_unfinished=reply.on_unfinished)
         if self._body is not None:
-            self._body.rest = b""
+            self._body.first = b""
 
     def _close_books(self, transfer: Transfer) -> None:
         exchange = self._exchange
@@ -353,7 +353,7 @@ class Delivery:
             counted = isinstance(flow, BytesFlow) and isinstance(flow.reader, LengthReader)
             unframed = exchange.head.version != b"1.1" and not flow.reader.done and not counted
             cut = self._cut(transfer, unframed)
-        if ending is COMPLETE and flow.reader.done and not flow.rest and self._body is not None:
+        if ending is COMPLETE and flow.reader.done and not flow.surplus and self._body is not None:
             self._body.lease.answer_whole()
         exchange.end((ending is COMPLETE and self._reply.ending) or ending, cut)
 

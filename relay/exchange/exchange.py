@@ -93,7 +93,7 @@ class Exchange(ClientSide):
         if self.ending is None or not self.connection.reusable:
             return False
         if self.body is not None and self.body.done:
-            self.connection.pending = self.body.rest
+            self.connection.pending = self.body.surplus
         return self.body is None or self.body.done
 
     def _shed(self) -> Reply | None:

@@ -206,9 +206,9 @@ class Feed:
                 )
                 await TrioPump(transfer, wire, log, self.worker.alarms).run()
             else:
-                rest, body.rest = body.rest, b""
-                first = transfer.data(rest, now) if rest or flow.done else b""
-                log.send_nowait(first)
+                first, body.first = body.first, b""
+                out = transfer.data(first, now) if first or flow.done else b""
+                log.send_nowait(out)
                 if transfer.ending is None:
                     if on_engine(body.wire):
                         await EpollPump(
@@ -216,7 +216,7 @@ class Feed:
                         ).run()
                     else:
                         await TrioPump(transfer, body.wire, log, self.worker.alarms).run()
-                if transfer.ending is COMPLETE and flow.reader.done and not flow.rest:
+                if transfer.ending is COMPLETE and flow.reader.done and not flow.surplus:
                     body.lease.answer_whole()
         finally:
             self._completed = flow.completed

@@ -9,14 +9,14 @@ import trio
 from relay.exchange.upload import BodyReading
 from relay.http.bodies import body_reader
 from relay.http.fault import Fault
-from relay.sources.ask import Ask
 from relay.sources.authorize import Grant, authorize
+from relay.sources.context import Context
 from relay.sources.json_body import read_json, without_mark
 from relay.sources.reply import Reply
 from relay.sse.json_line import NotJSON
 
 
-class Looked(Ask, Protocol):
+class Looked(Context, Protocol):
     """A request whose body is looked at before its source is asked."""
 
     async def reading(self) -> BodyReading:

@@ -71,7 +71,7 @@ def frozen_head(head: RequestHead, size: int | None) -> RequestHead:
 
 
 class RunRequest(Requester):
-    """The frozen request as its source sees it. Implements sources.ask.Ask.
+    """The frozen request as its source sees it. Implements sources.context.Context.
 
     Attributes:
         head: of the request; with another cursor where a broken upstream is asked again.
@@ -135,7 +135,7 @@ class RunRequest(Requester):
         await trio.lowlevel.checkpoint()
 
     def beside(self, job: Callable[[], Awaitable[None]], within: float) -> None:
-        self.worker.errands.start(job, within)
+        self.worker.background.start(job, within)
 
 
 def _whole_body(request: FrozenRequest) -> RequestBody | None:

@@ -21,7 +21,7 @@ from relay.wires.socket_wire import SocketWire
 from relay.wires.splice import TAKE
 from relay.wires.wire import Expired, Gone
 
-GRACE = (
+SLOW_START = (
     5.0  # seconds before the least rate of an upload is enforced: TCP's slow start, a phone's radio
 )
 
@@ -88,7 +88,7 @@ class BodyReading:
     def _check_rate(self, size: int) -> None:
         least = self._route.limits.request_body_rate
         elapsed = self._alarms.awake() - self._started
-        if least and elapsed > GRACE and (self.body.received + size) / elapsed < least:
+        if least and elapsed > SLOW_START and (self.body.received + size) / elapsed < least:
             raise Fault(
                 "client", 408, "request_too_slow", f"the request body is slower than {least} B/s"
             )

@@ -13,8 +13,8 @@ from relay.http.heads import RequestHead
 from relay.http.names import Barred
 from relay.observing.traceparent import TRACEPARENT, carried
 from relay.sources.authorize import ABOUT, asks_with
+from relay.sources.ordering import Ordering
 from relay.sources.reply import Outgoing
-from relay.sources.turns import Turns
 from relay.upstreams.group import Group
 from relay.upstreams.origin import Origin
 from relay.wires.threads import Threads
@@ -33,7 +33,7 @@ _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE
 class Requester:
     """On whose behalf relay asks: an exchange, or a run that outlives the one that began it.
 
-    What both can do for their source, the same way: the part of sources.ask.Ask that no client is needed for.
+    What both can do for their source, the same way: the part of sources.context.Context that no client is needed for.
 
     Attributes:
         trace: None: the client's fields go on as they are.
@@ -61,9 +61,9 @@ class Requester:
         return self.worker.threads
 
     @property
-    def turns(self) -> Turns:
+    def ordering(self) -> Ordering:
         assert self.state is not None
-        return self.state.turns
+        return self.state.ordering
 
     def group(self, upstream: Upstream) -> Group:
         return self.worker.group(upstream)

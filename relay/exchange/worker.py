@@ -14,7 +14,7 @@ import trio
 
 from relay.config.values import Config, FieldEdits, Route, Upstream
 from relay.exchange.admission import Admission
-from relay.exchange.errands import Errands
+from relay.exchange.background import BackgroundTasks
 from relay.exchange.quotas import Quotas
 from relay.exchange.registry import Registry
 from relay.feeds.feeds import Feeds
@@ -26,11 +26,11 @@ from relay.observing.log import LineLog
 from relay.observing.record import Record
 from relay.observing.tracing import Tracing
 from relay.routing.table import RouteTable
-from relay.sources.ask import Ask
 from relay.sources.authorize import ABOUT
+from relay.sources.context import Context
 from relay.sources.loading import run_of
+from relay.sources.ordering import Ordering
 from relay.sources.reply import Reply
-from relay.sources.turns import Turns
 from relay.stores.opening import open_store
 from relay.upstreams import health
 from relay.upstreams.group import Group, Groups
@@ -59,16 +59,16 @@ class RouteState:
         "counters",
         "edits",
         "methods",
+        "ordering",
         "place",
         "route",
-        "turns",
     )
 
     def __init__(
         self,
         route: Route,
         counters: RouteCounters,
-        turns: Turns,
+        ordering: Ordering,
         quotas: Quotas,
         *,
         at: bool = False,
@@ -82,7 +82,7 @@ class RouteState:
         self.place = str(resume.at) if at and resume is not None else str(route.pattern)
         self.counters = counters
         self.counted, self.counted_late = quotas.of(route)
-        self.turns = turns  # of the route's name, so that a reload changes no order
+        self.ordering = ordering  # of the route's name, so that a reload changes no order
         self.edits = {
             up.name: _merged(up.request_headers, route.request_headers, _told(route))
             for up in route.source.upstreams
@@ -93,9 +93,9 @@ class RouteState:
         if auth is not None:
             self.asking = _merged(auth.upstream.request_headers, FieldEdits(), frozenset(ABOUT))
 
-    def bring(self, ask: Ask) -> Awaitable[Reply]:
+    def bring(self, context: Context) -> Awaitable[Reply]:
         """What the route's source brings. Raises: Failure, Fault."""
-        return self._run(self.route.source, ask)
+        return self._run(self.route.source, context)
 
 
 class Worker:
@@ -111,9 +111,9 @@ class Worker:
         self.alarms = Alarms(self.engine)
         self.counters = Counters()
         self.registry = Registry()
-        self.errands = Errands(self.alarms)
+        self.background = BackgroundTasks(self.alarms)
         self.threads = Threads()
-        self._turns: dict[str, Turns] = {}
+        self._ordering: dict[str, Ordering] = {}
         self._access_log = LineLog(log_fd, path=_log_file(config))
         self._messages = messages
         self.log = self._access_log if log_fd is not None else None
@@ -148,7 +148,7 @@ class Worker:
             (
                 resume.at,
                 _AT_METHODS,
-                RouteState(state.route, state.counters, state.turns, self.quotas, at=True),
+                RouteState(state.route, state.counters, state.ordering, self.quotas, at=True),
             )
             for state in states
             if (resume := state.route.resume) is not None and resume.at is not None
@@ -161,8 +161,8 @@ class Worker:
         self._by_name.update({route.name: route for route in config.routes})
 
     def _state(self, route: Route) -> RouteState:
-        turns = self._turns.setdefault(route.name, Turns())
-        return RouteState(route, self.counters.route(route.name), turns, self.quotas)
+        ordering = self._ordering.setdefault(route.name, Ordering())
+        return RouteState(route, self.counters.route(route.name), ordering, self.quotas)
 
     def log_to(self, fd: int | None) -> None:
         """The access log goes there from now on, or (None) nowhere."""
@@ -189,7 +189,7 @@ class Worker:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.engine.run)
                 nursery.start_soon(self.alarms.run)
-                nursery.start_soon(self.errands.run)
+                nursery.start_soon(self.background.run)
                 nursery.start_soon(self.feeds.run)
                 nursery.start_soon(health.watch, self.groups, _report)
         finally:

@@ -24,7 +24,7 @@ class BytesFlow:
     """One body, sans-IO: `feed` bytes as they come, send on what it returns.
 
     Attributes:
-        done: the body is whole; `rest` is what came behind it.
+        done: the body is whole; `surplus` is what came behind it.
         payload_bytes: payload passed so far, without framing.
     """
 
@@ -43,8 +43,8 @@ class BytesFlow:
         return self.reader.done
 
     @property
-    def rest(self) -> bytes:
-        return self.reader.rest
+    def surplus(self) -> bytes:
+        return self.reader.surplus
 
     def feed(self, data: bytes) -> bytes:
         """What the receiver gets for `data`. Raises: Fault."""

@@ -145,9 +145,9 @@ class Intake:
         return self._steps is not None
 
     @property
-    def rest(self) -> bytes:
+    def surplus(self) -> bytes:
         """What came behind the body."""
-        return self.reader.rest
+        return self.reader.surplus
 
     # -- what the upstream does ------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 One reader per framing, all with the same face, each fed with whatever a read brought:
 
-    feed(data) -> payload      done, rest (surplus after the body), whole, trailers      eof()
+    feed(data) -> payload      done, surplus (after the body), whole, trailers      eof()
 
 `whole` tells that the last `data` was nothing but complete, plain chunks, so the same bytes object may be passed on
 as it is. Everything that a lenient reader could understand in two ways is refused, because relay and the next server
@@ -78,7 +78,7 @@ class BodyReader(Protocol):
 
     done: bool
     whole: bool
-    rest: bytes
+    surplus: bytes
     trailers: Fields
 
     def feed(self, data: bytes) -> bytes:
@@ -112,14 +112,14 @@ def last_chunk(trailers: Fields) -> bytes:
 class LengthReader:
     """Content-Length: exactly so many bytes."""
 
-    __slots__ = ("done", "left", "rest")
+    __slots__ = ("done", "left", "surplus")
     whole = False
     trailers: Fields = []  # noqa: RUF012 - shared and never written: only chunked bodies have trailers
 
     def __init__(self, length: int) -> None:
         self.left = length
         self.done = length == 0
-        self.rest = b""
+        self.surplus = b""
 
     def feed(self, data: bytes) -> bytes:
         size = len(data)
@@ -128,7 +128,7 @@ class LengthReader:
             return data
         self.done = True
         if size > self.left:
-            self.rest = data[self.left :]
+            self.surplus = data[self.left :]
             data = data[: self.left]
         self.left = 0
         return data
@@ -142,7 +142,7 @@ class CloseReader:
 
     __slots__ = ("done",)
     whole = False
-    rest = b""
+    surplus = b""
     trailers: Fields = []  # noqa: RUF012 - as above
 
     def __init__(self) -> None:
@@ -174,7 +174,7 @@ class ChunkReader:
         "_side",
         "_state",
         "done",
-        "rest",
+        "surplus",
         "trailers",
         "whole",
     )
@@ -188,7 +188,7 @@ class ChunkReader:
         self._excess = 0  # bytes of extensions beyond their share
         self.done = False
         self.whole = False
-        self.rest = b""
+        self.surplus = b""
         self.trailers: Fields = []
 
     def feed(self, data: bytes) -> bytes:
@@ -242,7 +242,7 @@ class ChunkReader:
             fault.passed = b"".join(pieces)  # the split of the input must not decide what arrives
             raise
         if self.done:
-            self.rest = data[at:]
+            self.surplus = data[at:]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     @staticmethod

@@ -50,7 +50,7 @@ logger = logging.getLogger("relay")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 _PLANNED = 0  # no signal has this number: a new configuration has been read
-_GRACE = 10.0  # seconds a worker may take longer than its drain (errands, spans, log) before it is killed
+EXIT_GRACE = 10.0  # seconds a worker may take longer than its drain (background tasks, spans, log) before it is killed
 _QUIT = 5.0  # seconds it has after a second signal: for the last lines of its log
 _TELL_AGAIN = 1.0  # seconds between two words of the drain to the same slot
 _FORK_LATER = 0.05  # seconds until the next look at whether the new configuration has been read
@@ -312,7 +312,7 @@ class Supervisor:
         """No new connections; every worker ends when its exchanges have."""
         self._draining = True
         self._notifier.stopping()
-        self._kill_at = time.monotonic() + self._config.timeouts.drain + _GRACE
+        self._kill_at = time.monotonic() + self._config.timeouts.drain + EXIT_GRACE
         self._passed.close()
         self._sharing.close()
         self._admin_restarts.due = inf

@@ -6,10 +6,10 @@ it, and that is off by default). So a listener ends in three steps:
 
     turn_away ─► no new handshake begins here: a socket filter drops each SYN, and the client's
                  kernel sends it again a second later, to whoever listens then
-    LINGER    ─► handshakes under way come to their end and are accepted
+    HANDSHAKES    ─► handshakes under way come to their end and are accepted
     accept all, close
 
-The cost is that second for the few clients that begin inside LINGER and are hashed here.
+The cost is that second for the few clients that begin inside HANDSHAKES and are hashed here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import socket
 import struct
 from contextlib import suppress
 
-LINGER = 0.25  # seconds: a round trip to the other side of the earth
+HANDSHAKES = 0.25  # seconds: a round trip to the other side of the earth
 _SO_ATTACH_FILTER = 26  # SO_DETACH_FILTER is 27; asm-generic/socket.h, not in Python's socket
 
 # Classic BPF (linux/filter.h) on the TCP header: op, jump if true, jump if false, operand.

@@ -43,9 +43,9 @@ logger = logging.getLogger("relay")
 _RETRY_ACCEPT = 0.1  # seconds
 _TRIES_ACCEPT = 10  # at the end of a listener: what waits then is lost with it
 _TICK = 0.05  # seconds between looks at what drains
-# Seconds a drain waits for errands behind the last exchange: a job that is being posted, and its cancel. With _SPANS it
-# must stay below the supervisor's grace, and both with the default drain below systemd's TimeoutStopSec.
-_ERRANDS = 6.0
+# Seconds a drain waits for background tasks behind the last exchange: a job that is being posted, and its cancel.
+# With _SPANS it must stay below the supervisor's grace, and both with the default drain below systemd's TimeoutStopSec.
+_BACKGROUND = 6.0
 _SPANS = 2.0  # seconds a drain waits for a collector to take the last spans
 _SPREAD = 0.8  # of the drain time: farewells are spread over it, the rest is for the last to end
 
@@ -93,11 +93,11 @@ class Server:
                     await self._stopping.wait()
                     await self._drain()
                     self._nursery.cancel_scope.cancel()
-                with trio.move_on_after(_ERRANDS):
+                with trio.move_on_after(_BACKGROUND):
                     await (
                         self.worker.feeds.end()
-                    )  # they may leave errands: a job that nobody follows any more
-                    await self.worker.errands.done()
+                    )  # they may leave a background task: a job that nobody follows any more
+                    await self.worker.background.done()
                 if self.worker.tracing.mode == "otel":
                     with trio.move_on_after(_SPANS):
                         flush = self.worker.tracing.flush
@@ -245,7 +245,7 @@ class Server:
         finally:
             self._connections.discard(connection)
             counters.connections -= 1
-            if connection.errands:
+            if connection.background:
                 connection.freed = self._slots.release
             else:
                 self._slots.release()
@@ -263,7 +263,7 @@ class Server:
         listener.remove_file()
         if listener.is_tcp:
             handover.turn_away(listener.sock)
-            await trio.sleep(handover.LINGER)
+            await trio.sleep(handover.HANDSHAKES)
         door.scope.cancel()
         tries = _TRIES_ACCEPT
         while True:

@@ -33,8 +33,8 @@ from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.routing.json_template import JsonTemplate, Roots
 from relay.routing.pattern import decode
 from relay.routing.template import TemplateError, query_members
-from relay.sources.ask import Ask
 from relay.sources.call import CallResult, call
+from relay.sources.context import Context
 from relay.sources.json_body import members_of, read_json, without_mark
 from relay.sources.own_events import event_of, last_word, told
 from relay.sources.reply import Failure, Reply, SendEvents
@@ -52,11 +52,11 @@ _EVENT_STREAM = (b"content-type", b"text/event-stream")
 prepare()  # with this module, when such a route is configured (see sources.loading)
 
 
-async def run(plan: Answer, ask: Ask) -> Reply:
+async def run(plan: Answer, context: Context) -> Reply:
     """An event stream of relay's own. Raises: Fault (a body over `max_body`)."""
-    raw = without_mark(await ask.payload(plan.max_body))
-    capture = Capture(ask.route.capture) if ask.route.capture is not None else None
-    telling = _Telling(plan, ask, raw, capture)
+    raw = without_mark(await context.payload(plan.max_body))
+    capture = Capture(context.route.capture) if context.route.capture is not None else None
+    telling = _Telling(plan, context, raw, capture)
     return Reply(200, [_EVENT_STREAM], produce=telling.run, events=True, capture=capture)
 
 
@@ -82,12 +82,12 @@ class _Found:
 class _Telling:
     """One answer from the request to its last event."""
 
-    __slots__ = ("_ask", "_capture", "_plan", "_raw")
+    __slots__ = ("_capture", "_context", "_plan", "_raw")
 
-    def __init__(self, plan: Answer, ask: Ask, raw: bytes, capture: Capture | None) -> None:
+    def __init__(self, plan: Answer, context: Context, raw: bytes, capture: Capture | None) -> None:
         self._capture = capture
         self._plan = plan
-        self._ask = ask
+        self._context = context
         self._raw = raw
 
     async def run(self, send: SendEvents) -> Ending | None:
@@ -99,9 +99,9 @@ class _Telling:
             found = await self._answer(question)
         except Failure as failure:
             await send(self._error(failure))
-            return Ending(failure.side, self._ask.phase, failure.cause, failure.message)
+            return Ending(failure.side, self._context.phase, failure.cause, failure.message)
         self._raw = b""
-        self._ask.phase = Phase.BODY
+        self._context.phase = Phase.BODY
         await self._tell(send, found)
         for event in found.last:
             await send(event if isinstance(event, bytes) else event_of(told(event, {})))
@@ -119,7 +119,7 @@ class _Telling:
 
     def _error(self, failure: Failure) -> bytes:
         """The last event of a stream that failed: without one it would look complete."""
-        route, code, message = self._ask.route, failure.code, failure.message
+        route, code, message = self._context.route, failure.code, failure.message
         retryable = failure.retryable
         return last_word(route, code, message, retryable=retryable) or last_word(
             replace(route, dialect="plain"), code, message, retryable=retryable
@@ -130,21 +130,21 @@ class _Telling:
     async def _question(self) -> _Question:
         """What is asked; the client's request is checked then. Raises: Failure (BAD_REQUEST)."""
         try:
-            return await read_json(self._raw, self._checked, self._ask.threads.json)
+            return await read_json(self._raw, self._checked, self._context.threads.json)
         except NotJSON as error:
             why = f": {error}" if isinstance(error, TooMuch) else ""
             raise _bad_request(f"the request body must be a JSON object{why}") from None
 
     def _checked(self, value: object) -> _Question:
         """Raises: NotJSON, Failure."""
-        plan, ask = self._plan, self._ask
+        plan, context = self._plan, self._context
         body = members_of(value)
         for name in plan.require:
             member = body.get(name)
             if member is None or (isinstance(member, str) and not member.strip()):
                 raise _bad_request(f"{name} is required")
         try:
-            target = plan.path.render(path=ask.params, query=ask.head.query, body=body)
+            target = plan.path.render(path=context.params, query=context.head.query, body=body)
         except TemplateError as error:
             raise _bad_request(f"the request has no usable {error}") from None
         events = _with_known(plan.events, self._asked(body))
@@ -153,9 +153,11 @@ class _Telling:
 
     def _asked(self, body: dict[str, object]) -> Roots:
         """What events may say of the request."""
-        ask = self._ask
-        path = {name: decode(raw).decode("utf-8", "replace") for name, raw in ask.params.items()}
-        return {"body": body, "path": path, "query": query_members(ask.head.query)}
+        context = self._context
+        path = {
+            name: decode(raw).decode("utf-8", "replace") for name, raw in context.params.items()
+        }
+        return {"body": body, "path": path, "query": query_members(context.head.query)}
 
     # -- the backend's answer ----------------------------------------------------------------------
 
@@ -191,7 +193,7 @@ class _Telling:
         plan = self._plan
         try:
             result = await call(
-                self._ask,
+                self._context,
                 upstream,
                 plan.method,
                 question.target,
@@ -211,7 +213,7 @@ class _Telling:
         _check_status(result)
         take = partial(_taken, plan, question.events, self._capture)
         try:
-            return await read_json(result.body, take, self._ask.threads.json)
+            return await read_json(result.body, take, self._context.threads.json)
         except NotJSON as error:
             why = f": {error}" if isinstance(error, TooMuch) else ""
             raise _bad_answer(f"the backend's answer is not JSON that can be read{why}") from None

@@ -17,7 +17,7 @@ from relay.http.head_rules import connection_tokens
 from relay.http.heads import ResponseHead, parse_response
 from relay.http.serialise import request_bytes
 from relay.observing.ending import Cause, Phase, Side
-from relay.sources.ask import Ask
+from relay.sources.context import Context
 from relay.sources.reply import Failure, Outgoing, UpstreamBody
 from relay.sources.request_body import RequestBody
 from relay.upstreams.dial import DialError, dial
@@ -36,7 +36,7 @@ class Stale(Exception):
 
 
 async def attempt(
-    ask: Ask, origin: Origin, out: Outgoing, within: float
+    context: Context, origin: Origin, out: Outgoing, within: float
 ) -> tuple[ResponseHead, UpstreamBody]:
     """Send `out` to `origin` and wait for the final response head.
 
@@ -50,25 +50,25 @@ async def attempt(
     request = request_bytes(out.method, target, out.fields(origin))
     if out.payload is not None:
         request += out.payload
-    body = ask.body if out.payload is None else None
+    body = context.body if out.payload is None else None
     wire = origin.take()
     if wire is not None:
         try:
             lease = Lease(origin, wire, reused=True)
-            return await _converse(ask, lease, out, request, body, within)
+            return await _converse(context, lease, out, request, body, within)
         except Stale:
             if not out.resent_safely or not (body is None or body.resendable):
                 raise _broke("the upstream closed a kept-alive connection") from None
-    lease = Lease(origin, await _dial(ask, origin), reused=False)
-    return await _converse(ask, lease, out, request, body, within)
+    lease = Lease(origin, await _dial(context, origin), reused=False)
+    return await _converse(context, lease, out, request, body, within)
 
 
-async def _dial(ask: Ask, origin: Origin) -> SocketWire:
-    ask.phase = Phase.DIAL
-    seconds = ask.route.timeouts.connect
-    with ask.alarms.within(seconds):
+async def _dial(context: Context, origin: Origin) -> SocketWire:
+    context.phase = Phase.DIAL
+    seconds = context.route.timeouts.connect
+    with context.alarms.within(seconds):
         try:
-            return await dial(origin.url, origin.upstream, ask.engine, ask.alarms)
+            return await dial(origin.url, origin.upstream, context.engine, context.alarms)
         except DialError as error:
             origin.failed(error.cause)
             if error.cause == "exhausted":
@@ -96,7 +96,7 @@ def _exhausted(error: DialError) -> Failure:
 
 
 async def _converse(
-    ask: Ask,
+    context: Context,
     lease: Lease,
     out: Outgoing,
     request: bytes,
@@ -108,12 +108,12 @@ async def _converse(
     Only the read side tells what became of the request: a write that fails may follow an answer that says why.
     """
     wire, origin = lease.wire, lease.origin
-    ask.phase = Phase.REQUEST
+    context.phase = Phase.REQUEST
     kept = False
     try:
         await trio.lowlevel.checkpoint_if_cancelled()  # nothing is sent for a client that has left
         early = b"" if lease.reused else lease.unasked()
-        wire.write_within = ask.route.timeouts.write
+        wire.write_within = context.route.timeouts.write
         wire.post(request if body is None else request + body.opening())
         if body is not None:
             body.sent()
@@ -121,10 +121,10 @@ async def _converse(
             lease.request_sent()
             wire.read_by = trio.current_time() + within
         else:
-            ask.upload(lease, within)
-        head, rest = await _response_head(ask, lease, out, early)
+            context.upload(lease, within)
+        head, rest = await _response_head(context, lease, out, early)
         wire.read_by = inf
-        ask.phase = Phase.RESPONSE
+        context.phase = Phase.RESPONSE
         if head.status == 101:
             _check_switch(head, out, lease)
         kept = True
@@ -146,7 +146,7 @@ async def _converse(
     finally:
         if not kept:
             lease.release()
-            await ask.stop_upload()
+            await context.stop_upload()
 
 
 class _Ended(Exception):
@@ -154,14 +154,14 @@ class _Ended(Exception):
 
 
 async def _response_head(
-    ask: Ask, lease: Lease, out: Outgoing, data: bytes
+    context: Context, lease: Lease, out: Outgoing, data: bytes
 ) -> tuple[ResponseHead, bytes]:
     """The final head, and what came behind it; `data` is what there is already.
 
     Raises: _Ended, Expired (of either side), Fault; Gone is the client's, from passing on an interim head.
     """
     wire = lease.wire
-    limit = ask.route.limits.response_head
+    limit = context.route.limits.response_head
     interim = 0  # bytes of 1xx heads. How many there are is the upstream's affair: 102 says "still at work"
     while True:
         parsed = parse_response(data, out.method, limit) if data else None
@@ -176,7 +176,7 @@ async def _response_head(
             if interim > limit:
                 raise _nonsense("too many interim responses")
             due, began = wire.read_by, trio.current_time()
-            await ask.interim(head)
+            await context.interim(head)
             if wire.read_by == due:  # the time a client takes to read is not the upstream's
                 wire.read_by = due + trio.current_time() - began
             continue

@@ -20,8 +20,8 @@ from relay.http.fault import Fault
 from relay.http.fields import HOP_BY_HOP
 from relay.observing.ending import Cause
 from relay.routing.template import TemplateError
-from relay.sources.ask import Aside, Ask
 from relay.sources.call import reach, read_whole
+from relay.sources.context import Aside, Context
 from relay.sources.reply import Failure, Reply
 
 # What the question says of the request that it is about.
@@ -60,8 +60,8 @@ def asks_with(fields: Fields) -> Fields:
     ]
 
 
-async def authorize(plan: Auth, ask: Ask, body: object) -> Grant | Reply:
-    """The upstream's word on the request of `ask`; a Reply is the client's answer.
+async def authorize(plan: Auth, context: Context, body: object) -> Grant | Reply:
+    """The upstream's word on the request of `context`; a Reply is the client's answer.
 
     Args:
         body: the request's JSON, for `{body.x}` in the path.
@@ -69,20 +69,22 @@ async def authorize(plan: Auth, ask: Ask, body: object) -> Grant | Reply:
     Raises: Failure (503), Fault (400, a placeholder without a value).
     """
     try:
-        target = plan.path.render(path=ask.params, query=ask.head.query, body=body)
+        target = plan.path.render(path=context.params, query=context.head.query, body=body)
     except TemplateError as error:
         raise Fault("client", 400, "bad_target", str(error)) from None
     try:
-        with ask.alarms.within(plan.timeout):
-            return await _asked(plan, ask, target)
+        with context.alarms.within(plan.timeout):
+            return await _asked(plan, context, target)
     except Failure as failure:
         raise _unavailable(failure.detail) from None
     raise _unavailable(f"no answer within {plan.timeout:g} s")
 
 
-async def _asked(plan: Auth, ask: Ask, target: bytes) -> Grant | Reply:
-    question = ask.question(plan.upstream, target)
-    head, answer = await reach(Aside(ask), plan.upstream, question)  # its 1xx are not the client's
+async def _asked(plan: Auth, context: Context, target: bytes) -> Grant | Reply:
+    question = context.question(plan.upstream, target)
+    head, answer = await reach(
+        Aside(context), plan.upstream, question
+    )  # its 1xx are not the client's
     if 200 <= head.status < 300:
         if 0 <= answer.framing <= _ANSWER:
             await read_whole(answer, _ANSWER)

@@ -19,8 +19,8 @@ from relay.http.bodies import Fields, body_reader
 from relay.http.fault import Fault
 from relay.http.heads import ResponseHead
 from relay.observing.ending import Cause
-from relay.sources.ask import Ask
 from relay.sources.attempt import attempt
+from relay.sources.context import Context
 from relay.sources.reply import Failure, Outgoing, UpstreamBody
 from relay.upstreams.origin import Origin
 from relay.wires.wire import Gone
@@ -41,7 +41,7 @@ class CallResult:
 
 
 async def call(
-    ask: Ask,
+    context: Context,
     upstream: Upstream,
     method: bytes,
     target: bytes,
@@ -62,9 +62,9 @@ async def call(
     Raises: Failure (SILENT past the deadline, FAILED for an answer that is too large, and what
         `reach` raises).
     """
-    out = ask.own_request(upstream, method, target, content_type, body, along)
-    with ask.alarms.within(within):
-        head, answer = await reach(ask, upstream, out)
+    out = context.own_request(upstream, method, target, content_type, body, along)
+    with context.alarms.within(within):
+        head, answer = await reach(context, upstream, out)
         return CallResult(head.status, head.fields, await read_whole(answer, max_answer))
     raise silent(within)
 
@@ -74,7 +74,9 @@ def silent(within: float) -> Failure:
     return Failure(504, Cause.SILENT, f"no answer from the upstream within {within:g} s")
 
 
-async def reach(ask: Ask, upstream: Upstream, out: Outgoing) -> tuple[ResponseHead, UpstreamBody]:
+async def reach(
+    context: Context, upstream: Upstream, out: Outgoing
+) -> tuple[ResponseHead, UpstreamBody]:
     """The head of the response to `out`, from the first url that can be reached.
 
     The caller owns the deadline.
@@ -83,26 +85,28 @@ async def reach(ask: Ask, upstream: Upstream, out: Outgoing) -> tuple[ResponseHe
     Resource handling: the caller owns the body, to `read_whole`, to `release`, or to hand on
         in a Reply.
     """
-    group = ask.group(upstream)
+    group = context.group(upstream)
     tried: list[Origin] = []
     while True:
         origin = group.choose(tried)
         assert origin is not None, "a group has at least one origin"
         tried.append(origin)
-        ask.reached(str(origin.url))
+        context.reached(str(origin.url))
         try:
-            return await _counted(ask, origin, out)
+            return await _counted(context, origin, out)
         except Failure as failure:
             if failure.cause is not Cause.UNREACHABLE or len(tried) == len(group.origins):
                 raise
 
 
-async def _counted(ask: Ask, origin: Origin, out: Outgoing) -> tuple[ResponseHead, UpstreamBody]:
+async def _counted(
+    context: Context, origin: Origin, out: Outgoing
+) -> tuple[ResponseHead, UpstreamBody]:
     origin.streams += 1
     reached = False
     try:
         # Who called has the deadline: no second clock beside it.
-        head, body = await attempt(ask, origin, out, float("inf"))
+        head, body = await attempt(context, origin, out, float("inf"))
         reached = True
     finally:
         if not reached:
@@ -118,7 +122,7 @@ async def read_whole(body: UpstreamBody, limit: int) -> bytes:
         if body.framing > limit:
             raise _too_large(limit)
         reader = body_reader(body.framing, "upstream")
-        fresh = body.rest
+        fresh = body.first
         while not reader.done:
             if fresh:
                 payload = reader.feed(fresh)
@@ -132,7 +136,7 @@ async def read_whole(body: UpstreamBody, limit: int) -> bytes:
             if not fresh and not reader.eof():
                 raise Gone
         # Bytes behind the body answer a question nobody put: such a connection serves no more.
-        surplus = fresh if body.framing == 0 else reader.rest
+        surplus = fresh if body.framing == 0 else reader.surplus
         if not surplus:
             body.lease.answer_whole()
         return b"".join(pieces)

@@ -27,8 +27,8 @@ from relay.http.coding import READABLE
 from relay.http.heads import ResponseHead
 from relay.observing.ending import Cause, Side
 from relay.routing.template import Template, TemplateError
-from relay.sources.ask import Ask
 from relay.sources.call import reach, read_whole, silent
+from relay.sources.context import Context
 from relay.sources.job import MAX_REPLY, Job, Members, Wanted, bad_reply, refused
 from relay.sources.json_body import members_of, named, read_json, without_mark
 from relay.sources.reply import Failure, Outgoing, Reply, UpstreamBody, unreadable
@@ -39,22 +39,22 @@ FIRST_PAUSE = 0.05  # seconds until a stream that is not there yet is asked for 
 LONGEST_PAUSE = 0.5  # seconds
 
 
-async def run(plan: Enqueue, ask: Ask) -> Reply:
+async def run(plan: Enqueue, context: Context) -> Reply:
     """The stream of the job that the client's request became. Raises: Failure, Fault."""
-    if ask.head.method == b"HEAD":
+    if context.head.method == b"HEAD":
         raise _bad_request("no_events_for_head", "a job cannot be asked for with HEAD")
-    raw = without_mark(await ask.payload(plan.max_body))
+    raw = without_mark(await context.payload(plan.max_body))
     try:
-        wanted = await read_json(raw, partial(_wanted, plan, ask, raw), ask.threads.json)
+        wanted = await read_json(raw, partial(_wanted, plan, context, raw), context.threads.json)
     except NotJSON as error:
         why = f": {error}" if isinstance(error, TooMuch) else ""
         raise _bad_request("bad_json", f"the request body must be a JSON object{why}") from None
-    await ask.commit()
-    job = Job(plan, ask, wanted)
+    await context.commit()
+    job = Job(plan, context, wanted)
     reply = await job.post()
     followed = False
     try:
-        head, stream = await _follow(plan.follow, ask, job, reply)
+        head, stream = await _follow(plan.follow, context, job, reply)
         followed = True
     finally:
         if not followed:
@@ -73,7 +73,7 @@ async def run(plan: Enqueue, ask: Ask) -> Reply:
 # -- the client's request --------------------------------------------------------------------------
 
 
-def _wanted(plan: Enqueue, ask: Ask, raw: bytes, value: object) -> Wanted:
+def _wanted(plan: Enqueue, context: Context, raw: bytes, value: object) -> Wanted:
     """What is kept of the request: where it goes, and what the later targets need of it.
 
     Raises: NotJSON, Failure.
@@ -81,10 +81,12 @@ def _wanted(plan: Enqueue, ask: Ask, raw: bytes, value: object) -> Wanted:
     body = members_of(value)
     later = [step.path for step in (plan.follow, plan.cancel) if step is not None]
     try:
-        target = plan.enqueue.path.render(path=ask.params, query=ask.head.query, body=body)
+        target = plan.enqueue.path.render(path=context.params, query=context.head.query, body=body)
         for template in later:
             supposed = _supposed_reply(template)
-            template.render(path=ask.params, query=ask.head.query, body=body, reply=supposed)
+            template.render(
+                path=context.params, query=context.head.query, body=body, reply=supposed
+            )
     except TemplateError as error:
         raise _bad_request("bad_request_body", f"the request has no usable {error}") from None
     sender = None if plan.order_by is None else plan.order_by({"body": body})
@@ -92,7 +94,7 @@ def _wanted(plan: Enqueue, ask: Ask, raw: bytes, value: object) -> Wanted:
 
 
 def _key(sender: object) -> str | None:
-    """A key for `Turns`: the value it stands for may be large, and is kept as long as somebody waits."""
+    """A key for `Ordering`: the value it stands for may be large, and is kept as long as somebody waits."""
     if sender is None:
         return None
     return hashlib.sha256(json.dumps(sender, sort_keys=True).encode()).hexdigest()
@@ -119,34 +121,34 @@ def _bad_request(code: str, message: str) -> Failure:
 
 
 async def _follow(
-    step: Step, ask: Ask, job: Job, reply: Members
+    step: Step, context: Context, job: Job, reply: Members
 ) -> tuple[ResponseHead, UpstreamBody]:
     """The stream of the job, as soon as it exists."""
     try:
         target = job.target_of(step, reply)
     except TemplateError as error:
         raise bad_reply(f"the reply to the message has no usable {error}") from None
-    out = ask.own_request(step.upstream, step.method, target, along=step.client_headers)
-    until = ask.alarms.awake() + step.not_ready_for
+    out = context.own_request(step.upstream, step.method, target, along=step.client_headers)
+    until = context.alarms.awake() + step.not_ready_for
     pause = FIRST_PAUSE
     while True:
-        head, stream = await _stream_or_status(step, ask, out)
+        head, stream = await _stream_or_status(step, context, out)
         if stream is not None:
             return head, stream
         if head.status not in step.not_ready:
             raise refused("stream_refused", "the stream was refused", head.status)
-        if ask.alarms.awake() + pause > until:
+        if context.alarms.awake() + pause > until:
             raise refused("stream_not_ready", "the stream did not come up: refused", head.status)
         await trio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
 
 
 async def _stream_or_status(
-    step: Step, ask: Ask, out: Outgoing
+    step: Step, context: Context, out: Outgoing
 ) -> tuple[ResponseHead, UpstreamBody | None]:
     """One try: a head, and its body where it is the stream; otherwise the body has been read."""
-    with ask.alarms.within(step.timeout):
-        head, body = await reach(ask, step.upstream, out)
+    with context.alarms.within(step.timeout):
+        head, body = await reach(context, step.upstream, out)
         if head.status == 200 and head.media_type == b"text/event-stream":
             if head.coding not in READABLE:
                 body.release()

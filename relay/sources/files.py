@@ -31,7 +31,7 @@ from relay.config.sources.files import Files
 from relay.http.bodies import Fields
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.routing.pattern import decode
-from relay.sources.ask import Ask
+from relay.sources.context import Context
 from relay.sources.reply import Failure, OpenFile, Reply
 from relay.wires.descriptors import in_reserve, is_lack
 
@@ -79,14 +79,14 @@ class _Folder(Exception):
     """The path names a folder, without the slash that makes its relative links work."""
 
 
-async def run(plan: Files, ask: Ask) -> Reply:
+async def run(plan: Files, context: Context) -> Reply:
     """The file of the plan's folder that the request names."""
-    head = ask.head
+    head = context.head
     if head.method not in (b"GET", b"HEAD"):
         reply = _refusal(405, "method_not_allowed", "files are read with GET and HEAD")
         reply.fields.append((b"allow", b"GET, HEAD"))
         return reply
-    found = await _Opening(Path(value_of(plan.directory)), _path_below(ask)).found(ask)
+    found = await _Opening(Path(value_of(plan.directory)), _path_below(context)).found(context)
     if isinstance(found, _Folder):
         query = b"?" + head.query if head.query else b""
         return Reply(308, [(b"location", head.path + b"/" + query)])
@@ -117,14 +117,14 @@ class _Opening:
         self._given_up = False
         self._lock = Lock()
 
-    async def found(self, ask: Ask) -> _Found | _Refused | _Folder:
+    async def found(self, context: Context) -> _Found | _Refused | _Folder:
         """Raises: Failure past the deadline of a response's head."""
-        within = ask.route.timeouts.response_head
+        within = context.route.timeouts.response_head
         waited_for = True
         try:
-            with ask.alarms.within(within):
+            with context.alarms.within(within):
                 return await trio.to_thread.run_sync(
-                    self._find, limiter=ask.threads.files, abandon_on_cancel=True
+                    self._find, limiter=context.threads.files, abandon_on_cancel=True
                 )
             waited_for = False
         except trio.Cancelled:
@@ -156,10 +156,10 @@ class _Opening:
             file.close()
 
 
-def _path_below(ask: Ask) -> bytes:
+def _path_below(context: Context) -> bytes:
     """What names the file: what the route's `{rest...}` caught; without one, the folder's own."""
-    pattern = ask.route.pattern
-    return ask.params[pattern.names[-1]] if pattern.has_rest else b""
+    pattern = context.route.pattern
+    return context.params[pattern.names[-1]] if pattern.has_rest else b""
 
 
 def _find(directory: Path, path: bytes) -> _Found:

@@ -21,8 +21,8 @@ from relay.http.retry_after import retry_after
 from relay.observing.ending import Cause
 from relay.routing import relocation
 from relay.routing.template import TemplateError
-from relay.sources.ask import Ask
 from relay.sources.attempt import attempt
+from relay.sources.context import Context
 from relay.sources.reply import Failure, Outgoing, Reply, UpstreamBody, unreadable
 from relay.upstreams.origin import Origin
 from relay.wires.wire import Expired, Gone
@@ -36,12 +36,12 @@ FIRST_EVENT_HELD = (
 _STATUSES = {429: "429", 502: "502", 503: "503", 504: "504"}
 
 
-async def run(plan: Forward, ask: Ask) -> Reply:
+async def run(plan: Forward, context: Context) -> Reply:
     """The upstream's response to the client's request. Raises: Failure, Fault."""
-    out = ask.outgoing(plan.upstream, target_of(plan, ask))
-    group = ask.group(plan.upstream)
+    out = context.outgoing(plan.upstream, target_of(plan, context))
+    group = context.group(plan.upstream)
     tried: list[Origin] = []
-    left = ask.route.retries
+    left = context.route.retries
     while True:
         origin = group.choose(tried)
         if origin is None:
@@ -49,28 +49,28 @@ async def run(plan: Forward, ask: Ask) -> Reply:
             origin = group.choose(tried)
             assert origin is not None, "a group has at least one origin"
         tried.append(origin)
-        ask.reached(str(origin.url))
+        context.reached(str(origin.url))
         more_urls = len(tried) < len(group.origins)
         try:
-            reply = await _once(ask, plan, origin, out, last=left == 0)
-            return _located(ask, plan, out, reply)
+            reply = await _once(context, plan, origin, out, last=left == 0)
+            return _located(context, plan, out, reply)
         except Failure as failure:
             unsent = failure.cause is Cause.UNREACHABLE and more_urls
             if not unsent:
-                if left == 0 or not _allowed(ask, out, failure):
+                if left == 0 or not _allowed(context, out, failure):
                     raise
                 left -= 1
             if not more_urls and failure.retry_after != inf:
                 await trio.sleep(min(failure.retry_after, MAX_WAIT))
 
 
-def target_of(plan: Forward, ask: Ask) -> bytes:
+def target_of(plan: Forward, context: Context) -> bytes:
     """The target for the upstream: as it came, or rendered from the template with the client's query behind it."""
-    head = ask.head
+    head = context.head
     if plan.path is None:
         return head.target
     try:
-        path = plan.path.render(path=ask.params, query=head.query)
+        path = plan.path.render(path=context.params, query=head.query)
     except TemplateError as error:
         raise Fault("client", 400, "bad_target", str(error)) from None
     if not head.query or plan.path.has_query:
@@ -78,12 +78,12 @@ def target_of(plan: Forward, ask: Ask) -> bytes:
     return path + b"?" + head.query
 
 
-def _located(ask: Ask, plan: Forward, out: Outgoing, reply: Reply) -> Reply:
+def _located(context: Context, plan: Forward, out: Outgoing, reply: Reply) -> Reply:
     """The reply with the upstream's own addresses as paths on relay, where the route keeps a prefix of the path."""
     head = reply.head
     if head is None or not head.locates:
         return reply
-    kept = relocation.kept(ask.route.pattern, plan.path, ask.head.path, out.target)
+    kept = relocation.kept(context.route.pattern, plan.path, context.head.path, out.target)
     own = [
         relocation.Own(url.scheme.encode(), url.authority, url.base_path.encode("ascii"))
         for url in plan.upstream.urls
@@ -96,27 +96,29 @@ def _located(ask: Ask, plan: Forward, out: Outgoing, reply: Reply) -> Reply:
     return reply
 
 
-async def _once(ask: Ask, plan: Forward, origin: Origin, out: Outgoing, *, last: bool) -> Reply:
+async def _once(
+    context: Context, plan: Forward, origin: Origin, out: Outgoing, *, last: bool
+) -> Reply:
     origin.streams += 1
     handed_over = False
     try:
-        head, body = await attempt(ask, origin, out, ask.route.timeouts.response_head)
+        head, body = await attempt(context, origin, out, context.route.timeouts.response_head)
         try:
-            stream = head.media_type == b"text/event-stream" and ask.route.stream == "auto"
+            stream = head.media_type == b"text/event-stream" and context.route.stream == "auto"
             readable = head.coding in READABLE
             if stream and not readable and plan.translate is not None and head.status == 200:
                 raise unreadable(head.coding)
             if not last:
-                _refuse_by_status(ask, head)
-                if stream and readable and body.framing != 0 and _may_be_asked_again(ask, out):
-                    await _alive(ask, body, head.coding)
+                _refuse_by_status(context, head)
+                if stream and readable and body.framing != 0 and _may_be_asked_again(context, out):
+                    await _alive(context, body, head.coding)
             reply = _reply(plan, head, body, stream=stream and head.status == 200)
             handed_over = True
             return reply
         finally:
             if not handed_over:
                 body.lease.release()
-                await ask.stop_upload()
+                await context.stop_upload()
     finally:
         if not handed_over:
             origin.streams -= 1
@@ -135,16 +137,16 @@ def _reply(plan: Forward, head: ResponseHead, body: UpstreamBody, *, stream: boo
     )
 
 
-def _allowed(ask: Ask, out: Outgoing, failure: Failure) -> bool:
+def _allowed(context: Context, out: Outgoing, failure: Failure) -> bool:
     """Whether the route retries this failure, and the request can be sent again: not what was answered in part, or with
     nonsense, unless it may be processed twice."""
-    if ask.body is not None and not ask.body.resendable:
+    if context.body is not None and not context.body.resendable:
         return False
     if failure.answered and not out.resent_safely:
         return False
     if failure.retry_after != inf and failure.retry_after > MAX_WAIT:
         return False
-    return failure.retryable and _name(failure) in ask.route.retry_on
+    return failure.retryable and _name(failure) in context.route.retry_on
 
 
 def _name(failure: Failure) -> str:
@@ -155,38 +157,38 @@ def _name(failure: Failure) -> str:
     return str(failure.status)
 
 
-def _refuse_by_status(ask: Ask, head: ResponseHead) -> None:
+def _refuse_by_status(context: Context, head: ResponseHead) -> None:
     """Raise for a status that `retry_on` names, while there is another attempt to make."""
     name = _STATUSES.get(head.status)
-    if name is None or name not in ask.route.retry_on:
+    if name is None or name not in context.route.retry_on:
         return
     after = retry_after(head.fields, time.time())
     if after != inf and after > MAX_WAIT:
         return  # pass it on: the client can wait, a held request should not
-    if ask.body is None or ask.body.resendable:
+    if context.body is None or context.body.resendable:
         raise Failure(
             head.status, Cause.FAILED, f"the upstream answered {head.status}", retry_after=after
         )
 
 
-def _may_be_asked_again(ask: Ask, out: Outgoing) -> bool:
+def _may_be_asked_again(context: Context, out: Outgoing) -> bool:
     """Whether a stream that fails at its beginning can be had from another try. If not, nothing is waited for."""
-    if ask.body is not None and not ask.body.resendable:
+    if context.body is not None and not context.body.resendable:
         return False
-    return out.resent_safely or bool(ask.route.retry_on & {"refused", "timeout"})
+    return out.resent_safely or bool(context.route.retry_on & {"refused", "timeout"})
 
 
-async def _alive(ask: Ask, body: UpstreamBody, coding: bytes) -> None:
-    """Wait until the stream has shown itself alive with one whole block; what came is kept in `body.rest`.
+async def _alive(context: Context, body: UpstreamBody, coding: bytes) -> None:
+    """Wait until the stream has shown itself alive with one whole block; what came is kept in `body.first`.
 
     A comment is enough: an upstream that says that it works must not be asked again, and its head and comments must not
     wait for an event that may take minutes.
     """
     intake = Intake(body.framing, 0, coding=coding)  # looks on and holds nothing
     started = trio.current_time()
-    came = bytearray(body.rest)
+    came = bytearray(body.first)
     try:
-        fresh = body.rest
+        fresh = body.first
         while True:
             intake.feed(fresh)
             while intake.pending and not _is_started(intake, came):
@@ -197,8 +199,8 @@ async def _alive(ask: Ask, body: UpstreamBody, coding: bytes) -> None:
             if intake.done or _is_started(intake, came):
                 return
             # The same clocks as behind it: the first event is due from the head on, a byte from the last one on.
-            idle = trio.current_time() + ask.route.timeouts.idle
-            body.wire.read_by = min(started + ask.route.first_event, idle)
+            idle = trio.current_time() + context.route.timeouts.idle
+            body.wire.read_by = min(started + context.route.first_event, idle)
             fresh = await body.wire.receive()
             if not fresh:
                 raise Gone
@@ -211,7 +213,7 @@ async def _alive(ask: Ask, body: UpstreamBody, coding: bytes) -> None:
         wait = trio.current_time() - started
         raise Failure(504, Cause.SILENT, f"no event within {wait:.1f} s") from None
     finally:
-        body.rest = bytes(came)
+        body.first = bytes(came)
         body.wire.read_by = inf
 
 

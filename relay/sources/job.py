@@ -7,8 +7,8 @@
 
 Rules
   * From the first byte of the POST on nobody knows whether the broker has the job, until it says so. Who leaves
-    meanwhile leaves the POST behind as an errand: only its reply names what is to be cancelled. It ends with the step's
-    own `timeout`, after ORPHANED at the latest.
+    meanwhile leaves the POST behind as a background task: only its reply names what is to be cancelled. It ends with
+    the step's own `timeout`, after ORPHANED at the latest.
   * Without `[routes.cancel]` there is nothing to wait for: the POST is given up with the exchange.
   * A turn (`order_by`) is held until the POST has ended, whoever waits for it: the next message of the sender must not
     overtake this one.
@@ -27,8 +27,8 @@ from relay.config.sources.enqueue import Enqueue
 from relay.config.sources.steps import Step
 from relay.observing.ending import Cause, Phase
 from relay.routing.template import Template, TemplateError
-from relay.sources.ask import Aside, Ask
 from relay.sources.call import call
+from relay.sources.context import Aside, Context
 from relay.sources.json_body import members_of, named, read_json
 from relay.sources.reply import Failure
 from relay.sse.json_line import NotJSON
@@ -60,9 +60,9 @@ class Job:
     """One job. `post` once; `cancel` whenever it turns out that its stream will not be read to its end."""
 
     __slots__ = (
-        "_ask",
         "_bound",
         "_cancelled",
+        "_context",
         "_error",
         "_left",
         "_over",
@@ -71,13 +71,13 @@ class Job:
         "_wanted",
     )
 
-    def __init__(self, plan: Enqueue, ask: Ask, wanted: Wanted) -> None:
+    def __init__(self, plan: Enqueue, context: Context, wanted: Wanted) -> None:
         self._plan = plan
-        self._ask = ask
+        self._context = context
         self._wanted = wanted
         self._reply: Members | None = None
         self._error: Exception | None = None
-        self._bound = ask.alarms.within(inf)  # of the POST
+        self._bound = context.alarms.within(inf)  # of the POST
         self._over = trio.Event()  # the POST has ended
         self._left = False  # nobody waits for the reply any more
         self._cancelled = False
@@ -92,7 +92,7 @@ class Job:
         if plan.cancel is None:
             return await self._in_turn()
         within = plan.order_wait + plan.enqueue.timeout + ORPHANED + CANCEL_WITHIN
-        self._ask.beside(self._run, within)
+        self._context.beside(self._run, within)
         try:
             await self._over.wait()
         except trio.Cancelled:
@@ -103,15 +103,15 @@ class Job:
             raise
         if self._error is not None:
             raise self._error
-        assert self._reply is not None, "an errand outlives its POST"
+        assert self._reply is not None, "the task outlives its POST"
         return self._reply
 
     def cancel(self) -> None:
         """Tell the broker, beside the exchange, that nobody waits for the job. Once, whoever asks."""
         if self._plan.cancel is not None:
-            self._ask.beside(self._tell, CANCEL_WITHIN)
+            self._context.beside(self._tell, CANCEL_WITHIN)
 
-    # -- the errand ------------------------------------------------------------------------------------------
+    # -- the background task ------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         """The POST, and the cancel behind it where its exchange is gone."""
@@ -130,14 +130,14 @@ class Job:
             if self._left:
                 raise error
             return
-        if self._ask.phase not in _UNSENT and (error is None or _may_have_begun(error)):
-            with self._ask.alarms.within(CANCEL_WITHIN):
+        if self._context.phase not in _UNSENT and (error is None or _may_have_begun(error)):
+            with self._context.alarms.within(CANCEL_WITHIN):
                 await self._tell()
 
     def _leave(self) -> None:
         """The exchange is over before the POST is."""
         self._left = True
-        if self._ask.phase in _UNSENT:
+        if self._context.phase in _UNSENT:
             self._bound.cancel()
         else:
             self._bound.set(min(self._plan.enqueue.timeout, ORPHANED))
@@ -150,7 +150,7 @@ class Job:
         try:
             target = self.target_of(step, self._reply or {})
             await call(
-                Aside(self._ask),
+                Aside(self._context),
                 step.upstream,
                 step.method,
                 target,
@@ -169,14 +169,16 @@ class Job:
         sender = self._wanted.sender
         if sender is None:
             return await self._send()
-        self._ask.phase = Phase.QUEUED
-        async with self._ask.turns.turn(sender, self._ask.alarms.within(self._plan.order_wait)):
+        self._context.phase = Phase.QUEUED
+        async with self._context.ordering.turn(
+            sender, self._context.alarms.within(self._plan.order_wait)
+        ):
             return await self._send()
 
     async def _send(self) -> Members:
         step = self._plan.enqueue
         result = await call(
-            self._ask,
+            self._context,
             step.upstream,
             step.method,
             self._wanted.target,
@@ -189,7 +191,7 @@ class Job:
         if not result.ok:
             raise refused("enqueue_refused", "the message was refused", result.status)
         try:
-            return await read_json(result.body, self._taken, self._ask.threads.json)
+            return await read_json(result.body, self._taken, self._context.threads.json)
         except NotJSON:
             if not self._needs_reply():
                 return {}
@@ -207,9 +209,11 @@ class Job:
 
     def target_of(self, step: Step, reply: Members) -> bytes:
         """The target of a later step. Raises: TemplateError."""
-        ask = self._ask
+        context = self._context
         body = self._wanted.members
-        return step.path.render(path=ask.params, query=ask.head.query, body=body, reply=reply)
+        return step.path.render(
+            path=context.params, query=context.head.query, body=body, reply=reply
+        )
 
 
 def refused(code: str, what: str, status: int) -> Failure:

@@ -11,10 +11,10 @@ from importlib import import_module
 from typing import cast
 
 from relay.config.values import Source
-from relay.sources.ask import Ask
+from relay.sources.context import Context
 from relay.sources.reply import Reply
 
-Run = Callable[[Source, Ask], Awaitable[Reply]]
+Run = Callable[[Source, Context], Awaitable[Reply]]
 
 
 def run_of(plan: Source) -> Run:

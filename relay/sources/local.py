@@ -6,11 +6,11 @@ import trio
 
 from relay.config.sources.local import Local
 from relay.http.bodies import Fields
-from relay.sources.ask import Ask
+from relay.sources.context import Context
 from relay.sources.reply import Reply
 
 
-async def run(plan: Local, ask: Ask) -> Reply:
+async def run(plan: Local, context: Context) -> Reply:
     """The status and the body that the route names."""
     await trio.lowlevel.checkpoint()
     fields: Fields = [(b"x-content-type-options", b"nosniff")]

@@ -30,7 +30,7 @@ class UpstreamBody:
 
     lease: Lease
     framing: int
-    rest: bytes  # body bytes that came with the head
+    first: bytes  # body bytes that came with the head
 
     @property
     def wire(self) -> SocketWire:

@@ -36,9 +36,9 @@ class RequestBody:
         return self._flow.done
 
     @property
-    def rest(self) -> bytes:
+    def surplus(self) -> bytes:
         """What came behind the body: the next request."""
-        return self._flow.rest
+        return self._flow.surplus
 
     def take(self, data: bytes) -> bytes:
         """What the upstream gets for `data`. Raises: Fault (malformed, or over the limit: 413)."""

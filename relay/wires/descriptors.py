@@ -19,7 +19,7 @@ from typing import Final
 
 RESERVE: Final = 128  # descriptors: 64 of the admin listener, the rest for messages, look-ups, log and files of a reload
 _SHARE: Final = 8  # one in so many is reserved where the limit is small
-_BESIDE: Final = 512  # at most kept free for upstream connections of clients that have left (errands, checks, runs)
+_BESIDE: Final = 512  # at most kept free for upstream connections of clients that have left (background tasks, checks, runs)
 _LACK: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 

@@ -62,7 +62,7 @@ class Tape:
             request = self.requests[-1]
             if not self._body.done:
                 request.payload += self._body.feed(data)
-                data = self._body.rest
+                data = self._body.surplus
             if self._body.done:
                 request.whole = True
                 self._body = None

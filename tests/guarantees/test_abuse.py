@@ -209,7 +209,7 @@ async def trickle(client: RawPeer, first: bytes) -> None:
 async def test_a_body_slower_than_the_least_rate_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     from relay.exchange import upload
 
-    monkeypatch.setattr(upload, "GRACE", 0.1)
+    monkeypatch.setattr(upload, "SLOW_START", 0.1)
     async with scene("limits.request_body_rate = '1KiB/s'") as (relay, up):
         client = await relay.client()
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")

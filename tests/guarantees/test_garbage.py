@@ -320,6 +320,6 @@ async def once(relay: Relay, up: Upstream, way: Way) -> None:
         await way(client, up)
     finally:
         client.close()
-    await settle(lambda: relay.worker.counters.connections == len(relay.worker.errands) == 0)
+    await settle(lambda: relay.worker.counters.connections == len(relay.worker.background) == 0)
     for peer in up._peers:
         peer.close()

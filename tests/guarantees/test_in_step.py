@@ -161,7 +161,7 @@ class Client:
             if self.rest:
                 data, self.rest = self.rest, b""
                 body += reader.feed(data)
-                self.rest = reader.rest
+                self.rest = reader.surplus
             elif not await self._more():
                 reader.eof()
                 return head.status, body, False

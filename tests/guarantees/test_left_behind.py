@@ -179,6 +179,6 @@ async def test_another_protocol_for_a_request_of_relays_own(path: str, which: in
             await told.send(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         await client.until(b"0\r\n\r\n")
         await relay.line()
-        await settle(lambda: not len(relay.worker.errands))
+        await settle(lambda: not len(relay.worker.background))
         await serves_no_more(relay, up, peer)
     up.close()

@@ -97,7 +97,7 @@ async def test_a_job_is_cancelled_with_its_run(ended_by: str) -> None:
             else:
                 nursery.start_soon(relay.drained)
         if ended_by == "stop":
-            await settle(lambda: not len(relay.worker.errands))
+            await settle(lambda: not len(relay.worker.background))
 
 
 async def test_a_client_that_cannot_be_told_of_the_early_head_has_left() -> None:

@@ -22,7 +22,7 @@ import pytest
 
 from relay.config import load, loads
 from relay.config.values import Timeouts
-from relay.processes.supervisor import _GRACE
+from relay.processes.supervisor import EXIT_GRACE
 from relay.terminators import SOCKET, Wanted
 from relay.terminators import terminator as terminator_file
 from tests.interop.processes import ROOT, Server, free_port, require, start
@@ -83,13 +83,13 @@ def test_the_units_agree_with_the_file() -> None:
     ]
     assert service["Service"]["Type"] == "notify"
     assert service["Service"]["ExecReload"] == "/bin/kill -HUP $MAINPID"
-    assert int(service["Service"]["TimeoutStopSec"]) > config.timeouts.drain + _GRACE
+    assert int(service["Service"]["TimeoutStopSec"]) > config.timeouts.drain + EXIT_GRACE
     assert service["Unit"]["Requires"] == "relay.socket"
 
 
 def test_the_default_drain_fits_the_customary_wait() -> None:
     """Kubernetes, podman and systemd wait 10 to 90 s by default; the files say 45."""
-    assert Timeouts().drain + _GRACE < 45
+    assert Timeouts().drain + EXIT_GRACE < 45
 
 
 @pytest.mark.parametrize("name", ["relay.service", "relay.socket"])

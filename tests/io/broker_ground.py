@@ -57,15 +57,15 @@ last = true
 
 def turns_of(relay: Relay) -> Callable[[], int]:
     found = relay.worker.table.find(b"POST", b"/chat")
-    turns = found.value.turns  # type: ignore[union-attr]
+    turns = found.value.ordering  # type: ignore[union-attr]
     return lambda: turns.waiting
 
 
 async def nothing_left(relay: Relay) -> None:
-    """No errand, no turn, no count: as before the exchange."""
+    """No background task, no turn, no count: as before the exchange."""
     worker = relay.worker
-    turns = worker.table.find(b"POST", b"/chat").value.turns  # type: ignore[union-attr]
+    turns = worker.table.find(b"POST", b"/chat").value.ordering  # type: ignore[union-attr]
     origins = [origin for group in worker.groups for origin in group.origins]
-    await settle(lambda: not len(worker.errands) and not len(turns))
+    await settle(lambda: not len(worker.background) and not len(turns))
     await settle(lambda: all(origin.streams == 0 for origin in origins))
     await settle(lambda: len(worker.engine) == 1 + sum(len(origin.idle) for origin in origins))

@@ -156,7 +156,7 @@ class Response:
                 self._events.append(json.loads(event.data))
         if self._reader.done:
             self.clean = True
-            self.peer.buffer = self._reader.rest
+            self.peer.buffer = self._reader.surplus
         return True
 
 

@@ -292,7 +292,7 @@ async def test_a_broker_that_does_not_answer_the_cancel_holds_nothing(backend: B
         await backend.asked()
         client.close()
         told = await backend.asked()
-        await settle(lambda: len(relay.worker.errands) == 1)
+        await settle(lambda: len(relay.worker.background) == 1)
         await told.peer.ended()  # its deadline
         await nothing_left(relay)
 

@@ -51,7 +51,7 @@ _H2_INTERNAL_ERROR: Final = 0x2  # RFC 9113 §7; what Go's reverse proxy sends
 _H3_INTERNAL_ERROR: Final = 0x102  # RFC 9114 §8.1
 
 
-class Beyond:
+class HypercornHooks:
     """The server behind one request's `send`."""
 
     __slots__ = ("_buffer", "_connection", "_protocol", "_quic", "_stream", "_stream_id")

@@ -10,9 +10,9 @@ import trio
 from relay.config.values import Route, Upstream
 from relay.http.heads import RequestHead, ResponseHead
 from relay.observing.ending import Phase
+from relay.sources.ordering import Ordering
 from relay.sources.reply import Outgoing
 from relay.sources.request_body import RequestBody
-from relay.sources.turns import Turns
 from relay.upstreams.group import Group
 from relay.upstreams.lease import Lease
 from relay.wires.alarms import Alarms
@@ -20,7 +20,7 @@ from relay.wires.engine import Engine
 from relay.wires.threads import Threads
 
 
-class Ask(Protocol):
+class Context(Protocol):
     """One exchange, as its source sees it."""
 
     head: RequestHead
@@ -39,7 +39,7 @@ class Ask(Protocol):
         """What work may be done in threads, and how much at once; shared by all exchanges of this worker."""
 
     @property
-    def turns(self) -> Turns:
+    def ordering(self) -> Ordering:
         """Who comes next on this route, by key; shared by its exchanges in this worker."""
 
     def group(self, upstream: Upstream) -> Group:
@@ -93,34 +93,34 @@ class Ask(Protocol):
 class Aside:
     """An exchange as a request beside it sees it: what becomes of that request shows in no record, and reaches no client.
 
-    Implements Ask, but for what belongs to the client's own request.
+    Implements Context, but for what belongs to the client's own request.
     """
 
-    __slots__ = ("_ask", "alarms", "body", "engine", "head", "params", "phase")
+    __slots__ = ("_context", "alarms", "body", "engine", "head", "params", "phase")
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
-        self.head = ask.head
-        self.params = ask.params
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.head = context.head
+        self.params = context.params
         self.body: RequestBody | None = None
         self.phase = Phase.ROUTE
-        self.engine = ask.engine
-        self.alarms = ask.alarms
+        self.engine = context.engine
+        self.alarms = context.alarms
 
     @property
     def route(self) -> Route:
-        return self._ask.route
+        return self._context.route
 
     @property
     def threads(self) -> Threads:
-        return self._ask.threads
+        return self._context.threads
 
     @property
-    def turns(self) -> Turns:
-        return self._ask.turns
+    def ordering(self) -> Ordering:
+        return self._context.ordering
 
     def group(self, upstream: Upstream) -> Group:
-        return self._ask.group(upstream)
+        return self._context.group(upstream)
 
     def outgoing(self, upstream: Upstream, target: bytes) -> Outgoing:
         raise AssertionError("the client's request is not sent beside it")
@@ -137,7 +137,7 @@ class Aside:
         payload: bytes = b"",
         along: tuple[bytes, ...] = (),
     ) -> Outgoing:
-        return self._ask.own_request(upstream, method, target, content_type, payload, along)
+        return self._context.own_request(upstream, method, target, content_type, payload, along)
 
     def reached(self, name: str) -> None:
         """Not for the record."""
@@ -161,4 +161,4 @@ class Aside:
         raise AssertionError("the client hears nothing of it")
 
     def beside(self, job: Callable[[], Awaitable[None]], within: float) -> None:
-        self._ask.beside(job, within)
+        self._context.beside(job, within)

@@ -1,4 +1,4 @@
-"""Turns: first come, first served, for each key; nothing is kept for nobody."""
+"""Ordering: first come, first served, for each key; nothing is kept for nobody."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relay.observing.ending import Cause, Side
+from relay.sources.ordering import Ordering
 from relay.sources.reply import Failure
-from relay.sources.turns import Turns
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
 
@@ -22,7 +22,7 @@ class Line:
         for each in (engine, alarms):
             nursery.start_soon(each.run)
         self.within = alarms.within
-        self.turns = Turns()
+        self.ordering = Ordering()
         self.happened: list[str] = []
         self._nursery = nursery
         self._release: dict[str, trio.Event] = {}
@@ -46,7 +46,7 @@ class Line:
     async def _hold(self, name: str, key: str, within: float) -> None:
         with self._scopes[name]:
             try:
-                async with self.turns.turn(key, self.within(within)):
+                async with self.ordering.turn(key, self.within(within)):
                     self.happened.append(name)
                     await self._release[name].wait()
             except Failure as failure:
@@ -58,11 +58,11 @@ async def test_turns_come_in_the_order_of_asking(nursery: trio.Nursery) -> None:
     for name in "abc":
         await line.wants(name)
     assert line.happened == ["a"]
-    assert line.turns.waiting == 2
+    assert line.ordering.waiting == 2
     for name in "abc":
         await line.ends(name)
     assert line.happened == ["a", "b", "c"]
-    assert len(line.turns) == 0
+    assert len(line.ordering) == 0
 
 
 async def test_other_keys_do_not_wait(nursery: trio.Nursery) -> None:
@@ -71,9 +71,9 @@ async def test_other_keys_do_not_wait(nursery: trio.Nursery) -> None:
     await line.wants("b", "two")
     assert line.happened == ["a", "b"]
     await line.ends("a")
-    assert len(line.turns) == 1
+    assert len(line.ordering) == 1
     await line.ends("b")
-    assert len(line.turns) == 0
+    assert len(line.ordering) == 0
 
 
 async def test_who_leaves_gives_its_place_up_and_the_others_keep_theirs(
@@ -89,7 +89,7 @@ async def test_who_leaves_gives_its_place_up_and_the_others_keep_theirs(
     await line.ends("c")
     await line.ends("d")
     assert line.happened == ["a", "c", "d"]
-    assert len(line.turns) == 0
+    assert len(line.ordering) == 0
 
 
 async def test_waiting_is_bounded(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
@@ -102,12 +102,12 @@ async def test_waiting_is_bounded(nursery: trio.Nursery, autojump_clock: MockClo
     await line.ends("a")
     assert line.happened[-1] == "c"
     await line.ends("c")
-    assert len(line.turns) == 0
+    assert len(line.ordering) == 0
 
 
 async def test_a_cancelled_task_leaves_no_key(nursery: trio.Nursery) -> None:
     line = Line(nursery)
-    turns = line.turns
+    turns = line.ordering
     with trio.CancelScope() as scope:
         scope.cancel()
         async with turns.turn("key", line.within(1)):
@@ -117,13 +117,13 @@ async def test_a_cancelled_task_leaves_no_key(nursery: trio.Nursery) -> None:
 
 async def test_the_failure_says_who_is_to_blame(nursery: trio.Nursery) -> None:
     line = Line(nursery)
-    async with line.turns.turn("key", line.within(1)), trio.open_nursery() as waiting:
+    async with line.ordering.turn("key", line.within(1)), trio.open_nursery() as waiting:
         waiting.start_soon(_too_late, line)
 
 
 async def _too_late(line: Line) -> None:
     with pytest.raises(Failure) as caught:
-        async with line.turns.turn("key", line.within(0)):
+        async with line.ordering.turn("key", line.within(0)):
             pytest.fail("somebody has it")
     assert (caught.value.status, caught.value.cause) == (503, Cause.SHED)
     assert caught.value.side is Side.RELAY

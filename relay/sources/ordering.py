@@ -6,7 +6,7 @@ Rules
   * A key is known only while somebody holds or awaits its turn: nothing is kept for a sender that
     is quiet.
 
-One `Turns` per route and worker: with several workers, what one sender sends over several
+One `Ordering` per route and worker: with several workers, what one sender sends over several
 connections keeps its order only as far as the kernel gives them to the same worker.
 """
 
@@ -22,7 +22,7 @@ from relay.sources.reply import Failure
 from relay.wires.alarms import Deadline
 
 
-class Turns:
+class Ordering:
     """The turns of one route."""
 
     __slots__ = ("_locks",)

@@ -1,8 +1,8 @@
 """What is left to do for exchanges that are over: a cancel request to a broker.
 
 Rules
-  * An errand outlives the exchange that asked for it, but never its own deadline; a drain waits for
-    it. Nothing here is shielded, so a second signal ends errands with everything else.
+  * A background task outlives the exchange that asked for it, but never its own deadline; a drain waits for
+    it. Nothing here is shielded, so a second signal ends them with everything else.
   * It keeps the place of its client among all clients: who posts jobs and leaves, again and again,
     has no more of them under way than `limits.connections` allows.
 """
@@ -23,8 +23,8 @@ def _nobody() -> None:
     """Nobody waits for the end."""
 
 
-class Errands:
-    """The errands of one worker. `run` is the task they run under."""
+class BackgroundTasks:
+    """The background tasks of one worker. `run` is the task they run under."""
 
     __slots__ = ("_alarms", "_done", "_nursery", "_running")
 
@@ -73,7 +73,7 @@ class Errands:
             with self._alarms.within(within):
                 await job()
         except Exception:
-            logger.exception("a fault of relay's own in an errand")
+            logger.exception("a fault of relay's own in a background task")
         finally:
             ended()
             self._running -= 1

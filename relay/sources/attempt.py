@@ -170,7 +170,7 @@ async def _response_head(
             data = data[used:]
             if head.status >= 200 or head.status == 101:
                 lease.answered(head)
-                ask.answered(head.status)
+                context.answered(head.status)
                 return head, data
             interim += used
             if interim > limit:

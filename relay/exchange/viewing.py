@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from relay.feeds.run import Run
 from relay.feeds.socket_viewer import SocketViewer
 from relay.feeds.stream_viewer import StreamViewer
-from relay.flows.event_log import View
+from relay.flows.event_log import NAMED, View
 from relay.http.bodies import chunk, last_chunk
 from relay.http.framing import CHUNKED
 from relay.observing.counters import RouteCounters
@@ -42,14 +42,15 @@ class Viewing:
 
     def view(self, framing: int) -> View:
         """Its place in the log."""
-        run, after, requested = self.run, self.after, self.requested
+        run, after, hole, requested = self.run, self.after, self.hole, self.requested
 
         def gap(cursor: int, first: int) -> tuple[bytes, bool]:
             """Who was overtaken later is behind what it has read, not behind what it once named."""
-            named = requested if cursor == after else f"{run.id}-{cursor}"
+            begins = cursor == NAMED or (cursor == after and not hole)
+            named = requested if begins else f"{run.id}-{cursor}"
             return gap_event(run.route.dialect, named, f"{run.id}-{first}")
 
-        return View(run.log, after, gap, chunked=framing == CHUNKED, hole=self.hole)
+        return View(run.log, after, gap, chunked=framing == CHUNKED, hole=hole)
 
     def release(self) -> None:
         """The client reads no more."""

@@ -150,7 +150,10 @@ class EventLog:
 
 
 Gap = Callable[[int, int], tuple[bytes, bool]]
-"""What a view says about a hole: (the cursor, the first event kept) -> one block, and whether it is the reader's end."""
+"""What a view says about a hole: (the cursor, or NAMED; the first event kept) -> one block, and whether it is the reader's
+end. Asked again where more was trimmed before a byte of it went out."""
+
+NAMED: Final = -1  # instead of a cursor: what the reader named, which is no place in this log
 
 
 class View:
@@ -167,8 +170,10 @@ class View:
 
     __slots__ = (
         "_batch",
+        "_behind",
         "_finishing",
         "_gap",
+        "_unsaid",
         "aborted",
         "chunked",
         "cursor",
@@ -192,8 +197,10 @@ class View:
         self.chunked = chunked
         self._finishing = False
         self._batch: list[bytes] = []
+        self._behind = NAMED  # the cursor before the hole that is being told of
+        self._unsaid = False  # `pending` tells of a hole, and no byte of it went out
         if hole:
-            self._say_gap()
+            self._say_gap(NAMED)
 
     @property
     def events(self) -> int:
@@ -215,11 +222,13 @@ class View:
     def take(self, most: int = READ) -> bytes | memoryview:
         """What is to be sent now; empty at the tail of a run that is under way, or when all is said (`done`)."""
         self._batch = []
-        if self.pending is not None:
-            return self.pending
         log = self.log
+        if self.pending is not None:
+            if self._unsaid and self.cursor < log.first - 1:
+                self._tell()  # the hole has grown: it is told of once
+            return self.pending
         if self.cursor < log.first - 1 and not self._finishing:
-            self._say_gap()
+            self._say_gap(self.cursor)
             if self.pending is not None:  # there are dialects in which nothing is said
                 return self.pending
         if self.cursor < log.last and not self._finishing:
@@ -235,6 +244,7 @@ class View:
     def sent(self, size: int) -> None:
         """So many bytes of what `take` gave went out."""
         if self.pending is not None:
+            self._unsaid = self._unsaid and not size
             if size < len(self.pending):
                 self.pending = self.pending[size:]
                 return
@@ -263,16 +273,21 @@ class View:
         self.done = self.pending is None
         return whole
 
-    def _say_gap(self) -> None:
+    def _say_gap(self, behind: int) -> None:
         self.gaps += 1
+        self._behind = behind
+        self._tell()
+
+    def _tell(self) -> None:
         first = self.log.first
-        block, is_end = self._gap(self.cursor, first)
+        block, is_end = self._gap(self._behind, first)
         self.skipped += first - 1 - self.cursor
         self.cursor = first - 1
         if is_end:
             self.leave(block, abort=False)
         elif block:
             self.pending = memoryview(self._framed(block))
+            self._unsaid = True
 
     def _finish(self, end: End) -> bytes | memoryview:
         self._finishing = True

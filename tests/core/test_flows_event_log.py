@@ -197,3 +197,27 @@ def test_a_gap_may_be_the_end() -> None:
     assert bytes(view.take()) == b"data: gap\n\n"
     view.sent(11)
     assert view.done and not view.aborted and not view.take()
+
+
+@pytest.mark.parametrize("hole", [False, True])
+def test_a_hole_that_grows_before_it_was_told_of_is_told_of_once(hole: bool) -> None:
+    """1. A view is behind a hole. 2. Its client takes nothing, and the log trims on. 3. The gap names the event that comes
+    next. 4. Once a byte of it is out it stands, and what is trimmed then is another hole."""
+    log = EventLog(40)
+    for seq in range(1, 9):
+        log.append(event(seq, 10))
+    view = View(log, 7 if hole else 3, gap, chunked=False, hole=hole)
+    view.take()
+    view.sent(0)
+    log.append(event(9, 10))
+    told = b"gap %d 9\n\n" % (-1 if hole else 3)
+    assert bytes(view.take()) == told
+    view.sent(1)
+    for seq in (10, 11):
+        log.append(event(seq, 10))
+    got = told[:1]
+    while out := bytes(view.take()):
+        got += out
+        view.sent(len(out))
+    assert got == told + b"gap 8 11\n\n" + event(11, 10)
+    assert (view.gaps, view.events) == (2, 1)

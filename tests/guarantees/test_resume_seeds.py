@@ -81,6 +81,7 @@ async def follow(g: Ground, rng: random.Random, union: Union, reader: Reader | N
             reader.close()
             return
         assert reader.status == 200, reader.status
+        union.gap = None  # told to a reader that left before the event behind it
         used, stays = 0, rng.choice((1, 5, 50, 10_000))
         while reader.ended is None and len(reader.events) < stays:
             await reader.some()

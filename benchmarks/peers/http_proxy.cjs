@@ -1,4 +1,4 @@
-// node http-proxy, the proxy under Next.js rewrites and the development servers.
+// node http-proxy, the proxy under development servers, and under Next.js rewrites until 2026.
 // usage: node http_proxy.cjs FOLDER_OF_NODE_MODULES LISTEN ORIGIN
 const [folder, listen, origin] = process.argv.slice(2);
 const http = require('node:http');

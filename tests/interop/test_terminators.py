@@ -135,8 +135,10 @@ class TlsPeer(RawPeer):
 class Setup:
     """Terminator ─► relay with these upstreams and routes."""
 
-    def __init__(self, terminator: Terminator, folder: Path, routes: str) -> None:
+    def __init__(self, terminator: Terminator, folder: Path, routes: str, relay: str = "") -> None:
+        """`relay`: where it listens; a unix socket in `folder` by itself."""
         self.terminator = terminator
+        self._address = relay or f"unix:{folder}/relay.sock"
         self._routes = routes
         self.upstream: Upstream  # where the test plays it
         self._folder = folder
@@ -149,7 +151,6 @@ class Setup:
             self._written(name, data)
             for name, data in (("both.pem", both), ("chain.pem", chain), ("key.pem", key))
         )
-        self._socket = folder / "relay.sock"
         self.port = free_port()
         self.relay: Server
 
@@ -166,10 +167,10 @@ class Setup:
             files = ["--certificate", str(self._both)]
         else:
             files = ["--certificate", str(self._chain), "--key", str(self._key)]
-        place = ["--host", NAME, "--relay", f"unix:{self._socket}"]
+        place = ["--host", NAME, "--relay", self._address]
         text = printed(terminator.name, *place, *files)
         # Its workers are in no group of ours.
-        half = exchanged(relays_half(text), {"mode=660": "mode=666"})
+        half = relays_half(text).replace("mode=660", "mode=666")
         text = exchanged(text, terminator.changes(self.port))
         text = terminator.around.format(text).replace("FOLDER", str(self._folder))
         path = self._folder / terminator.file
@@ -201,9 +202,10 @@ def exchanged(text: str, changes: dict[str, str]) -> str:
 
 
 @asynccontextmanager
-async def setup_of(terminator: Terminator, folder: Path) -> AsyncIterator[Setup]:
+async def setup_of(terminator: Terminator, folder: Path, relay: str = "") -> AsyncIterator[Setup]:
     async with upstream() as up:
-        with Setup(terminator, folder, ROUTES.format(url=up.url)).running() as built:
+        routes = ROUTES.format(url=up.url)
+        with Setup(terminator, folder, routes, relay).running() as built:
             built.upstream = up
             yield built
 
@@ -246,9 +248,10 @@ async def test_events_pass_one_by_one_and_the_end_is_clean(
         client.close()
 
 
+@pytest.mark.parametrize("port", [False, True], ids=["at a socket", "at a port"])
 @each
-async def test_the_client_is_known(terminator: Terminator, folder: Path) -> None:
-    async with setup_of(terminator, folder) as setup:
+async def test_the_client_is_known(terminator: Terminator, folder: Path, port: bool) -> None:
+    async with setup_of(terminator, folder, f"127.0.0.1:{free_port()}" * port) as setup:
         client, peer, head = await begin(setup)
         fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
         assert fields[b"x-forwarded-for"].split(b",")[0] == CLIENT.encode()

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,8 @@ import pytest
 import yaml
 
 from relay.config import load, loads
-from relay.processes.supervisor import EXIT_GRACE
-from tests.interop.processes import ROOT, Server, free_port, require, start_relay
+from relay.processes.supervisor import EXITEXIT_GRACE
+from tests.interop.processes import ROOT, Server, free_port, require, start, start_relay
 from tests.interop.test_terminators import printed, relays_half
 
 KUBERNETES = ROOT / "packaging" / "kubernetes" / "relay.yaml"
@@ -109,7 +112,7 @@ def test_the_pod_and_the_file_agree() -> None:
 def test_the_pod_is_given_the_time_it_takes(secrets: Path) -> None:
     text = DOCUMENTS["ConfigMap"]["data"]["relay.toml"].replace(SECRETS, str(secrets))
     [_, before] = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
-    needed = int(before) + loads(text, {}).timeouts.drain + EXIT_GRACE
+    needed = int(before) + loads(text, {}).timeouts.drain + EXITEXIT_GRACE
     assert POD["terminationGracePeriodSeconds"] > needed
 
 
@@ -129,6 +132,40 @@ def test_the_kubelet_reaches_the_probes_and_nothing_else(relay: Server) -> None:
     assert httpx.get(f"http://{admin}/metrics", headers=pod | token).status_code == 200
 
 
+CONFINED = """
+mount --make-rprivate /
+for place in / /tmp /var/tmp /run; do mountpoint -q $place && mount -o remount,bind,ro $place; done
+for place in /tmp /var/tmp /run; do if touch $place/relay-was-here 2>/dev/null; then exit 9; fi; done
+exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$@"
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a file system read-only")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_runs_where_the_manifest_confines_it_to(secrets: Path, workers: int) -> None:
+    """readOnlyRootFilesystem, no capability, allowPrivilegeEscalation: false. (Another user's Python may be out of
+    reach here, so it is root without capabilities.)"""
+    assert CONTAINER["securityContext"]["readOnlyRootFilesystem"]
+    if subprocess.run(["unshare", "--mount", "true"], check=False).returncode != 0:
+        pytest.skip("this machine lets nobody make a mount namespace")
+    config = secrets / "relay.toml"
+    config.write_text(f"""
+[server]
+listen = ["127.0.0.1:0"]
+workers = {workers}
+[[routes]]
+path = "/"
+source = "local"
+local = {{ body = "here" }}
+""")
+    command = ["unshare", "--mount", "bash", "-c", CONFINED, "confined", sys.executable]
+    with start([*command, "-m", "relay", "serve", config], says="listening on ") as server:
+        line = server.wait_for_line("listening on ")
+        assert httpx.get(f"http://{line.rpartition(' ')[2]}/").text == "here"
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+
+
 # -- Compose ---------------------------------------------------------------------------------------
 
 
@@ -145,7 +182,7 @@ def test_what_compose_starts_fits_together() -> None:
     example = yaml.safe_load(COMPOSE.read_text())
     config = load(COMPOSE.parent / "relay.toml", {"BACKEND_TOKEN": "x"})
     service = example["services"]["relay"]
-    assert seconds(service["stop_grace_period"]) > config.timeouts.drain + EXIT_GRACE
+    assert seconds(service["stop_grace_period"]) > config.timeouts.drain + EXITEXIT_GRACE
     [network] = example["networks"]["front"]["ipam"]["config"]
     assert [str(each) for each in config.server.trusted_proxies] == [network["subnet"]]
     build = COMPOSE.parent / service["build"]["context"]

@@ -27,7 +27,7 @@ CURSOR_FIELD: Final = b"last-event-id"
 _CURSOR_NAMES: Final = (b"last_event_id", b"lastEventId")
 _LONGEST_KEY: Final = 256  # bytes
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-PUBLIC: Final = ("public",)
+PUBLIC: Final[tuple[str, ...]] = ()  # no principal has this name: they all have a value
 
 
 def read_cursor_of(head: RequestHead) -> tuple[Cursor | None, RequestHead]:

@@ -148,7 +148,7 @@ export class EventParser {
  */
 export function streamEvents(url, options = {}) {
   const place = new Place(url, options);
-  const known = options.resume && place.get ? recall(place.name) : undefined;
+  const known = options.resume && place.get ? place.recall() : undefined;
   return reading(url, options, Object.assign(place, known, { remembered: Boolean(known) }));
 }
 
@@ -156,7 +156,7 @@ export function streamEvents(url, options = {}) {
 export function rejoin(url, options = {}) {
   const asked = { ...options, resume: options.resume || true };
   const place = new Place(url, asked);
-  const known = recall(place.name);
+  const known = place.recall();
   return known && reading(url, asked, Object.assign(place, known, { remembered: true, get: false }));
 }
 
@@ -241,6 +241,13 @@ class Place {
     this.get = (method ?? (body == null ? "GET" : "POST")).toUpperCase() === "GET";
     this.at = resume?.at && absolute(resume.at); // where it is joined, resumed (GET) and stopped (DELETE)
     this.name = resume && `relay.js ${resume.name ?? absolute(url)}`;
+    this.origins = [absolute(url), this.at].filter(Boolean).map((each) => new URL(each).origin);
+  }
+
+  /** What is kept of it over a reload. Whoever wrote it, credentials go to no other origin than the caller's own. */
+  recall() {
+    const known = recall(this.name);
+    return known && this.origins.includes(new URL(known.at).origin) ? known : undefined;
   }
 
   /** Whether to ask again begins nothing twice. */
@@ -429,7 +436,7 @@ function gapIn(event) {
 function recall(name) {
   try {
     const { at, run } = JSON.parse(sessionStorage.getItem(name)) ?? {};
-    return at && run ? { at, run } : undefined;
+    return new URL(at) && run && typeof run === "string" ? { at, run } : undefined;
   } catch {
     return undefined; // no storage here, or not for us
   }

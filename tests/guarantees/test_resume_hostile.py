@@ -306,3 +306,26 @@ async def test_a_slow_reader_is_told_what_it_has_missed_and_costs_nobody_else_an
             else [(f"{quick.run}-{numbers[hole]}", f"{quick.run}-{numbers[hole + 1]}")]
         )
         assert numbers[-1] == 6002
+
+
+async def test_nobody_is_called_public() -> None:
+    """1. Two routes share a path, and so the keys below it: the streams of one are everybody's, those of the other a user's.
+    2. A user calls himself `public`. 3. He does not read what is everybody's under a key of his own, nor does it read his."""
+    more = """
+[[routes]]
+path = "/logs/{id}"
+methods = ["POST"]
+upstream = "backend"
+[routes.resume]
+principal = "{cookie.user}"
+key = "{id}"
+"""
+    async with ground('principal = "public"\nkey = "{id}"\n', more=more) as g:
+        await g.begun()
+        mine = await g.ask("POST", body=b"{}", user="public")
+        peer, head = await g.taken()
+        assert head.startswith(b"POST ")
+        await peer.send(EVENT_HEAD)
+        await mine.head()
+        owners = {run.key for run in g.relay.worker.feeds.book.runs}
+        assert len(owners) == 2

@@ -224,6 +224,22 @@ describe("ends", () => {
     assert.equal((await calls(id)).length, 1);
   });
 
+  test("what was put into the storage by another leads nowhere else", async () => {
+    const elsewhere = JSON.stringify({ at: "https://evil.test/at", run: "A".repeat(22) });
+    const nonsense = ["null", "1", "[]", "{", '{"at":1,"run":2}', '{"at":"/x","run":"r"}', '{"at":"javascript:1","run":"r"}'];
+    for (const kept of [elsewhere, ...nonsense]) {
+      const [url, id] = fresh("logs");
+      storage.setItem(`relay.js ${url}`, kept);
+      assert.equal(rejoin(url), undefined);
+      const net = network();
+      const stream = streamEvents(url, options(net, { headers: { Authorization: "Bearer secret" } }));
+      assert.equal(await next(stream), "begun");
+      await say(id, { end: true });
+      assert.deepEqual(await rest(stream), []);
+      assert.deepEqual(net.asked.map(({ path }) => path), [new URL(url).pathname]);
+    }
+  });
+
   test("a stop that is not allowed is told, and the connection is closed all the same", async () => {
     const [url, id] = fresh("unstoppable");
     const stream = streamEvents(url, { resume: true });

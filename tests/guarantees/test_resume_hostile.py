@@ -310,7 +310,7 @@ async def test_a_slow_reader_is_told_what_it_has_missed_and_costs_nobody_else_an
 
 async def test_nobody_is_called_public() -> None:
     """1. Two routes share a path, and so the keys below it: what one has is everybody's, what the other has a user's.
-    2. A user calls himself `public`. 3. He does not read what is everybody's under a key of his own, nor does it read his."""
+    2. A user calls himself `public`. 3. He does not read what is everybody's under a key of his own, nor do they his."""
     more = """
 [[routes]]
 path = "/logs/{id}"

@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from relay.config import load, loads
-from relay.processes.supervisor import EXITEXIT_GRACE
+from relay.processes.supervisor import EXIT_GRACE
 from tests.interop.processes import ROOT, Server, free_port, require, start, start_relay
 from tests.interop.test_terminators import printed, relays_half
 
@@ -112,7 +112,7 @@ def test_the_pod_and_the_file_agree() -> None:
 def test_the_pod_is_given_the_time_it_takes(secrets: Path) -> None:
     text = DOCUMENTS["ConfigMap"]["data"]["relay.toml"].replace(SECRETS, str(secrets))
     [_, before] = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
-    needed = int(before) + loads(text, {}).timeouts.drain + EXITEXIT_GRACE
+    needed = int(before) + loads(text, {}).timeouts.drain + EXIT_GRACE
     assert POD["terminationGracePeriodSeconds"] > needed
 
 
@@ -182,7 +182,7 @@ def test_what_compose_starts_fits_together() -> None:
     example = yaml.safe_load(COMPOSE.read_text())
     config = load(COMPOSE.parent / "relay.toml", {"BACKEND_TOKEN": "x"})
     service = example["services"]["relay"]
-    assert seconds(service["stop_grace_period"]) > config.timeouts.drain + EXITEXIT_GRACE
+    assert seconds(service["stop_grace_period"]) > config.timeouts.drain + EXIT_GRACE
     [network] = example["networks"]["front"]["ipam"]["config"]
     assert [str(each) for each in config.server.trusted_proxies] == [network["subnet"]]
     build = COMPOSE.parent / service["build"]["context"]

@@ -115,7 +115,7 @@ class Connection:
                 if exchange is None:
                     return
                 try:
-                    await exchange.pump.run()
+                    await exchange.unpark().run()
                     exchange.finish()
                     goes_on = exchange.goes_on()
                 except Exception:
@@ -228,7 +228,7 @@ class Connection:
                 await trio.lowlevel.checkpoint()
 
     async def _head(self) -> RequestHead | None:
-        """The next request head; None when the client is done, or was told off."""
+        """The next request head; None when the client has ended the connection, or its head was refused."""
         worker, wire = self.worker, self.wire
         limits, timeouts = worker.config.limits, worker.config.timeouts
         data = self.take_pending()

@@ -74,9 +74,9 @@ class Exchange(ClientSide):
         except Fault as fault:
             await self._refuse(fault)
 
-    @property
-    def pump(self) -> Pump:
-        """What is still to be run of a parked exchange. Lets go of what only the way to it needed."""
+    def unpark(self) -> Pump:
+        """What is still to be run of a parked exchange, in no scope: a pump hears of the client's hang-up itself. Lets go of
+        what only the way to it needed."""
         assert self.delivery is not None and self.delivery.pump is not None
         self.forget()
         return self.delivery.pump

@@ -1,7 +1,8 @@
 """The portable pump: any two wires, one task, plain awaits.
 
-Awaiting the send before the next receive is the backpressure. Who watches the client for a hang-up is the exchange's
-affair: it cancels this task.
+Awaiting the send before the next receive is the backpressure. A client that hangs up is heard of as by every kind of
+pump: the step that noticed closes the upstream, and `run` returns. A stream in memory is watched meanwhile by the exchange
+(see wires.client_wire), because it has to be read for that.
 
 What has come may be on its way here through a few tasks (see wires.stream_wire), so a silence is believed when LOOK
 seconds more have passed.
@@ -16,6 +17,7 @@ import trio
 from relay.exchange.transfer import Transfer, nobody
 from relay.feeds.log_wire import LogWire
 from relay.wires.alarms import LOOK, Alarms, Entry
+from relay.wires.client_wire import tell_leaving
 from relay.wires.wire import Expired, Gone, Source, Wire
 
 
@@ -27,6 +29,7 @@ class TrioPump:
         "_believe_at",
         "_client",
         "_receiving",
+        "_running",
         "_transfer",
         "_upstream",
         "entry",
@@ -40,22 +43,34 @@ class TrioPump:
         self._client = client
         self._alarms = alarms
         self._receiving: trio.CancelScope | None = None
+        self._running = trio.CancelScope()
         self._believe_at = 0.0  # a silence has lasted too long and is believed then; 0: it has not
         self.entry: Entry | None = None
 
     async def run(self) -> None:
-        """Pump until the transfer has its ending and is written out.
+        """Pump until the transfer has its ending and is written out, or the client has left.
 
         Cancellation: stops at once; both wires stay open.
         """
         transfer = self._transfer
         transfer.wake = self._asked
         try:
-            while transfer.ending is None:
-                await self._out(await self._next())
+            with self._running:
+                tell_leaving(self._client, self._client_gone)
+                while transfer.ending is None:
+                    await self._out(await self._next())
         finally:
             transfer.wake = nobody
+            self._client.on_gone = None
             self._alarms.forget(self)
+
+    def _client_gone(self) -> None:
+        """Nothing runs on for nobody: the upstream is closed here, in the step that noticed."""
+        transfer = self._transfer
+        transfer.left(unsent=transfer.paused)
+        self._upstream.close()
+        transfer.counters.cancel_delay.observe(0.0)
+        self._running.cancel()
 
     async def _next(self) -> bytes:
         """Wait for the upstream, a clock, or somebody's wish."""

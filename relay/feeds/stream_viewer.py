@@ -1,4 +1,4 @@
-"""A viewer on any wire: one task, plain awaits. Who watches the client for a hang-up cancels it."""
+"""A viewer on any wire: one task, plain awaits. It hears of the client's hang-up itself, as every pump does."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from relay.observing.counters import RouteCounters
 from relay.observing.ending import Cause
 from relay.observing.record import Record
 from relay.sse.dialects import HEARTBEAT_LINE
+from relay.wires.client_wire import tell_leaving
 from relay.wires.wire import Expired, Gone, Wire
 
 
 class StreamViewer(Viewer):
-    """A viewer on any wire. Who watches the client for a hang-up cancels this task."""
+    """A viewer on any wire."""
 
-    __slots__ = ("_asked", "_news", "_wire")
+    __slots__ = ("_asked", "_news", "_running", "_wire")
 
     def __init__(
         self, run: Run, view: View, record: Record, counters: RouteCounters, wire: Wire
@@ -28,6 +29,7 @@ class StreamViewer(Viewer):
         self._wire = wire
         self._asked: Cause | None = None
         self._news = trio.Event()
+        self._running = trio.CancelScope()
 
     async def run(self) -> None:
         """Until all is said, or the client has left. Cancellation: stops at once; the wire stays open."""
@@ -35,22 +37,29 @@ class StreamViewer(Viewer):
         fanout.sleepers[self._wakened] = None
         self._wire.write_within = self.route.timeouts.write
         try:
-            while not view.done:
-                if self._asked is not None and view.pending is None and self.ending is None:
-                    self._leave(self._asked)
-                out = view.take()
-                if out:
-                    await self._send(bytes(out))
-                elif view.done:
-                    break
-                else:
-                    await self._sleep()
-                if self.ending in (LEFT, STALLED):
-                    return
-            self._finished()
-            await trio.lowlevel.checkpoint_if_cancelled()
+            with self._running:
+                tell_leaving(self._wire, self._gone)
+                while not view.done:
+                    if self._asked is not None and view.pending is None and self.ending is None:
+                        self._leave(self._asked)
+                    out = view.take()
+                    if out:
+                        await self._send(bytes(out))
+                    elif view.done:
+                        break
+                    else:
+                        await self._sleep()
+                    if self.ending in (LEFT, STALLED):
+                        return
+                self._finished()
+                await trio.lowlevel.checkpoint_if_cancelled()
         finally:
+            self._wire.on_gone = None
             fanout.sleepers.pop(self._wakened, None)
+
+    def _gone(self) -> None:
+        self._end(LEFT)
+        self._running.cancel()
 
     def ask(self, cause: Cause) -> None:
         if self._asked is None and self.ending is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeGuard
+from typing import Protocol, TypeGuard
 
 import trio
 
@@ -17,6 +17,12 @@ from relay.wires.stream_wire import StreamWire
 from relay.wires.wire import Gone
 
 ClientWire = SocketWire | StreamWire
+
+
+class Watched(Protocol):
+    """What may hear of a hang-up; the log of a run never does."""
+
+    on_gone: Callable[[], None] | None
 
 
 def on_engine(wire: object) -> TypeGuard[SocketWire]:
@@ -42,14 +48,19 @@ def watch(
     if isinstance(wire, SocketWire):
         wire.bound_unread(write)
         wire.half_close_kept = half_close_kept
-        if wire.hung_up and not half_close_kept:
-            left()
-        else:
-            wire.on_gone = left
+        tell_leaving(wire, left)
     else:
         assert nursery is not None
-        wire.on_gone = left
+        tell_leaving(wire, left)
         wire.watch(nursery)
+
+
+def tell_leaving(wire: Watched, left: Callable[[], None]) -> None:
+    """The same on a wire that is watched already: whoever moves its bytes now hears of the hang-up in place of who did."""
+    if isinstance(wire, SocketWire) and wire.hung_up and not wire.half_close_kept:
+        left()
+    else:
+        wire.on_gone = left
 
 
 def send_last(wire: ClientWire, data: bytes) -> None:

@@ -64,11 +64,16 @@ class Stage:
         self.pumps: list[Pumped] = []
 
     def pump(
-        self, flow: BytesFlow | EventFlow | None = None, route: Route = SILENT_ROUTE
+        self,
+        flow: BytesFlow | EventFlow | None = None,
+        route: Route = SILENT_ROUTE,
+        *,
+        run: bool = True,
     ) -> Pumped:
         """Start a pump; chunked on both sides, an event stream, unless `flow` says otherwise."""
         pumped = Pumped(self, flow or EventFlow(CHUNKED, CHUNKED, 100), route)
-        self.nursery.start_soon(pumped.run)
+        if run:
+            self.nursery.start_soon(pumped.run)
         self.pumps.append(pumped)
         return pumped
 
@@ -597,6 +602,38 @@ async def test_the_upstream_breaks_in_a_flood(
     pumped.upstream.close()
     await pumped.ended(Cause.BROKE)
     assert (await pumped.rest()).startswith(wanted + last)
+
+
+async def test_a_client_leaves_a_silent_stream(mock_clock: MockClock, stage: Stage) -> None:
+    """1. The upstream says nothing. 2. The client hangs up: nothing is written that could fail, and nobody cancels. 3. The
+    upstream is closed, and the pump has ended."""
+    pumped = stage.pump()
+    await stage.quiet()
+    pumped.client.close()
+    await pumped.ended(Cause.LEFT, Side.CLIENT)
+    assert pumped.upstream_wire.closed
+    assert pumped.client_wire.on_gone is None
+
+
+async def test_a_client_leaves_while_it_is_written_to(mock_clock: MockClock, stage: Stage) -> None:
+    """1. The client takes nothing, so a write waits. 2. It hangs up."""
+    pumped = stage.pump()
+    pumped.fill()
+    await pumped.upstream.send(EVENT)
+    await stage.quiet()
+    assert pumped.transfer.paused
+    pumped.client.close()
+    await pumped.ended(Cause.LEFT, Side.CLIENT)
+    assert pumped.upstream_wire.closed
+
+
+async def test_a_client_has_left_before_the_pump_runs(mock_clock: MockClock, stage: Stage) -> None:
+    pumped = stage.pump(run=False)
+    pumped.client.close()
+    await stage.quiet()
+    await pumped.run()
+    await pumped.ended(Cause.LEFT, Side.CLIENT)
+    assert pumped.upstream_wire.closed
 
 
 async def test_the_client_leaves_in_a_flood(mock_clock: MockClock, stage: Stage) -> None:

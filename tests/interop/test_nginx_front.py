@@ -33,6 +33,12 @@ path = "/{{rest...}}"
 upstream = "origin"
 heartbeat = "200ms"
 [[routes]]
+path = "/thinks"
+upstream = "origin"
+upstream_path = "/never"
+heartbeat = "200ms"
+commit = "after 200ms"
+[[routes]]
 path = "/v1/{{rest...}}"
 upstream = "model"
 [[routes]]
@@ -113,6 +119,18 @@ def test_a_quiet_stream_outlives_the_read_timeout_of_nginx(nginx: Server) -> Non
             if heartbeats.count(b":\n\n") >= 8:  # 200 ms each: well over its second
                 break
     assert heartbeats.replace(b":\n\n", b"") == b""
+
+
+def test_an_upstream_that_thinks_outlives_it_too(nginx: Server, origin: Server) -> None:
+    """There is no head from the upstream, ever: relay's own, and heartbeats, keep the proxy waiting."""
+    with httpx.stream("GET", f"{nginx.url}/hasty/thinks") as response:
+        assert response.status_code == 200
+        heartbeats = b""
+        for piece in response.iter_raw():
+            heartbeats += piece
+            if heartbeats.count(b":\n\n") >= 8:  # 200 ms each: well over its second
+                break
+    wait_until("the backend is stopped", lambda: last_call(origin)["state"] == "stopped")
 
 
 def test_a_cut_stream_says_so(front: str) -> None:

@@ -14,6 +14,10 @@ import select
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from relay.config.values import Config
 
 FAULT = 1
 USAGE = 2
@@ -93,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help="host:port, [::1]:port, unix:/path or fd:N; several times for several"
         " (127.0.0.1:8000)",
     )
+    _add_forward_options(forward)
     forward.set_defaults(run=_forward)
     serve = commands.add_parser("serve", help="run a configuration file")
     serve.add_argument("config", metavar="CONFIG.toml", help="a file, or - for what stdin gives")
@@ -101,11 +106,16 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="share the addresses of a relay that runs, until you have told it to drain",
     )
+    _add_overrides(serve)
+    serve.add_argument(
+        "--watch", action="store_true", help="reload whenever the file changes, for development"
+    )
     serve.set_defaults(run=_serve)
     check = commands.add_parser(
         "check", help="print every mistake, or the route table in matching order"
     )
     check.add_argument("config", metavar="CONFIG.toml", help="a file, or - for what stdin gives")
+    _add_overrides(check)
     check.set_defaults(run=_check)
     demo = commands.add_parser("demo", help="an origin, a relay and a page to look at")
     demo.add_argument(
@@ -117,6 +127,34 @@ def _parser() -> argparse.ArgumentParser:
     completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"))
     completion.set_defaults(run=_completion)
     return parser
+
+
+def _add_overrides(command: argparse.ArgumentParser) -> None:
+    """What stands over the file."""
+    command.add_argument(
+        "--listen", metavar="ADDR", action="append", default=[],
+        help="instead of [server] listen; several times for several",
+    )  # fmt: skip
+    command.add_argument("--admin", metavar="ADDR", help="instead of [server] admin, or off")
+    command.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[],
+        help="any other key over the file's: server.workers=2, routes[0].heartbeat=5s",
+    )  # fmt: skip
+
+
+def _add_forward_options(forward: argparse.ArgumentParser) -> None:
+    forward.add_argument(
+        "--header", metavar="'NAME: VALUE'", action="append", default=[],
+        help="a field of every request to the upstream, ${VARIABLE} and {file:PATH} filled in; several times for several",
+    )  # fmt: skip
+    forward.add_argument(
+        "--dialect", default="plain", metavar="NAME",
+        help="how a stream that breaks says so: plain, named, openai, anthropic, ai-sdk or off (%(default)s)",
+    )  # fmt: skip
+    forward.add_argument(
+        "--resume", action="store_true",
+        help="event streams of GET and POST can be taken up again with Last-Event-ID",
+    )  # fmt: skip
 
 
 def _add_terminator(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -144,7 +182,14 @@ def _forward(options: argparse.Namespace) -> int:
     from relay.config import ConfigError, forward_config
 
     try:
-        config = forward_config(options.url, options.listen or ["127.0.0.1:8000"])
+        config = forward_config(
+            options.url,
+            options.listen or ["127.0.0.1:8000"],
+            headers=options.header,
+            dialect=options.dialect,
+            resume=options.resume,
+            environ=os.environ,
+        )
     except ConfigError as error:
         _complain(error)
         return USAGE
@@ -156,27 +201,39 @@ def _forward(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from relay.config import ConfigError, load
+    if options.watch and options.config == "-":
+        _complain("--watch needs a file: what stdin gives is read once")
+        return USAGE
+    from relay.processes.watching import Watch
 
-    try:
-        config = load(options.config, os.environ)
-    except ConfigError as error:
-        _complain(error)
+    watch = Watch(options.config) if options.watch else None  # before the file is read
+    config = _loaded(options)
+    if config is None:
         return USAGE
     if not _can_run():
         return FAULT
     from relay.processes.run import serve
 
-    return serve(config, takeover=options.takeover)
+    return serve(config, takeover=options.takeover, watch=watch)
+
+
+def _loaded(options: argparse.Namespace) -> Config | None:
+    """The file with what the command line puts over it; None after what is wrong was said."""
+    from relay.config import ConfigError, load, overrides_of
+
+    try:
+        overrides = overrides_of(options.set, options.listen, options.admin)
+        return load(options.config, os.environ, overrides)
+    except ConfigError as error:
+        _complain(error)
+        return None
 
 
 def _check(options: argparse.Namespace) -> int:
-    from relay.config import ConfigError, describe, load, warnings
+    from relay.config import describe, warnings
 
-    try:
-        config = load(options.config, os.environ)
-    except ConfigError as error:
-        _complain(error)
+    config = _loaded(options)
+    if config is None:
         return USAGE
     for warning in warnings(config):
         _complain(f"warning: {warning}")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from relay.config.addresses import parse_address
@@ -15,6 +15,7 @@ from relay.config.mistakes import ConfigError, Mistake
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from relay.config.overrides import Override
     from relay.config.values import Config
 
 __all__ = [
@@ -24,29 +25,47 @@ __all__ = [
     "forward_config",
     "load",
     "loads",
+    "overrides_of",
     "parse_address",
     "warnings",
 ]
 
 
-def load(path: str | Path, environ: Mapping[str, str]) -> Config:
+def load(
+    path: str | Path, environ: Mapping[str, str], overrides: Sequence[Override] = ()
+) -> Config:
     """Read and check a file, or what stdin gives (`-`); relative paths inside it start from its folder.
 
     Raises: ConfigError with every mistake.
     """
     from relay.config import reading
 
-    return reading.load(path, environ)
+    return reading.load(path, environ, overrides)
 
 
-def loads(text: str, environ: Mapping[str, str], *, path: str | None = None) -> Config:
+def loads(
+    text: str,
+    environ: Mapping[str, str],
+    *,
+    path: str | None = None,
+    overrides: Sequence[Override] = (),
+) -> Config:
     """Check a text; without `path` relative paths inside it start from the working folder.
 
     Raises: ConfigError with every mistake.
     """
     from relay.config import reading
 
-    return reading.loads(text, environ, path=path)
+    return reading.loads(text, environ, path=path, overrides=overrides)
+
+
+def overrides_of(
+    settings: Sequence[str], listen: Sequence[str], admin: str | None
+) -> tuple[Override, ...]:
+    """What `--set`, `--listen` and `--admin` put over a file. Raises: ConfigError with every mistake."""
+    from relay.config import overrides
+
+    return overrides.overrides_of(settings, listen, admin)
 
 
 def describe(config: Config) -> str:

@@ -25,9 +25,11 @@ class Mistake:
     key: str
     message: str
     line: int | None = None  # counted from 1; None where there is no file or no such line
+    option: str = ""  # of the command line, which gave the key: `--set`
 
     def __str__(self) -> str:
         where = f"{self.key} (line {self.line})" if self.line else self.key
+        where = f"{self.key} (from {self.option})" if self.option else where
         return f"{where}: {self.message}"
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from relay.config.keys import LIMITS, SERVER, TIMEOUTS
 from relay.config.lines import Lines
 from relay.config.log_fields import secret_uses
 from relay.config.mistakes import ConfigError, KeyPath, Mistake, nearest, written
+from relay.config.overrides import Override, apply
 from relay.config.resume_keys import STREAMS, check_store
 from relay.config.route_reading import Known
 from relay.config.routes import read_routes
@@ -31,7 +33,9 @@ _TOML_PLACE = re.compile(
 _TABLES = ("server", "limits", "timeouts", "streams", "upstreams", "routes", "translations")
 
 
-def load(path: str | Path, environ: Mapping[str, str]) -> Config:
+def load(
+    path: str | Path, environ: Mapping[str, str], overrides: Sequence[Override] = ()
+) -> Config:
     """Read and check a file, or what stdin gives (`-`); relative paths inside it start from its folder.
 
     Raises: ConfigError.
@@ -45,19 +49,31 @@ def load(path: str | Path, environ: Mapping[str, str]) -> Config:
     except UnicodeDecodeError:
         raise ConfigError([Mistake(name, "is not UTF-8 text")]) from None
     if piped:
-        return _checked(text, environ, None, name)
-    return loads(text, environ, path=name)
+        return _checked(text, environ, None, name, overrides)
+    return loads(text, environ, path=name, overrides=overrides)
 
 
-def loads(text: str, environ: Mapping[str, str], *, path: str | None = None) -> Config:
+def loads(
+    text: str,
+    environ: Mapping[str, str],
+    *,
+    path: str | None = None,
+    overrides: Sequence[Override] = (),
+) -> Config:
     """Check a text; without `path` relative paths start from the working folder.
 
     Raises: ConfigError.
     """
-    return _checked(text, environ, path, path)
+    return _checked(text, environ, path, path, overrides)
 
 
-def _checked(text: str, environ: Mapping[str, str], path: str | None, name: str | None) -> Config:
+def _checked(
+    text: str,
+    environ: Mapping[str, str],
+    path: str | None,
+    name: str | None,
+    overrides: Sequence[Override],
+) -> Config:
     """`name`: what mistakes are said to be in. Raises: ConfigError."""
     text = text.removeprefix("\ufeff")  # the mark that some editors of Windows put first
     try:
@@ -68,10 +84,12 @@ def _checked(text: str, environ: Mapping[str, str], path: str | None, name: str 
         raise ConfigError([Mistake("TOML", "is nested too deeply")], name) from None
     base = Path(path).absolute().parent if path else Path.cwd()
     reader = Reader(Interpolation(environ, base))
+    for at, message in apply(raw, overrides):
+        reader.mistake(at, message)
     config = _read(reader, raw, base, path)
     if reader.mistakes:
-        raise ConfigError(_placed(reader.mistakes, text), name)
-    return config
+        raise ConfigError(_placed(reader.mistakes, text, overrides), name)
+    return replace(config, overrides=tuple(overrides))
 
 
 def _read(reader: Reader, raw: dict[str, Any], base: Path, path: str | None) -> Config:
@@ -115,8 +133,21 @@ def _not_toml(message: str, text: str) -> Mistake:
     return Mistake("TOML", f"{said} (at column {place['column']})", int(place["line"]))
 
 
-def _placed(mistakes: list[tuple[KeyPath, str]], text: str) -> list[Mistake]:
-    """Mistakes with their lines, in the order of the file."""
+def _placed(
+    mistakes: list[tuple[KeyPath, str]], text: str, overrides: Sequence[Override]
+) -> list[Mistake]:
+    """Mistakes with their lines, in the order of the file; those of the command line with its option, behind them."""
     lines = Lines(text)
-    placed = [Mistake(written(path), message, lines.find(path)) for path, message in mistakes]
+    placed = []
+    for path, message in mistakes:
+        line = lines.find(path)
+        # It is in what was given, or there only because of it.
+        given = [
+            each.option
+            for each in overrides
+            if path[: len(each.path)] == each.path
+            or (line is None and path and each.path[: len(path)] == path)
+        ]
+        option = given[-1] if given else ""
+        placed.append(Mistake(written(path), message, None if given else line, option))
     return sorted(placed, key=lambda mistake: mistake.line or inf)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from math import inf
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from relay.routing.json_template import JsonTemplate
 from relay.routing.pattern import Pattern
@@ -24,6 +24,9 @@ from relay.sse.dialects import Dialect as Dialect  # noqa: PLC0414
 from relay.sse.translate import Expression as Expression  # noqa: PLC0414
 from relay.sse.translate import Rule as Rule  # noqa: PLC0414
 from relay.sse.translate import Translation as Translation  # noqa: PLC0414
+
+if TYPE_CHECKING:
+    from relay.config.overrides import Override  # `relay forward` needs none
 
 UNLIMITED = 2**63 - 1  # a size that is "off": larger than any Content-Length we accept
 Network = IPv4Network | IPv6Network
@@ -366,3 +369,4 @@ class Config:
     routes: tuple[Route, ...]  # in matching order
     path: str | None = None  # the file, for reload
     streams: Streams = Streams()
+    overrides: tuple[Override, ...] = ()  # of the command line, for reload

@@ -17,6 +17,7 @@ from relay.config.values import Config
 from relay.processes.notify import Notifier
 from relay.processes.single import Single
 from relay.processes.standard import Standard
+from relay.processes.watching import Watch
 from relay.serving.activation import Passed
 from relay.serving.listeners import BindError, Listener, open_listeners
 from relay.serving.reload import Refused
@@ -33,17 +34,18 @@ _DOES_NOT_SHARE = "; who listens there does not share it: is it a relay, and of 
 logger = logging.getLogger("relay")
 
 
-def serve(config: Config, *, takeover: bool = False) -> int:
+def serve(config: Config, *, takeover: bool = False, watch: Watch | None = None) -> int:
     """Bind, announce, serve until a signal. Returns: the exit code.
 
     The first of two signals drains, the second ends at once; both are a clean end.
 
     Args:
         takeover: share the addresses of a relay that runs, until it has drained.
+        watch: of the file, for a reload whenever it changes.
     """
     standard = Standard("relay")
     try:
-        return _serve(config, standard, takeover)
+        return _serve(config, standard, takeover, watch)
     except Exception:
         traceback.print_exc()  # here, where it waits for nobody: see `standard`
         return FAULT
@@ -51,7 +53,7 @@ def serve(config: Config, *, takeover: bool = False) -> int:
         standard.give_back()
 
 
-def _serve(config: Config, standard: Standard, takeover: bool) -> int:
+def _serve(config: Config, standard: Standard, takeover: bool, watch: Watch | None) -> int:
     gc.freeze()  # what is loaded by now stays as long as the process
     gc.set_threshold(*_COLLECTING)
     gc.enable()
@@ -69,6 +71,8 @@ def _serve(config: Config, standard: Standard, takeover: bool) -> int:
         opened += admin
         for name in passed.untaken():
             logger.warning("%s was passed in, and nothing in the configuration names it", name)
+        if watch is not None:
+            watch.start()
         if config.server.workers > 1:
             from relay.processes.supervisor import Supervisor
 

@@ -29,6 +29,7 @@ import trio
 
 from relay.admin.control import RemoteControl, answer, handlers
 from relay.config import ConfigError, loads, parse_address
+from relay.config.overrides import Override
 from relay.config.values import Config
 from relay.exchange.worker import Worker
 from relay.observing.log import LineLog
@@ -173,6 +174,7 @@ class _Member:
                 _read,
                 text,
                 request["path"],
+                self._seat.config.overrides,
                 abandon_on_cancel=True,
                 limiter=self._server.worker.threads.configuration,
             )
@@ -213,7 +215,7 @@ class _Member:
                 self._server.shut(listener)
 
 
-def _read(text: int, path: str) -> tuple[Config, int | None]:
+def _read(text: int, path: str, overrides: Sequence[Override]) -> tuple[Config, int | None]:
     """The configuration in the file `text`, which is closed, and its access log.
 
     Raises: ConfigError, Refused.
@@ -222,7 +224,7 @@ def _read(text: int, path: str) -> tuple[Config, int | None]:
         data = os.pread(text, os.fstat(text).st_size, 0)  # the workers share its position
     finally:
         os.close(text)
-    config = loads(data.decode(), os.environ, path=path)
+    config = loads(data.decode(), os.environ, path=path, overrides=overrides)
     return config, open_log(config)
 
 

@@ -127,7 +127,7 @@ def plan(
     with ExitStack() as undo:
         try:
             text = _read(current.path)
-            config = loads(text.decode(), environ, path=current.path)
+            config = loads(text.decode(), environ, path=current.path, overrides=current.overrides)
             new = [address for address in config.server.listen if address.text not in here]
             log_fd = open_log(config)
             undo.callback(close_log, log_fd)

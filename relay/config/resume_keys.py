@@ -43,9 +43,12 @@ def _at(value: str) -> Pattern:
 
 
 def _store(value: str) -> str:
-    if value.startswith(("dir:", "redis:", "rediss:", "redis+unix:")):
-        raise ValueError("this version keeps streams in the memory of its process only")
-    if value not in ("auto", "memory"):
+    if value.startswith(("redis:", "rediss:", "redis+unix:")):
+        raise ValueError("this version keeps streams in memory or in a directory only")
+    if value.startswith("dir:"):
+        if not value.startswith("dir:/"):
+            raise ValueError("a directory is named by its whole path: dir:/var/lib/relay/streams")
+    elif value not in ("auto", "memory"):
         raise ValueError("")
     return value
 
@@ -59,7 +62,11 @@ KEY: Final = kinds.text(
     'what tells streams apart, such as "{body.id}" or "{id}"', Subject.parse, "placeholders"
 )
 AT: Final = kinds.text('a path such as "/api/chat/{key}/stream"', _at, "path pattern")
-STORE: Final = kinds.text('"auto" or "memory"', _store, "`auto` \\| `memory`")
+STORE: Final = kinds.text(
+    '"auto", "memory" or "dir:/var/lib/relay/streams"',
+    _store,
+    "`auto` \\| `memory` \\| `dir:/PATH`",
+)
 
 STREAMS: Final = Table(
     (
@@ -67,20 +74,23 @@ STREAMS: Final = Table(
             "store",
             STORE,
             '"auto"',
-            "Where the streams of resumable routes are kept: in the memory of the process.",
+            "Where the streams of resumable routes are kept: in the `memory` of the process, or in a "
+            "directory that workers, restarts and reloads of one machine share. `auto`: memory with one "
+            "worker; with more, a private directory that lives as long as they do.",
         ),
         Key(
             "required",
             kinds.FLAG,
             "true",
-            "`false`: start also where the store cannot be reached (memory always can).",
+            "`false`: start also where the store cannot be used; streams are then kept in memory.",
         ),
         Key("prefix", kinds.STRING, '"relay:"', "Of every key in a store that others share."),
         Key(
             "space",
             kinds.HELD_SIZE,
             '"256MiB"',
-            "Of all logs of a process; above it finished runs go first, those of the principal that has most.",
+            "Of all logs of a process, and of the directory; above it finished runs go first, those of "
+            "the principal that has most.",
         ),
         Key(
             "unwatched",
@@ -278,8 +288,9 @@ def shared_addresses(routes: Iterable[tuple[int, Route]]) -> Iterable[tuple[int,
 
 def check_store(routes: Iterable[Route], server: Server, streams: Streams) -> str:
     """What is wrong with the store for these routes; "" if nothing is."""
-    if server.workers > 1 and any(route.resume is not None for route in routes):
-        return "streams in memory are one process's own: routes with [routes.resume] need `workers = 1`"
+    resumed = any(route.resume is not None for route in routes)
+    if server.workers > 1 and streams.store == "memory" and resumed:
+        return "streams in memory are one process's own: with `workers` above 1 let store be `auto` or a directory"
     return ""
 
 

@@ -122,7 +122,7 @@ class Worker:
         self.quotas = Quotas()
         self.tracing = Tracing(config.server.trace)
         self._by_name: dict[str, Route] = {}  # changed in place: looked up by the feeds
-        store = open_store(config.streams)
+        store = open_store(config.streams, lambda: self.config.streams)
         self.feeds = Feeds(self.engine, self.alarms, config.streams, store, self._by_name.get)
         self.groups = Groups(config, self.engine, self.alarms)
         self.engine.on_lack = self.groups.close_idle

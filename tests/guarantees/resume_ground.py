@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from itertools import cycle
 from typing import NamedTuple
 
 import trio
 
+from relay.feeds.run import Run
 from relay.http.bodies import ChunkReader
 from relay.sse.event import Event, EventParser
 from tests.harness import EVENT_HEAD, LIMIT, RawPeer, Relay, Upstream, chunked, running
@@ -123,11 +126,36 @@ class Reader:
 
 
 class Ground:
-    """The relay and its upstream."""
+    """The relay and its upstream. With several relays over one store each request goes to the next of them."""
 
-    def __init__(self, relay: Relay, upstream: Upstream) -> None:
-        self.relay = relay
+    def __init__(self, relays: list[Relay], upstream: Upstream) -> None:
+        self.relay = relays[0]
+        self.relays = relays
         self.upstream = upstream
+        self._next = cycle(relays)
+
+    @property
+    def runs(self) -> list[Run]:
+        """Of all relays, those that they own."""
+        return [run for relay in self.relays for run in relay.worker.feeds.book.runs]
+
+    @property
+    def streams(self) -> int:
+        """Runs under way."""
+        return sum(len(relay.worker.feeds) for relay in self.relays)
+
+    async def line(self, **wanted: object) -> dict[str, object]:
+        """The next line of the access logs that is wanted."""
+        found: list[dict[str, object]] = []
+        async with trio.open_nursery() as nursery:
+
+            async def look(relay: Relay) -> None:
+                found.append(await relay.line(**wanted))
+                nursery.cancel_scope.cancel()
+
+            for relay in self.relays:
+                nursery.start_soon(look, relay)
+        return found[0]
 
     async def ask(
         self,
@@ -138,6 +166,7 @@ class Ground:
         cursor: str | None = None,
         user: str | None = "ann",
         fields: str = "",
+        at: int | None = None,
     ) -> Reader:
         """A client that has sent a request."""
         lines = f"{method} {path} HTTP/1.1\r\nHost: relay.test\r\n{fields}"
@@ -147,7 +176,8 @@ class Ground:
             lines += f"Last-Event-ID: {cursor}\r\n"
         if body is not None:
             lines += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        peer = await self.relay.client()
+        relay = next(self._next) if at is None else self.relays[at]
+        peer = await relay.client()
         await peer.send(lines.encode("latin-1") + b"\r\n" + (body or b""))
         return Reader(peer)
 
@@ -189,13 +219,40 @@ async def ground(
 ) -> AsyncIterator[Ground]:
     upstream = await Upstream.open()
     try:
-        config = server + ROUTE.format(
-            url=upstream.url, path=path, method=method, route=route, resume=resume, more=more
-        )
-        async with running(config) as relay:
-            yield Ground(relay, upstream)
+        async with AsyncExitStack() as stack:
+            if kept.relays:
+                directory = stack.enter_context(tempfile.TemporaryDirectory())
+                if "[streams]" not in server:
+                    server += "[streams]\n"
+                server = server.replace("[streams]", f'[streams]\nstore = "dir:{directory}/kept"')
+            config = server + ROUTE.format(
+                url=upstream.url, path=path, method=method, route=route, resume=resume, more=more
+            )
+            relays = [
+                await stack.enter_async_context(running(config)) for _ in range(kept.relays or 1)
+            ]
+            yield Ground(relays, upstream)
     finally:
         upstream.close()
+
+
+class Kept:
+    """Where the grounds of this test keep their streams: 0 in memory, else as many relays over one directory."""
+
+    relays = 0
+
+
+kept = Kept()
+STORES = {"memory": 0, "dir": 1, "two relays": 2}
+
+
+@contextmanager
+def keeping(where: str) -> Iterator[None]:
+    kept.relays = STORES[where]
+    try:
+        yield
+    finally:
+        kept.relays = 0
 
 
 def chat(resume: str = "", **more: str) -> object:

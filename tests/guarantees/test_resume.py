@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import trio
 
 from tests.guarantees.admin_ground import admin
-from tests.guarantees.resume_ground import LOGS, OURS, chat, event, ground
+from tests.guarantees.resume_ground import LOGS, OURS, STORES, chat, event, ground, keeping
 from tests.harness import EVENT_HEAD, chunked, settle
+
+
+
+@pytest.fixture(autouse=True, params=list(STORES))
+def store(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each row holds whatever keeps the streams, and whoever of those that share it is asked."""
+    with keeping(request.param):
+        yield request.param
+
 
 BODY = b'{"id":"c1","text":"hello"}'
 OTHER = b'{"id":"c1","text":"another"}'

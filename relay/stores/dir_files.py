@@ -1,0 +1,397 @@
+"""The files of a directory store, and the rules by which several processes change them at once. No Trio, no sockets.
+
+    pepper                           made once, put in place with link()
+    runs/IDENTITY/head               the card and the owner's process
+                 /fields             of the response head: put down when the key moves
+                 /s-SEQ              a segment: chunks (RFC 9112 §7.1) from event SEQ on; `0` ends it when the next begins
+                 /end                the end: put in place with link(), which fails if there is one
+                 /claim              who unlinks it may release what it claims, and nobody else
+    keys/KEY/a-NUMBER-IDENTITY       a run below the key
+            /c-NUMBER-IDENTITY       its head has come; the one with the greatest number is the key's current run
+            /r-REQUEST               the claim of a candidate: a second link of its `claim`
+
+Rules
+  * No lock is waited for, so a process that is stopped at any place holds up nobody.
+  * Who makes a c- entry looks afterwards: it removes those with smaller numbers, or its own if there is a greater one. Of
+    two who do so at once the later one sees the other, whichever that is, so none stays that would come back when the
+    greater one is forgotten.
+  * An r- entry is made by link(), which one of several wins, and removed by who unlinked the claim of its run, which one of
+    several does. If that one dies in between, requests like this one are just not shared until the janitor has been here.
+  * An end is written beside and linked, so it is whole or not there.
+  * Nothing is synced: what a process wrote outlives that process, not the loss of power.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+from relay.flows.event_log import End
+from relay.http.bodies import Fields
+from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.stores.store import Answer, Card, Known, Look, Sealed, StoreUnusable
+
+_CLAIM_TRIES: Final = 3
+_DIGITS: Final = 20  # of a number, so that names sort as numbers do
+
+Alive = Callable[[str], bool]
+
+
+class Files:
+    """One directory. Raises: OSError, everywhere but where it says otherwise."""
+
+    def __init__(self, root: str) -> None:
+        """Make it where it is not there. Raises: StoreUnusable: it cannot be, or is somebody else's too."""
+        self.root = root
+        self.processes = f"{root}/processes"
+        try:
+            os.makedirs(root, 0o700, exist_ok=True)
+            found = os.stat(root)
+            if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode):
+                raise StoreUnusable(f"the streams' directory {root} belongs to somebody else")
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                raise StoreUnusable(
+                    f"the streams' directory {root} is open to others: chmod 700 {root}"
+                )
+            for name in ("runs", "keys", "processes"):
+                os.makedirs(f"{root}/{name}", 0o700, exist_ok=True)
+            self.pepper = self._shared_pepper()
+        except OSError as error:
+            raise StoreUnusable(
+                f"the streams' directory {root} cannot be used: {error.strerror}"
+            ) from None
+
+    def _shared_pepper(self) -> bytes:
+        path = f"{self.root}/pepper"
+        put_once(path, secrets.token_bytes(16))
+        pepper = _read(path)
+        if len(pepper) != 16:
+            raise StoreUnusable(f"{path} is not a file of relay's")
+        return pepper
+
+    def run(self, identity: bytes) -> str:
+        return f"{self.root}/runs/{identity.hex()}"
+
+    def lock(self, process: str) -> str:
+        return f"{self.processes}/{process}.lock"
+
+    def key(self, key: str) -> str:
+        return f"{self.root}/keys/{key}"
+
+    # -- beginning -----------------------------------------------------------------------------------------------
+
+    def enter(self, card: Card, process: str, alive: Alive | None) -> Known | None:
+        """Put down a candidate; a Known: it would repeat that one, and nothing was put down. `alive` None: it is not
+        shared."""
+        path = self.run(card.identity)
+        os.mkdir(path, 0o700)
+        _write(f"{path}/head", _head(card, process))
+        if card.keyed and alive is not None:
+            _write(f"{path}/claim", card.identity)
+            repeated = self._claim(card, alive)
+            if repeated is not None:
+                self.remove(path)
+                return repeated
+        self._mark(card, "a")
+        return None
+
+    def _claim(self, card: Card, alive: Alive) -> Known | None:
+        """Have the request to oneself, unless another candidate has it."""
+        claim, entry = f"{self.run(card.identity)}/claim", self._request(card)
+        for _ in range(_CLAIM_TRIES):
+            try:
+                os.link(claim, entry)
+                return None
+            except FileNotFoundError:
+                os.makedirs(self.key(card.key), 0o700, exist_ok=True)
+                continue
+            except FileExistsError:
+                pass
+            with suppress(FileNotFoundError):
+                there = _read(entry)
+                known = self.known(there, alive)
+                if known is not None and known.under_way:
+                    return known
+                self._release(there, entry)
+        with suppress(FileNotFoundError):
+            os.unlink(claim)  # it is not shared
+        return None
+
+    def release(self, card: Card) -> None:
+        """It is no candidate any more."""
+        if card.keyed:
+            self._release(card.identity, self._request(card))
+
+    def _release(self, identity: bytes, entry: str) -> None:
+        try:
+            os.unlink(f"{self.run(identity)}/claim")
+        except FileNotFoundError:
+            return
+        with suppress(FileNotFoundError):
+            os.unlink(entry)
+
+    def _request(self, card: Card) -> str:
+        return f"{self.key(card.key)}/r-{card.request.hex()}"
+
+    def _mark(self, card: Card, kind: str) -> None:
+        directory = self.key(card.key)
+        path = f"{directory}/{_entry(card, kind)}"
+        try:
+            _write(path, b"")
+        except FileNotFoundError:  # the janitor finds empty directories
+            os.makedirs(directory, 0o700, exist_ok=True)
+            _write(path, b"")
+
+    def head(self, card: Card, fields: Fields) -> None:
+        """Its head has come: the key moves, by the rule above."""
+        put_once(f"{self.run(card.identity)}/fields", _json(_texts(fields)))
+        self._mark(card, "c")
+        mine = _entry(card, "c")
+        for name in self._entries(card.key, "c"):
+            if name != mine:
+                smaller = min(name, mine)
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{self.key(card.key)}/{smaller}")
+        self.release(card)
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def seal(self, identity: bytes, sealed: Sealed) -> Sealed | None:
+        """Put down an end. Returns: the one that stands; None: there is no such run."""
+        path = f"{self.run(identity)}/end"
+        try:
+            put_once(path, _json(_sealed(sealed)))
+            return self.end(identity)
+        except FileNotFoundError:
+            return None
+
+    def end(self, identity: bytes) -> Sealed | None:
+        """The end of a run; None: there is none."""
+        try:
+            return _unsealed(json.loads(_read(f"{self.run(identity)}/end")))
+        except FileNotFoundError:
+            return None
+
+    def forget(self, card: Card) -> None:
+        """Take a run away. Those that it superseded first: they must not come back."""
+        directory, mine = self.key(card.key), _entry(card, "c")
+        names = self._entries(card.key, "c")
+        gone = [name for name in names if name < mine] if mine in names else []
+        for name in (*gone, mine, _entry(card, "a")):
+            with suppress(FileNotFoundError):
+                os.unlink(f"{directory}/{name}")
+        self.release(card)
+        self.remove(self.run(card.identity))
+        with suppress(OSError):
+            os.rmdir(directory)
+
+    def remove(self, path: str) -> None:
+        """The directory of a run."""
+        names = ["head"]  # first: without it there is no run
+        with suppress(FileNotFoundError):
+            names += os.listdir(path)
+        for name in names:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{path}/{name}")
+        with suppress(OSError):
+            os.rmdir(path)
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def known(self, identity: bytes, alive: Alive) -> Known | None:
+        """A run as it is now."""
+        found = self.card(identity)
+        if found is None:
+            return None
+        card, process = found
+        sealed = self.end(identity)
+        if sealed is not None and sealed.until < time.time():
+            return None
+        lost = sealed is None and not alive(process)
+        if lost:
+            sealed = self.end(identity)  # it may have put down its end and gone
+            lost = sealed is None
+        fields = self.fields(identity)
+        segments = self.segments(identity)
+        first = segments[0] if segments else 1
+        return Known(card, fields, first, sealed, lost=lost)
+
+    def card(self, identity: bytes) -> tuple[Card, str] | None:
+        """What a run is, and whose process owns it."""
+        try:
+            return _card(json.loads(_read(f"{self.run(identity)}/head")))
+        except (FileNotFoundError, ValueError, KeyError):  # a head that is being written, too
+            return None
+
+    def fields(self, identity: bytes) -> Fields | None:
+        """Of its response head; None: it has none yet."""
+        try:
+            texts = json.loads(_read(f"{self.run(identity)}/fields"))
+        except FileNotFoundError:
+            return None
+        return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in texts]
+
+    def segments(self, identity: bytes) -> list[int]:
+        """The numbers of the first events of its segments, in order."""
+        try:
+            names = os.listdir(self.run(identity))
+        except FileNotFoundError:
+            return []
+        return sorted(int(name[2:]) for name in names if name.startswith("s-"))
+
+    def look(self, identity: bytes | None, key: str | None, alive: Alive) -> Look:
+        """See store.Store.look."""
+        run = self.known(identity, alive) if identity is not None else None
+        keys = {each for each in (key, run.key if run is not None else None) if each is not None}
+        below: list[Known] = []
+        for each in sorted(keys):
+            below += self._below(each, alive)
+        if run is not None:
+            run = next((known for known in below if known.card.identity == identity), run)
+        return Look(run, below)
+
+    def _below(self, key: str, alive: Alive) -> Iterator[Known]:
+        heads = self._entries(key, "c")
+        current = bytes.fromhex(heads[-1][-32:]) if heads else b""
+        for name in self._entries(key, "a"):
+            known = self.known(bytes.fromhex(name[-32:]), alive)
+            if known is not None:
+                is_current = known.card.identity == current
+                yield Known(
+                    known.card, known.fields, known.first, known.sealed, is_current, known.lost
+                )
+
+    def _entries(self, key: str, kind: str) -> list[str]:
+        try:
+            names = os.listdir(self.key(key))
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in names if name.startswith(f"{kind}-"))
+
+
+# -- files -------------------------------------------------------------------------------------------------------
+
+
+def put_once(path: str, data: bytes) -> bool:
+    """A whole file, or nothing; False: there is one already."""
+    beside = f"{path}.{secrets.token_hex(4)}"
+    try:
+        _write(beside, data)
+        os.link(beside, path)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(beside)
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        data = part = os.read(fd, 1 << 16)
+        while len(part) == 1 << 16:
+            part = os.read(fd, 1 << 16)
+            data += part
+        return data
+    finally:
+        os.close(fd)
+
+
+def _entry(card: Card, kind: str) -> str:
+    return f"{kind}-{card.number:0{_DIGITS}d}-{card.identity.hex()}"
+
+
+# -- what is in them ---------------------------------------------------------------------------------------------
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _texts(fields: Fields) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
+
+
+def _head(card: Card, process: str) -> bytes:
+    return _json(
+        {
+            "identity": card.identity.hex(),
+            "id": card.id,
+            "key": card.key,
+            "owner": card.owner.hex(),
+            "route": card.route,
+            "request": card.request.hex(),
+            "get": card.begun_by_get,
+            "number": card.number,
+            "limit": card.limit,
+            "keep": card.keep,
+            "keyed": card.keyed,
+            "process": process,
+        }
+    )
+
+
+def _card(value: dict[str, Any]) -> tuple[Card, str]:
+    card = Card(
+        identity=bytes.fromhex(value["identity"]),
+        id=value["id"],
+        key=value["key"],
+        owner=bytes.fromhex(value["owner"]),
+        route=value["route"],
+        request=bytes.fromhex(value["request"]),
+        begun_by_get=value["get"],
+        number=value["number"],
+        limit=value["limit"],
+        keep=value["keep"],
+        keyed=value["keyed"],
+    )
+    return card, value["process"]
+
+
+def _sealed(sealed: Sealed) -> dict[str, Any]:
+    end, ending, answer = sealed.end, sealed.ending, sealed.answer
+    value: dict[str, Any] = {
+        "clean": end.clean,
+        "over": end.over,
+        "words": end.last_words.decode("latin-1"),
+        "abort": end.abort,
+        "ending": list(ending),
+        "last": sealed.last,
+        "until": sealed.until,
+    }
+    if answer is not None:
+        body = answer.body.decode("latin-1")
+        value["answer"] = [answer.status, _texts(answer.fields), body]
+    return value
+
+
+def _unsealed(value: dict[str, Any]) -> Sealed:
+    side, phase, cause, detail = value["ending"]
+    answer = None
+    if "answer" in value:
+        status, texts, body = value["answer"]
+        fields = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in texts]
+        answer = Answer(status, fields, body.encode("latin-1"))
+    return Sealed(
+        End(value["clean"], value["over"], value["words"].encode("latin-1"), value["abort"]),
+        Ending(Side(side), Phase(phase), Cause(cause), detail),
+        value["last"],
+        value["until"],
+        answer,
+    )

@@ -325,6 +325,7 @@ class Streams:
     space: int = 256 * 1024 * 1024  # bytes of all logs of a process
     unwatched: int = 1000  # runs without a viewer at once in a process
     prefix: str = "relay:"  # of every key in Redis
+    directory: str = ""  # no key: where the processes of this relay share them; see stores.opening
 
 
 @dataclass(frozen=True, slots=True)

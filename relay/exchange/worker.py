@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Iterable
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -31,7 +32,7 @@ from relay.sources.context import Context
 from relay.sources.loading import run_of
 from relay.sources.ordering import Ordering
 from relay.sources.reply import Reply
-from relay.stores.opening import open_store
+from relay.stores.opening import keep_store, open_store, resumes
 from relay.upstreams import health
 from relay.upstreams.group import Group, Groups
 from relay.upstreams.origin import Origin
@@ -122,14 +123,18 @@ class Worker:
         self.quotas = Quotas()
         self.tracing = Tracing(config.server.trace)
         self._by_name: dict[str, Route] = {}  # changed in place: looked up by the feeds
-        store = open_store(config.streams, lambda: self.config.streams)
-        self.feeds = Feeds(self.engine, self.alarms, config.streams, store, self._by_name.get)
+        self.feeds = Feeds(self.engine, self.alarms, config.streams, self._by_name.get)
         self.groups = Groups(config, self.engine, self.alarms)
         self.engine.on_lack = self.groups.close_idle
         self._take(config)
 
     def configure(self, config: Config) -> None:
-        """Take `config` for all exchanges that start from now on; running ones keep what they started with."""
+        """Take `config` for all exchanges that start from now on; running ones keep what they started with. A store is kept,
+        and opened with the first route that needs one."""
+        config = keep_store(self.config, config)
+        config = replace(
+            config, streams=replace(config.streams, required=False)
+        )  # it serves already
         self.groups.update(config)
         self._take(config)
 
@@ -157,6 +162,10 @@ class Worker:
         strict = config.server.ambiguous_paths == "refuse"
         self.table = RouteTable[RouteState](rows, strict=strict, own=lambda state: state.at)
         self.feeds.book.limits = config.streams
+        if self.feeds.elsewhere is None and not len(self.feeds.book) and resumes(config):
+            store = open_store(config.streams, lambda: self.config.streams)
+            if store is not None:
+                self.feeds.share(store)
         self._by_name.clear()
         self._by_name.update({route.name: route for route in config.routes})
 

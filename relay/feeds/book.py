@@ -38,24 +38,22 @@ class Book:
         "_current",
         "_engine",
         "_number",
-        "_pepper",
         "_read_on",
         "_runs",
         "_unwatched",
         "bytes",
         "limits",
+        "pepper",
     )
 
-    def __init__(
-        self, engine: Engine, alarms: Alarms, limits: Streams, pepper: bytes | None = None
-    ) -> None:
-        """pepper: so that hashes of short names say nothing; those who share a store share it."""
+    def __init__(self, engine: Engine, alarms: Alarms, limits: Streams) -> None:
         self.limits = limits
         self.bytes = 0  # of all logs, with what a run itself takes
         self._engine = engine
         self._alarms = alarms
         self._number = 0
-        self._pepper = pepper or secrets.token_bytes(16)
+        # So that hashes of short names say nothing. Those who share a store share it.
+        self.pepper = secrets.token_bytes(16)
         self._runs: dict[bytes, Run] = {}
         self._current: dict[str, Run] = {}
         self._by_key: dict[str, dict[Run, None]] = {}
@@ -72,7 +70,7 @@ class Book:
 
     def hashed(self, *parts: str | bytes) -> bytes:
         """One name for several parts, which it does not tell."""
-        out = hashlib.blake2b(key=self._pepper, digest_size=16)
+        out = hashlib.blake2b(key=self.pepper, digest_size=16)
         for part in parts:
             raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
             out.update(len(raw).to_bytes(4, "big"))

@@ -5,7 +5,7 @@ A feed outlives the client that began it and ends with its run. `run` is the tas
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
@@ -48,26 +48,34 @@ class Feed(Protocol):
 class Feeds:
     """What is under way, by run."""
 
-    __slots__ = ("_ended", "_nursery", "_under_way", "book", "elsewhere")
+    __slots__ = (
+        "_alarms",
+        "_beside",
+        "_ended",
+        "_engine",
+        "_keeping",
+        "_nursery",
+        "_route",
+        "_under_way",
+        "book",
+        "elsewhere",
+    )
 
     def __init__(
         self,
         engine: Engine,
         alarms: Alarms,
         limits: Streams,
-        store: Store | None,
         route: Callable[[str], Route | None],
     ) -> None:
-        """
-        Args:
-            store: shared with other processes; None: memory is all there is.
-            route: by its name, as it is configured just now.
-        """
-        pepper = store.pepper if store is not None else None
-        self.book = Book(engine, alarms, limits, pepper)
-        self.elsewhere = (
-            Elsewhere(store, self.book, engine, alarms, route) if store is not None else None
-        )
+        """route: by its name, as it is configured just now."""
+        self.book = Book(engine, alarms, limits)
+        self.elsewhere: Elsewhere | None = None
+        self._engine = engine
+        self._alarms = alarms
+        self._route = route
+        self._beside: trio.Nursery | None = None
+        self._keeping = trio.CancelScope(shield=True)
         self._under_way: dict[Run, Feed] = {}
         self._nursery: trio.Nursery | None = None
         self._ended = trio.Event()
@@ -78,16 +86,27 @@ class Feeds:
 
     async def run(self) -> None:
         """Keep the nursery open, for ever. Cancellation: every run is sealed `lost`."""
-        async with trio.open_nursery() as beside:
-            # The store outlives the runs, which put down their ends on the way out; they take no time for it.
-            keeping = trio.CancelScope(shield=True)
+        async with trio.open_nursery() as self._beside:
             if self.elsewhere is not None:
-                beside.start_soon(_within, keeping, self.elsewhere.store.run)
+                self._beside.start_soon(self._keep, self.elsewhere.store)
             try:
                 async with trio.open_nursery() as self._nursery:
                     await trio.sleep_forever()
             finally:
-                keeping.cancel()
+                self._keeping.cancel()
+
+    def share(self, store: Store) -> None:
+        """Keep runs in a store, from now on: before the first of them."""
+        assert not len(self.book), "runs that the store does not know"
+        self.book.pepper = store.pepper
+        self.elsewhere = Elsewhere(store, self.book, self._engine, self._alarms, self._route)
+        if self._beside is not None:
+            self._beside.start_soon(self._keep, store)
+
+    async def _keep(self, store: Store) -> None:
+        # It outlives the runs, which put down their ends on the way out: `run` ends it behind them.
+        with self._keeping:
+            await store.run()
 
     def start(self, feed: Feed) -> None:
         """Let `feed` live beside all exchanges."""
@@ -131,8 +150,3 @@ class Feeds:
             self._under_way.pop(feed.run, None)
             if not self._under_way:
                 self._ended.set()
-
-
-async def _within(scope: trio.CancelScope, job: Callable[[], Awaitable[None]]) -> None:
-    with scope:
-        await job()

@@ -21,6 +21,8 @@ from relay.processes.watching import Watch
 from relay.serving.activation import Passed
 from relay.serving.listeners import BindError, Listener, open_listeners
 from relay.serving.reload import Refused
+from relay.stores.opening import prepare, put_away
+from relay.stores.store import StoreUnusable
 
 FAULT = 1
 # A full collection looks at every object: 100 ms with 8,000 connections, in which no stream moves. By default one comes
@@ -63,6 +65,7 @@ def _serve(config: Config, standard: Standard, takeover: bool, watch: Watch | No
         signal.signal(number, signal.SIG_IGN)
     opened: list[Listener] = []
     try:
+        config = prepare(config, os.environ)
         passed = Passed.from_environment(os.environ)
         served = open_listeners(config.server.listen, passed, takeover=takeover)
         opened += served
@@ -78,7 +81,7 @@ def _serve(config: Config, standard: Standard, takeover: bool, watch: Watch | No
 
             return Supervisor(config, served, admin, passed, notifier, standard).run()
         return trio.run(Single(config, served, admin, passed, notifier, standard).run)
-    except (BindError, OSError, Refused) as error:
+    except (BindError, OSError, Refused, StoreUnusable) as error:
         hint = ""
         if isinstance(error, BindError) and error.taken:
             hint = _TAKEN if config.path else _TAKEN_WITHOUT_A_FILE
@@ -89,6 +92,7 @@ def _serve(config: Config, standard: Standard, takeover: bool, watch: Watch | No
     finally:
         for listener in opened:
             listener.remove_file()
+        put_away(config)
 
 
 def _raise_descriptor_limit() -> None:

@@ -45,6 +45,7 @@ from relay.serving import reload
 from relay.serving.activation import Passed
 from relay.serving.listeners import Listener
 from relay.serving.reload import Change, Planning, Refused
+from relay.stores.opening import keep_store
 
 logger = logging.getLogger("relay")
 
@@ -389,7 +390,7 @@ class Supervisor:
 
     def _take(self, change: Change) -> None:
         reload.close_log(change.log_fd)  # it was a trial: each worker opens its own
-        self._config = change.config
+        self._config = keep_store(self._config, change.config)
         self._sharing.take(change)
         for slot in self._slots:
             if slot.child is not None:

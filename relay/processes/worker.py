@@ -36,6 +36,7 @@ from relay.observing.log import LineLog
 from relay.serving.listeners import Listener
 from relay.serving.reload import Refused, open_log
 from relay.serving.server import Server
+from relay.stores.store import StoreUnusable
 
 logger = logging.getLogger("relay")
 
@@ -70,7 +71,12 @@ def worker_main(seat: Seat) -> int:
     seat.ours = {listener for listener in seat.listeners if not listener.passed}
     for listener in seat.ours:
         listener.passed = True
-    return trio.run(_Member(seat, log_fd).run)
+    try:
+        member = _Member(seat, log_fd)
+    except StoreUnusable as error:
+        logger.error("%s", error)
+        return 1
+    return trio.run(member.run)
 
 
 class _Member:

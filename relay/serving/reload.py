@@ -173,11 +173,12 @@ def _in_memory(text: bytes) -> int:
 
 def _restart_needed(before: Config, after: Config) -> list[str]:
     fixed = ("workers", "admin", "admin_token")
-    return [
+    changed = [
         f"server.{name}"
         for name in fixed
         if getattr(before.server, name) != getattr(after.server, name)
     ]
+    return changed + ["streams.store"] * (before.streams.store != after.streams.store)
 
 
 def open_log(config: Config) -> int | None:

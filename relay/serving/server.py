@@ -25,6 +25,7 @@ from relay.config.values import Config
 from relay.exchange.connection import Connection
 from relay.exchange.transfer import Transfer
 from relay.exchange.worker import Worker
+from relay.feeds.viewer import Viewer
 from relay.flows.event_flow import EventFlow
 from relay.observing.ending import Cause
 from relay.serving import handover
@@ -48,6 +49,9 @@ _TICK = 0.05  # seconds between looks at what drains
 _BACKGROUND = 6.0
 _SPANS = 2.0  # seconds a drain waits for a collector to take the last spans
 _SPREAD = 0.8  # of the drain time: farewells are spread over it, the rest is for the last to end
+# Seconds over which the viewers of runs that others can read are sent to those others, at most and of the drain time.
+_VIEWERS_WITHIN = 2.0
+_VIEWERS_SPREAD = 0.2
 
 
 class Door:
@@ -294,16 +298,19 @@ class Server:
         async with trio.open_nursery() as closing:
             for door in self._doors:
                 closing.start_soon(self._close, door)
-        farewells: dict[Transfer, float] = {}
+        farewells: dict[Transfer | Viewer, float] = {}
         end = started + seconds
-        while self._connections:
+        # Of runs in memory the viewers finish first. What others can read they read there at once, while it goes on here.
+        shared = worker.feeds.elsewhere is not None
+        viewers_by = started + min(_VIEWERS_WITHIN, seconds * _VIEWERS_SPREAD)
+        while self._connections or (shared and len(worker.feeds)):
             now = trio.current_time()
             for transfer in worker.registry:
-                if not isinstance(transfer.flow, EventFlow):
-                    continue  # bytes; and viewers of runs, which finish first
-                at = farewells.setdefault(
-                    transfer, uniform(now, max(now, started + seconds * _SPREAD))
-                )
+                viewer = isinstance(transfer, Viewer)
+                if not (shared if viewer else isinstance(transfer.flow, EventFlow)):
+                    continue  # bytes, and viewers that finish first
+                last = viewers_by if viewer else started + seconds * _SPREAD
+                at = farewells.setdefault(transfer, uniform(now, max(now, last)))
                 if now >= min(at, end):  # whatever held this up, nobody is cut without a word
                     transfer.ask(Cause.DRAINED)
             if now >= end:

@@ -52,6 +52,7 @@ class DirStore:
         self.files = Files(root)
         self.pepper = self.files.pepper
         self.errors: dict[str, int] = {}
+        self.swept = trio.Event()  # the janitor has been through it
         self._space = space
         self._journals: dict[bytes, Journal] = {}
         self._tails: dict[bytes, Tail] = {}
@@ -287,6 +288,7 @@ class DirStore:
                 await trio.to_thread.run_sync(partial(sweep, self.files, self._space()))
             except OSError as error:
                 self._count("sweep", error)
+            self.swept.set()
             await trio.sleep(SWEEP)
 
     # -- errors --------------------------------------------------------------------------------------------------

@@ -89,9 +89,11 @@ ROWS = [
     (ROUTE + '[routes.auth]\nupstream = "model"\npath = "/may/{reply.x}"\n',
      "routes[0].auth.path (line 9): {reply.x} is not known here, only path, query, body"),
     (RESUME + '[streams]\nstore = "disk"\n',
-     'streams.store (line 9): found "disk", expected "auto" or "memory"'),
-    (RESUME + '[server]\nworkers = 2\n',
-     "streams: streams in memory are one process's own: routes with [routes.resume] need `workers = 1`"),
+     'streams.store (line 9): found "disk", expected "auto", "memory" or "dir:/var/lib/relay/streams"'),
+    (RESUME + '[streams]\nstore = "dir:streams"\n',
+     "a directory is named by its whole path: dir:/var/lib/relay/streams"),
+    (RESUME + '[server]\nworkers = 2\n[streams]\nstore = "memory"\n',
+     "streams (line 10): streams in memory are one process's own: with `workers` above 1 let store be `auto` or a directory"),
 ]  # fmt: skip
 
 

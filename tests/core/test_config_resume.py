@@ -93,7 +93,7 @@ ROWS = [
     (RESUME + '[streams]\nstore = "dir:streams"\n',
      "a directory is named by its whole path: dir:/var/lib/relay/streams"),
     (RESUME + '[server]\nworkers = 2\n[streams]\nstore = "memory"\n',
-     "streams (line 10): streams in memory are one process's own: with `workers` above 1 let store be `auto` or a directory"),
+     "streams in memory are one process's own: with `workers` above 1 let store be `auto` or a directory"),
 ]  # fmt: skip
 
 

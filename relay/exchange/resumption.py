@@ -54,6 +54,8 @@ from relay.sse.dialects import WITH_FAILURE
 from relay.stores.store import Journal, Known
 from relay.wires.wire import Expired, Gone
 
+# What may end a run that has no head; any other end is an answer, which the feed has.
+_BEFORE_ITS_HEAD: Final = (Cause.STOPPED, Cause.UNWATCHED, Cause.LOST, Cause.FAULT)
 _LOOKS: Final = 4  # at most: what was found has gone in the meantime each time
 
 
@@ -271,11 +273,12 @@ async def _until_decided(exchange: ClientSide, place: Place, run: Run, feed: Fee
 
 def _no_stream(exchange: ClientSide, run: Run, feed: Feed | None) -> Reply:
     """The source brought something else, or the run was stopped before its head."""
-    if run.ending is not None and run.ending.cause in (Cause.STOPPED, Cause.UNWATCHED, Cause.LOST):
-        if exchange.head.method == b"GET" and run.ending.cause is Cause.STOPPED:
+    end = run.log.end
+    if end is not None and run.ending is not None and run.ending.cause in _BEFORE_ITS_HEAD:
+        stopped = run.ending.cause is Cause.STOPPED
+        if exchange.head.method == b"GET" and stopped:
             return nothing(exchange)
-        end = run.log.end
-        return only_words(exchange, end.last_words if end is not None else b"", abort=False)
+        return only_words(exchange, end.last_words, abort=end.abort and not stopped)
     if exchange.state is not None and exchange.state.at:
         return missing(exchange)
     if isinstance(run, Mirror):

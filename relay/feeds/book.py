@@ -41,6 +41,7 @@ class Book:
         "_read_on",
         "_runs",
         "_unwatched",
+        "_waiting",
         "bytes",
         "limits",
         "pepper",
@@ -57,6 +58,9 @@ class Book:
         self._runs: dict[bytes, Run] = {}
         self._current: dict[str, Run] = {}
         self._by_key: dict[str, dict[Run, None]] = {}
+        self._waiting: dict[
+            str, dict[Run, None]
+        ] = {}  # candidates, by key: each request looks at them
         self._unwatched: dict[Run, None] = {}  # in the order of being left
         self._read_on: dict[Run, None] = {}  # forgotten, but somebody reads them still
 
@@ -151,6 +155,7 @@ class Book:
             journal.owner = run
         self._runs[run.identity] = run
         self._by_key.setdefault(run.key, {})[run] = None
+        self._waiting.setdefault(run.key, {})[run] = None
         self.bytes += OVERHEAD
         self._make_room()
         return run
@@ -158,6 +163,7 @@ class Book:
     def head(self, run: Run) -> None:
         """Its head is a 200 event stream: the key moves to it, unless the current run was begun later."""
         assert run.identity in self._runs, "a forgotten run never takes its key"
+        self._decided(run)
         current = self._current.get(run.key)
         if current is None or current.number < run.number:
             self._current[run.key] = run
@@ -194,10 +200,18 @@ class Book:
         del below[run]
         if not below:
             del self._by_key[run.key]
+        self._decided(run)
         if self._current.get(run.key) is run:
             del self._current[run.key]
         self._read_on[run] = None
         run.forget()
+
+    def _decided(self, run: Run) -> None:
+        """It is no candidate any more."""
+        waiting = self._waiting.get(run.key, {})
+        waiting.pop(run, None)
+        if not waiting:
+            self._waiting.pop(run.key, None)
 
     def let_go(self, run: Run) -> None:
         """Nobody reads a forgotten run any more. Until then its events take room like those of any other."""
@@ -207,6 +221,10 @@ class Book:
     def below(self, key: str) -> list[Run]:
         """The runs of a key (hashed), in the order of their beginning."""
         return list(self._by_key.get(key, ()))
+
+    def candidates(self, key: str) -> list[Run]:
+        """Those of a key (hashed) whose head is not there yet, in the order of their beginning."""
+        return list(self._waiting.get(key, ()))
 
     def run(self, identity: bytes) -> Run | None:
         """By (route, principal, id), hashed."""
@@ -275,7 +293,7 @@ class Shelf:
         return self._book.current(key)
 
     def candidate(self, key: str, request: bytes | None) -> Run | None:
-        for run in self._book.below(key):
-            if run.candidate and run.under_way and request in (None, run.request):
+        for run in self._book.candidates(key):
+            if run.under_way and request in (None, run.request):
                 return run
         return None

@@ -329,3 +329,46 @@ key = "{id}"
         await mine.head()
         owners = {run.key for run in g.relay.worker.feeds.book.runs}
         assert len(owners) == 2
+
+
+async def test_a_run_that_is_lost_before_its_head_does_not_look_whole() -> None:
+    async with chat() as g:
+        reader = await g.ask("POST", "/chat", body=BODY)
+        await g.taken()
+        g.relay.worker.feeds.lose()
+        await reader.head()
+        await reader.rest()
+        assert (reader.status, reader.codes, reader.ended) == (200, ["lost"], "cut")
+
+
+async def test_a_fault_of_relays_own_costs_one_run_and_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def broken(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("relay.exchange.worker.RouteState.bring", broken)
+    async with chat() as g:
+        reader = await g.ask("POST", "/chat", body=BODY)
+        await reader.head()
+        await reader.rest()
+        assert (reader.status, reader.codes, reader.ended) == (200, ["fault"], "cut")
+        assert len(g.relay.faults) == 1
+        g.relay.faults.clear()
+        assert not len(g.relay.worker.feeds.book)
+
+
+async def test_a_key_with_many_runs_is_looked_up_at_once() -> None:
+    """1. One client posts message after message under one key; each is a run that is kept. 2. What a request looks at does
+    not grow with them."""
+    async with chat() as g:
+        for number in range(20):
+            reader, peer = await g.begun("POST", "/chat", body=b'{"id":"a","n":%d}' % number)
+            await peer.send(b"0\r\n\r\n")
+            await reader.rest()
+        book = g.relay.worker.feeds.book
+        [key] = {run.key for run in book.runs}
+        assert (len(book.below(key)), len(book.candidates(key))) == (20, 0)
+        await g.ask("POST", "/chat", body=b'{"id":"a","n":99}')
+        await g.taken()
+        assert len(book.candidates(key)) == 1

@@ -17,6 +17,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import date, time
 from typing import Any, Final
 
 from relay.config.mistakes import ConfigError, KeyPath, Mistake, shown, written
@@ -100,7 +101,9 @@ def _value(text: str) -> object:
         found = tomllib.loads(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
-    return found["value"] if len(found) == 1 else text
+    value = found["value"]
+    # No key is a date: 2026-11-25 is meant as a name.
+    return text if len(found) > 1 or isinstance(value, date | time) else value
 
 
 def apply(raw: dict[str, Any], overrides: Iterable[Override]) -> Iterable[tuple[KeyPath, str]]:

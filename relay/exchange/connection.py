@@ -302,7 +302,7 @@ class Connection:
         target = head.target if server.log_query else head.path
         record.path = shown(target, self.worker.hidden).decode("latin-1")
         if server.access_log_fields:
-            record.fields = logged(head.fields, server.access_log_fields)
+            record.fields = logged(head.fields, server.access_log_fields, self.worker.hidden)
         if not head.keep_alive or self.worker.draining:
             self.end_after()
         exchange = Exchange(self, head, view, record)

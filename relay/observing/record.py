@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Final
 
 from relay.http.bodies import Fields
+from relay.routing.hidden import shown
 from relay.sse.capture import Capture
 
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
@@ -16,13 +17,17 @@ LONGEST_FIELD: Final = (
 )
 
 
-def logged(fields: Fields, names: tuple[bytes, ...]) -> Mapping[str, str]:
-    """Of a request's fields those that the log is to have, as the client sent them; of a name that stands twice all."""
+def logged(fields: Fields, names: tuple[bytes, ...], hidden: frozenset[bytes]) -> Mapping[str, str]:
+    """Of a request's fields those that the log is to have, as the client sent them; of a name that stands twice all.
+
+    Args:
+        hidden: literals of paths that are printed nowhere: a Referer has them too.
+    """
     found: dict[str, str] = {}
     for name in names:
         values = [value for each, value in fields if each == name]
         if values:
-            text = b", ".join(values).decode("latin-1")
+            text = shown(b", ".join(values), hidden).decode("latin-1")
             found[name.decode()] = (
                 text if len(text) <= LONGEST_FIELD else text[:LONGEST_FIELD] + "…"
             )

@@ -59,6 +59,16 @@ async def test_a_field_that_is_not_sent_is_absent_and_a_long_one_is_cut() -> Non
         up.close()
 
 
+async def test_a_secret_of_a_path_does_not_come_back_in_a_referer() -> None:
+    """A route's path has a literal from the environment; the page below it names it in the Referer of its requests."""
+    text = '[server]\naccess_log_fields = "Referer"\n[[routes]]\npath = "/${PLACE}/{rest...}"\nsource = "local"\n'
+    async with running(loads(text, {"PLACE": "hidden-place"})) as relay:
+        client = await relay.get("/x", "Referer: https://a.example/hidden%2Dplace/page?q=1\r\n")
+        await client.head()
+        line = await relay.line()
+        assert line["fields"] == {"referer": "https://a.example/***/page?q=1"}
+
+
 async def test_the_upstreams_status_is_not_always_the_clients() -> None:
     """1. An error answer becomes a retry event of 200. 2. A url that cannot be reached has no status."""
     up = await Upstream.open()

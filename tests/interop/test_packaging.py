@@ -306,7 +306,10 @@ COMP_WORDS=({words}); COMP_CWORD={at}; _relay; printf '%s\\n' "${{COMPREPLY[@]}}
             },
         ),
         (["relay", "forward", "--l"], {"--listen"}),
-        (["relay", "check", ""], {"--help", "a.toml", "folder"}),
+        (
+            ["relay", "check", ""],
+            {"--help", "--listen", "--admin", "--set", "a.toml", "folder"},
+        ),
         (["relay", "completion", ""], {"bash", "zsh", "fish", "--help"}),
         (["relay", "terminator", "ha"], {"haproxy", "haproxy-tcp"}),
         (["relay", "nonsense", ""], set()),

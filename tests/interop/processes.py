@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -30,6 +31,8 @@ import pytest
 
 START = 20.0  # seconds until a server must be ready: two busy cores, several servers at once
 STOP = 10.0  # seconds from SIGTERM to SIGKILL
+PORTS = (12_000, 32_000)  # for servers whose port must be known before they start
+_DICE = random.SystemRandom()  # processes of one run must not draw the same
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -45,11 +48,16 @@ def require(program: str) -> str:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on 127.0.0.1 that was free a moment ago.
+
+    Not one of those that the kernel gives to outgoing connections (Linux: from 32768 on): on a busy machine one of these
+    would have it before the server that it is meant for.
+    """
+    while True:
+        port = _DICE.randrange(*PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(what: str, test: Callable[[], Any], seconds: float = START) -> Any:

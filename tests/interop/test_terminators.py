@@ -293,6 +293,7 @@ async def test_a_client_that_leaves_ends_the_backends_work(
             client, peer, _ = await begin(setup)
         client.close()
         await peer.ended()
+        peer.close()  # a tunnel has two ends, and is over when both are
         record = setup.relay.wait_for_record(lambda record: record["at"] == "end")
         assert record["ending"] == "client_left"
 
@@ -333,3 +334,4 @@ async def test_a_websocket_passes(name: str, folder: Path) -> None:
         await client.until(b"down")
         client.close()
         await peer.ended()
+        peer.close()  # a tunnel has two ends, and is over when both are

@@ -26,11 +26,18 @@ from relay.sse.translate import Expression
 LONGEST_VALUE: Final = (
     256  # characters of a text; the rest is cut off (arbitrary: a model's name has 30)
 )
-LARGEST_EVENT: Final = 256 * 1024  # bytes; a larger one is not read: 3 ms at worst (measured)
+LARGEST_EVENT: Final = (
+    256 * 1024
+)  # bytes; a larger one is not read (OpenAI's last one has the whole answer in it)
+MOST_VALUES: Final = (
+    5_000  # of an event's JSON; one with more is not read: 3 ms at worst for one that is
+)
 _LINES: Final = 1000  # of an event; one with more is not read (JSON is one line, or some dozens)
 _HELD: Final = 64 * 1024  # bytes kept for later, of one stream
 _PIECES: Final = 16  # of them; each is what one read brought
-_READ_AT_ONCE: Final = 256  # events that are read in one go; older ones are passed over
+_ASKED_AT_ONCE: Final = (
+    256  # expressions on events, in one go: 5 ms; older events are passed over then
+)
 _LARGEST_NUMBER: Final = 2**63  # beyond it a number is none
 
 Value = str | int | float | bool
@@ -114,7 +121,7 @@ class Capture:
         """Read what is kept, newest first, until every expression has its value."""
         pieces, self._pieces, self._held = self._pieces, [], 0
         missing = list(self._plan.wanted)
-        left = _READ_AT_ONCE
+        left = _ASKED_AT_ONCE
         for piece in reversed(pieces):
             if not any(each.may_be_in(piece) for each in missing):
                 continue
@@ -122,9 +129,9 @@ class Capture:
                 asked = [each for each in missing if each.may_be_in(block)]
                 if not asked or _is_large(block):
                     continue
-                if not left:
+                if left <= 0:
                     return
-                left -= 1
+                left -= len(asked)
                 found = _found(asked, _json_of(block))
                 self._values |= found
                 missing = [each for each in missing if each.name not in found]
@@ -164,7 +171,7 @@ def _json_of(block: bytes) -> object:
         data = parse(block).data
         if not data:
             return None
-        json_bounds.check(data.encode())
+        json_bounds.check(data.encode(), MOST_VALUES)
         return json_line.read(data)
     except (json_line.NotJSON, ValueError):
         return None

@@ -33,10 +33,15 @@ class TooMuch(NotJSON):
     __slots__ = ()
 
 
-def check(text: bytes) -> None:
-    """Raises: TooMuch. Cost: linear in the text, and bounded by MAX_VALUES steps of Python outside long strings."""
+def check(text: bytes, most: int | None = None) -> None:
+    """Raises: TooMuch. Cost: linear in the text, and bounded by `most` steps of Python outside long strings.
+
+    Args:
+        most: values; None: MAX_VALUES.
+    """
+    most = MAX_VALUES if most is None else most
     count, find, size = text.count, text.find, len(text)
-    if size <= MAX_DEPTH or (size <= MAX_VALUES and count(b"[") + count(b"{") <= MAX_DEPTH):
+    if size <= MAX_DEPTH or (size <= most and count(b"[") + count(b"{") <= MAX_DEPTH):
         return  # fewer bytes than values, and fewer brackets than levels: no string need be told apart
     values = 1
     depth = 0
@@ -48,8 +53,8 @@ def check(text: bytes) -> None:
         if end > at:
             values += count(b",", at, end) + count(b":", at, end)
             values += count(b"[", at, end) + count(b"{", at, end)
-            if values > MAX_VALUES:
-                raise TooMuch(f"it has more than {MAX_VALUES} values")
+            if values > most:
+                raise TooMuch(f"it has more than {most} values")
             for found in _BRACKET.finditer(text, at, end):
                 depth += 1 if found[0] in b"[{" else -1
                 if depth > MAX_DEPTH:

@@ -2,7 +2,7 @@
 
 Attack → defence
   * A page on the web that names this machine (DNS rebinding): on loopback without a token, Host
-    must be a loopback name. A token makes it moot: no page has it.
+    must be a loopback name. With a token no name is checked, because no page has the token.
   * A page on the web that sends a request it cannot read (CSRF): Origin must be this listener's,
     and a browser that says `Sec-Fetch-Site` must not come from elsewhere. Browsers send Origin with
     every DELETE; what sends none is no browser.

@@ -35,7 +35,7 @@ class Admission:
         self._tally.configure(limits.request_rate, limits.request_burst, limits.streams_per_address)
         self._connections = limits.connections_per_address
         self.counts_connections = self._connections != UNLIMITED
-        # Something to ask for.
+        # False: no request of an address is limited, so no request need look here.
         self.active = limits.streams_per_address != UNLIMITED or limits.request_rate != inf
 
     def connect(self, address: str, now: float) -> bool:

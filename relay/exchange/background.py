@@ -49,7 +49,7 @@ class BackgroundTasks:
     def start(
         self, job: Callable[[], Awaitable[None]], within: float, ended: Callable[[], None] = _nobody
     ) -> None:
-        """Run `job`, for at most `within` seconds; not at all where the worker has ended with all its errands.
+        """Run `job`, for at most `within` seconds; not at all where the worker has ended with all its tasks.
 
         Args:
             ended: called when it has.

@@ -240,7 +240,7 @@ async def _joined(
 
 
 async def _until_decided(exchange: ClientSide, place: Place, run: Run, feed: Feed | None) -> None:
-    """Wait for the head of the run. A source that wants the head of the stream out before has its way."""
+    """Wait for the head of the run. Where its source asks for an early head, the client gets one meanwhile."""
     if run.decided.is_set():
         await trio.lowlevel.checkpoint_if_cancelled()
         return

@@ -3,8 +3,9 @@
     requests ─► a token bucket: `burst` at once, `rate` a second          streams ─► event streams under way
 
 Rules
-  * What is known of a key is forgotten MOST keys later, those in use apart, whose number `connections` bounds. Who comes
-    with more keys than that is not limited by this limit, and not with more memory either.
+  * At most MOST keys are remembered: a new one takes the place of the one that was used longest ago and has nothing
+    under way (`limits.connections` bounds how many have). A client that comes with more keys than MOST escapes this
+    limit, and costs no more memory.
   * A key is short, whatever it stands for: who makes it hashes what a client may choose (exchange/quotas.py).
   * A refusal names the limit and never the key: that may be a credential.
   * Counted per process, like all of relay's limits.

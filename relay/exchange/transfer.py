@@ -242,7 +242,7 @@ class Transfer:
         return self._fail(Side.UPSTREAM, Cause.SILENT, detail)
 
     def _fail(self, side: Side, cause: Cause, detail: str) -> bytes:
-        """End with a word of ours where the stream has room for one."""
+        """End with a terminal event where the stream stands between two events, or can be put there."""
         if self.ending is not None:
             return b""
         flow = self.flow

@@ -73,7 +73,7 @@ class RouteCounters:
         self.event_gap = Histogram(GAP_BOUNDS)
 
     def capture(self, record: Record) -> None:
-        """Count the numbers that a stream said. Less than nothing is none: a counter never falls."""
+        """Count the numbers that a stream said. Negative ones are left out: a counter never falls."""
         if record.capture is None:
             return
         for name, value in record.capture.values.items():

@@ -322,7 +322,8 @@ class Supervisor:
         self._tell_drain(time.monotonic())
 
     def _tell_drain(self, now: float) -> None:
-        """Again after a while: a worker that leaves on its own may have taken its successor's word."""
+        """Tell every worker to drain, and again every _TELL_AGAIN seconds. A worker that leaves on its own still reads
+        from the socket that its successor has, so it may have received the message that was meant for the successor."""
         self._tell_at = now + _TELL_AGAIN
         for slot in self._slots:
             if slot.child is not None:

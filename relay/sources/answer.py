@@ -220,7 +220,7 @@ class _Telling:
 
 
 def _in_order(plan: Answer) -> tuple[Upstream, ...]:
-    """Whom to ask. A fallback with the same urls is none."""
+    """Whom to ask, in order. A fallback that has the same urls as the upstream is not asked."""
     if plan.fallback is None or plan.fallback.urls == plan.upstream.urls:
         return (plan.upstream,)
     return (plan.upstream, plan.fallback)

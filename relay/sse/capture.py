@@ -38,7 +38,7 @@ _PIECES: Final = 16  # of them; each is what one read brought
 _ASKED_AT_ONCE: Final = (
     256  # expressions on events, in one go: 5 ms; older events are passed over then
 )
-_LARGEST_NUMBER: Final = 2**63  # beyond it a number is none
+_LARGEST_NUMBER: Final = 2**63  # a larger number is not kept
 
 Value = str | int | float | bool
 

@@ -9,8 +9,9 @@
 So `event:response.completed|event:response.incomplete` is the Responses API of OpenAI.
 
 Rules
-  * A marker inside a longer text is none: a cheap search finds candidates, lines that say a marker
-    and nothing else, and only the blocks around them are read as the specification says.
+  * A marker counts only where it is the whole of an event's data, or of its type: text that contains
+    one does not complete the stream. A cheap search finds the lines that are a marker and nothing
+    else, and only the blocks around them are parsed.
   * Only whole events count. One that was passed on unframed, because it was longer than
     `max_event`, is not to be shown here.
   * At a clean end the last block counts without its blank line too: some servers leave that out

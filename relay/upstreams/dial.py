@@ -8,10 +8,10 @@ Rules
   * TLS contexts are made once per CA file and worker, never per dial: loading the system's store
     costs milliseconds.
 
-Several addresses are tried as in RFC 8305: families interleaved, the next one after HEAD_START or
-    as soon as one has
-failed, the first connection wins. Against RFC 8305 §3 all addresses are awaited before the first
-attempt: getaddrinfo gives them in one answer, and in RFC 6724 order.
+Several addresses are tried as in RFC 8305: address families take turns; the next attempt begins HEAD_START
+seconds after the one before, or at once when one has failed; the first connection wins and the others are closed.
+Unlike RFC 8305 §3, no attempt begins before all addresses are known: getaddrinfo gives them in one answer, in the
+order of RFC 6724.
 """
 
 from __future__ import annotations

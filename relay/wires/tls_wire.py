@@ -38,9 +38,8 @@ _VIEW = memoryview(_BUFFER)
 class TlsWire(SocketWire):
     """A connected, non-blocking `ssl.SSLSocket` with `suppress_ragged_eofs=False`.
 
-    Resource handling: owns the socket, like SocketWire. `close` sends no close_notify: it never
-        waits, and every
-    request we sent had a length of its own.
+    Resource handling: owns the socket, like SocketWire. `close` sends no close_notify, because it never waits; the
+        upstream misses nothing, because every request had a length of its own.
     """
 
     __slots__ = ("_asked_write", "_kernel", "_read_needs_write", "_write_needs_read", "tls")

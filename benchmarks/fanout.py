@@ -176,7 +176,7 @@ def _deliver(
                 sent += 1
                 due += 1 / rate
             for fd, _ in reader.ep.poll(max(0.0, min(0.01, due - time.monotonic())), 1024):
-                reader._read(fd)
+                reader.read_ready(fd)
         reader.run(0.5)
         spent = cpu(target.pid) - before
         delays = sorted(reader.delays)

@@ -44,23 +44,23 @@ LIMIT = (
 class RawPeer:
     """One end of a connection, driven byte by byte."""
 
-    _all: ClassVar[weakref.WeakSet[RawPeer]] = weakref.WeakSet()
+    everyone: ClassVar[weakref.WeakSet[RawPeer]] = weakref.WeakSet()
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
         self.buffer = b""
-        self._all.add(self)
+        self.everyone.add(self)
 
     @classmethod
     def open_now(cls) -> int:
         """How many ends the test itself holds open."""
-        streams = [peer.stream for peer in cls._all]
+        streams = [peer.stream for peer in cls.everyone]
         return sum(isinstance(s, trio.SocketStream) and s.socket.fileno() >= 0 for s in streams)
 
     @classmethod
     def close_all(cls) -> None:
         """Close the ends that are still open, where Trio no longer runs."""
-        for peer in list(cls._all):
+        for peer in list(cls.everyone):
             stream = peer.stream
             if isinstance(stream, trio.SocketStream) and stream.socket.fileno() >= 0:
                 os.close(stream.socket.detach())
@@ -149,8 +149,8 @@ class Upstream:
     """A listening socket whose connections the test plays by hand."""
 
     def __init__(self, listener: trio.SocketListener) -> None:
-        self._listener = listener
-        self._peers: list[RawPeer] = []
+        self.listener = listener
+        self.peers: list[RawPeer] = []
         self.port: int = listener.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -161,13 +161,13 @@ class Upstream:
 
     async def accept(self) -> RawPeer:
         with trio.fail_after(LIMIT):
-            peer = RawPeer(await self._listener.accept())
-        self._peers.append(peer)
+            peer = RawPeer(await self.listener.accept())
+        self.peers.append(peer)
         return peer
 
     async def next_stream(self) -> trio.SocketStream:
         """The next connection, whenever it comes; it is its taker's to close."""
-        return await self._listener.accept()
+        return await self.listener.accept()
 
     async def request(self) -> tuple[RawPeer, bytes]:
         """The next connection, and the request head that came on it."""
@@ -176,8 +176,8 @@ class Upstream:
 
     def close(self) -> None:
         """Stop listening and close what was accepted."""
-        self._listener.socket.close()
-        for peer in self._peers:
+        self.listener.socket.close()
+        for peer in self.peers:
             peer.close()
 
 
@@ -205,7 +205,7 @@ class Relay:
         self.clients: list[RawPeer] = []
         self.stopped = trio.Event()  # the drain is over
         self.faults: list[logging.LogRecord] = []  # clear it where a fault is expected
-        self._log = log
+        self.log = log
 
     async def client(self) -> RawPeer:
         peer = await RawPeer.connect(self.port)
@@ -229,7 +229,7 @@ class Relay:
     async def line(self, **wanted: object) -> dict[str, object]:
         """The next line of the access log (of exchanges that ended, unless `at` says otherwise)."""
         wanted.setdefault("at", "end")
-        return await self._log.line(wanted)
+        return await self.log.line(wanted)
 
     async def lines(self, count: int) -> list[dict[str, object]]:
         return [await self.line() for _ in range(count)]

@@ -145,6 +145,30 @@ def test_what_is_decided_in_one_place_is_written_nowhere_else(pattern: str) -> N
     } == set()
 
 
+TESTS = sorted((PACKAGE.parent / "tests").rglob("*.py"))
+
+
+def private(path: Path) -> Iterator[str]:
+    """Underscore names of somebody else that a test looks at, replaces or imports."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Attribute):
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                names = [node.attr]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("relay"):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".setattr"):
+            names = [str(each.value) for each in node.args[1:2] if isinstance(each, ast.Constant)]
+        for name in names:
+            if name.startswith("_") and not name.startswith("__") and name != "_replace":
+                yield f"{path.name}:{node.lineno} {name}"
+
+
+def test_tests_look_at_what_modules_show() -> None:
+    """A name with an underscore may change with nobody asked. (`_replace` is a named tuple's own, and public.)"""
+    assert [found for path in TESTS for found in private(path)] == []
+
+
 def test_there_is_no_room_for_leftovers() -> None:
     names = {path.stem for path in FILES}
     assert not names & {"utils", "util", "helpers", "common", "misc", "manager"}

@@ -35,13 +35,13 @@ class PacedReader:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for fd, _ in self.ep.poll(0.01):
-                self._read(fd)
+                self.read_ready(fd)
 
     def close(self) -> None:
         self.ep.close()
         close_all(list(self.socks.values()))
 
-    def _read(self, fd: int) -> None:
+    def read_ready(self, fd: int) -> None:
         try:
             data = self.socks[fd].recv(65536)
         except BlockingIOError:

@@ -61,7 +61,7 @@ async def serve_admin(
     Resource handling: the sockets stay their opener's.
     """
     totals = Totals()
-    places = _Places(min(CONNECTIONS, max(_FEWEST, reserved() // 2)))
+    places = Places(min(CONNECTIONS, max(_FEWEST, reserved() // 2)))
     async with trio.open_nursery() as nursery:
         for sock in [socks] if isinstance(socks, socket.socket) else socks:
             pages = Pages(control, Guard(config.server.admin_token, _reach(sock)), totals)
@@ -71,18 +71,16 @@ async def serve_admin(
         task_status.started()
 
 
-async def _listen(
-    sock: socket.socket, pages: Pages, places: _Places, nursery: trio.Nursery
-) -> None:
+async def _listen(sock: socket.socket, pages: Pages, places: Places, nursery: trio.Nursery) -> None:
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     while True:
-        connection = _Connection(await _accept(listener), pages, places)
+        connection = Connection(await _accept(listener), pages, places)
         try:
             await places.take(connection)
         except trio.Cancelled:
             await trio.aclose_forcefully(connection.stream)
             raise
-        nursery.start_soon(_serve, connection, places)
+        nursery.start_soon(serve_connection, connection, places)
 
 
 async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
@@ -95,28 +93,28 @@ async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
             await trio.sleep(_RETRY_ACCEPT)
 
 
-class _Places:
+class Places:
     """Who is connected. A place is taken before a connection is served, and left when it has ended."""
 
-    __slots__ = ("_changed", "_most", "_resting", "_taken")
+    __slots__ = ("_changed", "_most", "_resting", "taken")
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._taken = 0
+        self.taken = 0
         # Who waits for a request, or for its answer to be read, since when; longest first. These can be put out.
-        self._resting: dict[_Connection, float] = {}
+        self._resting: dict[Connection, float] = {}
         self._changed = trio.Event()
 
-    async def take(self, connection: _Connection) -> None:
+    async def take(self, connection: Connection) -> None:
         """A place for `connection`: a free one, or somebody else's.
 
         Waits while everybody's answer is being worked out or sent, which takes moments.
         """
-        while self._taken >= self._most and not self._put_out():
+        while self.taken >= self._most and not self._put_out():
             self._changed = trio.Event()
             with trio.move_on_after(READ_WITHIN):
                 await self._changed.wait()
-        self._taken += 1
+        self.taken += 1
         self.rests(connection)
 
     def _put_out(self) -> bool:
@@ -124,31 +122,31 @@ class _Places:
         for connection, since in self._resting.items():
             if not connection.sending or now >= since + READ_WITHIN:
                 del self._resting[connection]
-                self._taken -= 1
+                self.taken -= 1
                 connection.placed = False
                 connection.scope.cancel()
                 return True
         return False
 
-    def rests(self, connection: _Connection) -> None:
+    def rests(self, connection: Connection) -> None:
         """It begins to wait for the client."""
         self._resting.pop(connection, None)
         if connection.placed:
             self._resting[connection] = trio.current_time()
             self._changed.set()
 
-    def works(self, connection: _Connection) -> None:
+    def works(self, connection: Connection) -> None:
         """Its answer is being worked out."""
         self._resting.pop(connection, None)
 
-    def leave(self, connection: _Connection) -> None:
+    def leave(self, connection: Connection) -> None:
         self._resting.pop(connection, None)
         if connection.placed:
-            self._taken -= 1
+            self.taken -= 1
         self._changed.set()
 
 
-async def _serve(connection: _Connection, places: _Places) -> None:
+async def serve_connection(connection: Connection, places: Places) -> None:
     """One connection. A fault of relay's own costs this connection alone."""
     try:
         async with connection.stream:
@@ -161,10 +159,10 @@ async def _serve(connection: _Connection, places: _Places) -> None:
         places.leave(connection)
 
 
-class _Connection:
+class Connection:
     """A client, with a place of its own until it is put out: `scope` ends it from outside."""
 
-    def __init__(self, stream: trio.abc.Stream, pages: Pages, places: _Places) -> None:
+    def __init__(self, stream: trio.abc.Stream, pages: Pages, places: Places) -> None:
         self.stream = stream
         self._pages = pages
         self._places = places

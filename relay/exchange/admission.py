@@ -42,6 +42,10 @@ class Admission:
         """Count a connection; False: it is one too many and was not counted."""
         return self._tally.connect(who(address), self._connections, now)
 
+    def connections_of(self, address: str) -> int:
+        """How many are under way from this address."""
+        return self._tally.connections_of(who(address))
+
     def disconnect(self, address: str) -> None:
         self._tally.disconnect(who(address))
 

@@ -68,12 +68,12 @@ async def _pass(
     wire: SocketWire, file: OpenFile, at: int, limit: int, limiter: trio.CapacityLimiter
 ) -> int:
     """A piece from the page cache to the socket. Its ends are looked at: what lies between was read with them."""
-    if not (_is_cached(file.fd, at) and _is_cached(file.fd, at + limit - 1)):
+    if not (is_cached(file.fd, at) and is_cached(file.fd, at + limit - 1)):
         await _read(file, at, limit, limiter)
     return await wire.send_file(file.fd, at, limit)
 
 
-def _is_cached(fd: int, at: int) -> bool:
+def is_cached(fd: int, at: int) -> bool:
     try:
         os.preadv(fd, [bytearray(1)], at, os.RWF_NOWAIT)
     except OSError:

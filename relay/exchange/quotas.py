@@ -40,10 +40,10 @@ class Counted(NamedTuple):
 class Quotas:
     """The books of all limits by key of one worker."""
 
-    __slots__ = ("_tallies",)
+    __slots__ = ("tallies",)
 
     def __init__(self) -> None:
-        self._tallies: dict[tuple[str | None, str, str], Tally] = {}
+        self.tallies: dict[tuple[str | None, str, str], Tally] = {}
 
     def configure(self, routes: Iterable[Route]) -> None:
         """Keep the books of what is still configured, and open those of what is new."""
@@ -52,16 +52,16 @@ class Quotas:
             for quota in route.limits.by:
                 if quota.limits:
                     wanted[_place(route, quota)] = quota
-        before, self._tallies = self._tallies, {}
+        before, self.tallies = self.tallies, {}
         for place, quota in wanted.items():
             tally = before.get(place) or Tally(quota.name, f'for the limit "{quota.name}"')
             tally.configure(quota.request_rate, quota.request_burst, quota.streams)
-            self._tallies[place] = tally
+            self.tallies[place] = tally
 
     def of(self, route: Route) -> tuple[tuple[Counted, ...], tuple[Counted, ...]]:
         """The limits on a route: those counted at once, and those counted when its auth has answered."""
         found = [
-            Counted(quota.key, self._tallies[_place(route, quota)])
+            Counted(quota.key, self.tallies[_place(route, quota)])
             for quota in route.limits.by
             if quota.limits and (route.auth is not None or not quota.key.reads_auth)
         ]

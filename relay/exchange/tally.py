@@ -13,6 +13,7 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import ceil, inf
 
 from relay.config.values import UNLIMITED
@@ -60,6 +61,10 @@ class Tally:
         """How many keys are remembered."""
         return len(self._known)
 
+    def __iter__(self) -> Iterator[TallyKey]:
+        """The keys that are remembered."""
+        return iter(self._known)
+
     def configure(self, rate: float, burst: int, streams: int) -> None:
         self._rate, self._burst, self._most_streams = rate, burst, streams
 
@@ -72,6 +77,11 @@ class Tally:
             return False
         known.connections += 1
         return True
+
+    def connections_of(self, key: TallyKey) -> int:
+        """How many are under way."""
+        known = self._known.get(key)
+        return 0 if known is None else known.connections
 
     def disconnect(self, key: TallyKey) -> None:
         self._known[key].connections -= 1
@@ -158,10 +168,10 @@ class Claims:
     Who owns it calls `release` once, at the end of the exchange.
     """
 
-    __slots__ = ("_entries", "_places")
+    __slots__ = ("_places", "entries")
 
     def __init__(self) -> None:
-        self._entries: list[Entry] = []
+        self.entries: list[Entry] = []
         self._places = 0  # so many of them, from the first, count this exchange as a stream
 
     def add(self, entries: list[Entry], now: float, *, events: bool) -> Reply | None:
@@ -170,7 +180,7 @@ class Claims:
         Args:
             events: the request says that it wants a stream, so it is refused where that would be one too many.
         """
-        self._entries += entries
+        self.entries += entries
         if events:
             for tally, key in entries:
                 if tally.crowded(key):
@@ -183,7 +193,7 @@ class Claims:
 
     def take_place(self, now: float) -> Reply | None:
         """Count the exchange as a stream, against all that it is not counted against yet; or the refusal."""
-        entries = self._entries[self._places :]
+        entries = self.entries[self._places :]
         for tally, key in entries:
             if tally.crowded(key):
                 return tally.too_many_streams()
@@ -193,6 +203,6 @@ class Claims:
         return None
 
     def release(self) -> None:
-        for tally, key in self._entries[: self._places]:
+        for tally, key in self.entries[: self._places]:
             tally.close_stream(key)
-        self._entries, self._places = [], 0
+        self.entries, self._places = [], 0

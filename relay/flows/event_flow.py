@@ -62,8 +62,8 @@ class EventFlow(Intake):
             size = len(data) - begin - 2
             self.events += 1
             self.payload_bytes += size
-            if self._completion is not None and size <= self._max_event:
-                self._completion.see(data[begin:-2])
+            if self.completion is not None and size <= self._max_event:
+                self.completion.see(data[begin:-2])
             return data
         return self._feed(data)
 
@@ -152,8 +152,8 @@ class KeptFlow(EventFlow):
             if len(payload) <= self._max_event:
                 self.events += 1
                 self.payload_bytes += len(payload)
-                if self._completion is not None:
-                    self._completion.see(payload)
+                if self.completion is not None:
+                    self.completion.see(payload)
                 return payload
         return self._feed(data)
 

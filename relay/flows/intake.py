@@ -59,7 +59,6 @@ class Intake:
     """
 
     __slots__ = (
-        "_completion",
         "_exact",
         "_fresh",
         "_max_event",
@@ -69,6 +68,7 @@ class Intake:
         "_then",
         "_translator",
         "as_it_came",
+        "completion",
         "done",
         "ending",
         "events",
@@ -103,7 +103,7 @@ class Intake:
         self.open = False
         self.pending = False
         self.as_it_came = False
-        self._completion = completion
+        self.completion = completion
         self._translator = translator
         self._exact = exact or translator is not None
         self._fresh = True  # no whole event has come out
@@ -136,7 +136,7 @@ class Intake:
         """Whether the stream has said itself that it is complete."""
         if self._translator is not None and self._translator.complete:
             return True
-        completion = self._completion
+        completion = self.completion
         return completion is not None and completion.asks and completion.seen
 
     @property
@@ -202,8 +202,8 @@ class Intake:
         self.events += scanner.events - before
         if cut == size and self._tail is None and not self.open and not self._exact:
             self.as_it_came = self.reader.whole and self._steps is None
-            if size and self._completion is not None:
-                self._see(self._completion, payload)
+            if size and self.completion is not None:
+                self._see(self.completion, payload)
             return payload
         self.as_it_came = False
         return self._cut(payload, cut) if size else b""
@@ -259,8 +259,8 @@ class Intake:
             whole = self._without_bom(whole)
             fits = self._length_that_fits(whole)
         out = whole[:fits]
-        if self._completion is not None:
-            self._see(self._completion, out)
+        if self.completion is not None:
+            self._see(self.completion, out)
         if self._translator is not None:
             out = self._translated(self._translator, out)
         if fits < len(whole):
@@ -335,7 +335,7 @@ class Intake:
         tail = self._release()
         if not tail:
             return b""
-        translator, completion = self._translator, self._completion
+        translator, completion = self._translator, self.completion
         marked = completion is not None and not completion.seen and completion.see_last(tail)
         if translator is not None:
             if not (marked or self._truncated) or not says_its_type(tail):
@@ -352,7 +352,7 @@ class Intake:
     def _truncated(self) -> bool:
         """At the end of the body: whether the route's completion marker is missing."""
         asked = self._translator is not None and self._translator.has_last
-        asked = asked or (self._completion is not None and self._completion.asks)
+        asked = asked or (self.completion is not None and self.completion.asks)
         return asked and not self.completed
 
     @staticmethod

@@ -64,7 +64,7 @@ _TRAILER = re.compile(
 
 # Sizes that were seen written plainly. Streams write the same few again and again; bounded, shared by all.
 PLAIN_SIZES: Final[dict[bytes, int]] = {}
-_MAX_SIZES: Final = 4096
+MAX_SIZES: Final = 4096
 
 MAX_RUNS: Final = (
     4  # attempts at a run per read: one that ends early is looked at again, not without bound
@@ -377,7 +377,7 @@ class ChunkReader:
 def _learn(text: bytes, size: int) -> None:
     """Remember how a size is written plainly. Where there is no room they are all learnt anew: a peer that fills it with
     sizes of its own must not slow every other stream down for good."""
-    if len(PLAIN_SIZES) >= _MAX_SIZES:
+    if len(PLAIN_SIZES) >= MAX_SIZES:
         PLAIN_SIZES.clear()
     PLAIN_SIZES[text] = size
 

@@ -117,8 +117,8 @@ class ResponseHead:
         return self.content_type.partition(b";")[0].strip(b" \t").lower()
 
 
-_requests: dict[bytes, RequestHead] = {}
-_responses: dict[bytes, ResponseHead] = {}
+requests_seen: dict[bytes, RequestHead] = {}
+responses_seen: dict[bytes, ResponseHead] = {}
 
 
 def parse_request(data: bytes, limit: int, max_fields: int = 100) -> tuple[RequestHead, int] | None:
@@ -142,16 +142,16 @@ def parse_request(data: bytes, limit: int, max_fields: int = 100) -> tuple[Reque
         return None
     end += 4
     raw = bytes(data[start:end])
-    head = _requests.get(raw)
+    head = requests_seen.get(raw)
     if head is None:
         count = check_request_bytes(raw) - 2
         if count > max_fields:
             raise too_many_fields()
         head = _read_request(raw, count)
         if len(raw) <= MEMO_BYTES:
-            if len(_requests) >= MEMO_HEADS:
-                del _requests[next(iter(_requests))]
-            _requests[raw] = head
+            if len(requests_seen) >= MEMO_HEADS:
+                del requests_seen[next(iter(requests_seen))]
+            requests_seen[raw] = head
     elif len(head.fields) > max_fields:
         raise too_many_fields()
     return head, end
@@ -180,14 +180,14 @@ def parse_response(data: bytes, method: bytes, limit: int) -> tuple[ResponseHead
     end += 4
     raw = bytes(data[:end])
     to_head = method == b"HEAD"
-    head = None if to_head else _responses.get(raw)
+    head = None if to_head else responses_seen.get(raw)
     if head is None:
         count = check_bytes(raw, bad_response) - 2
         head = _read_response(raw, to_head, count)
         if not to_head and len(raw) <= MEMO_BYTES:
-            if len(_responses) >= MEMO_HEADS:
-                del _responses[next(iter(_responses))]
-            _responses[raw] = head
+            if len(responses_seen) >= MEMO_HEADS:
+                del responses_seen[next(iter(responses_seen))]
+            responses_seen[raw] = head
     return head, end
 
 

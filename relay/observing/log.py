@@ -59,7 +59,6 @@ class LineLog:
     __slots__ = (
         "_accepted",
         "_bound",
-        "_idle",
         "_lines",
         "_lock",
         "_lost",
@@ -68,6 +67,7 @@ class LineLog:
         "_settled",
         "_told",
         "_writer",
+        "idle",
         "taken",
     )
 
@@ -87,7 +87,7 @@ class LineLog:
         self._lost = 0  # lines, by a writer
         self._told = 0  # lines, of those two, that a message told of
         self._lock = threading.Lock()  # between writers: one that was left behind may come back
-        self._idle = True  # the writer waits to be woken
+        self.idle = True  # the writer waits to be woken
         self._writer = _Writer(self, fd, path)
 
     @property
@@ -108,8 +108,8 @@ class LineLog:
             return
         self._accepted += size
         self._lines.append(lines)
-        if self._idle:
-            self._idle = False
+        if self.idle:
+            self.idle = False
             self._writer.wake()
 
     def reopen(self) -> None:
@@ -128,7 +128,7 @@ class LineLog:
             before.retire(self._accepted)
         self._writer = _Writer(self, fd, path, before)
         if fd is not None:
-            self._idle = False
+            self.idle = False
             self._writer.wake()
 
     def close(self, within: float = LAST) -> None:
@@ -157,7 +157,7 @@ class LineLog:
 
     def sleeps(self, idle: bool) -> None:
         """Whether the writer must be woken for a line."""
-        self._idle = idle
+        self.idle = idle
 
     def take(self, until: float) -> tuple[bytes, int]:
         """The next lines, and what they cost; none beyond `until` bytes of all that was taken."""

@@ -60,13 +60,13 @@ def other_readings(path: bytes, depth: int) -> list[Reading]:
     end = 256
     while end < len(path) and end <= MAX_READ:
         # What stands at the cut may be half of an escape, or of a segment: it is behind `depth`.
-        found = _readings(path[:end])
+        found = readings(path[:end])
         if min(reading.path.count(b"/") for reading in found) > depth:
             return found[1:]
         end *= 4
     if len(path) > MAX_READ:
         raise Unreadable
-    return _readings(path)[1:]
+    return readings(path)[1:]
 
 
 def _refuse_dots(path: bytes) -> None:
@@ -79,7 +79,7 @@ def _refuse_dots(path: bytes) -> None:
             return
 
 
-def _readings(path: bytes) -> list[Reading]:
+def readings(path: bytes) -> list[Reading]:
     """Every reading of a path, the path as it stands first. Raises: Unreadable."""
     first = Reading(path)
     known = {first}

@@ -76,7 +76,7 @@ class Server:
         self._opened = open_now() if listeners else None
         self._bound_by_descriptors = False  # and not by `limits.connections`
         self._slots = Slots(self._places(worker.config))
-        self._connections: set[Connection] = set()
+        self.connections: set[Connection] = set()
         self._stopping = trio.Event()
         self._out_of_descriptors = False
         self._nursery: trio.Nursery | None = None
@@ -243,11 +243,11 @@ class Server:
         counters = self.worker.counters
         counters.connections += 1
         counters.connections_total += 1
-        self._connections.add(connection)
+        self.connections.add(connection)
         try:
             await connection.run()
         finally:
-            self._connections.discard(connection)
+            self.connections.discard(connection)
             counters.connections -= 1
             if connection.background:
                 connection.freed = self._slots.release
@@ -293,7 +293,7 @@ class Server:
         worker.draining = True
         seconds = worker.config.timeouts.drain
         started = trio.current_time()
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.drain()
         async with trio.open_nursery() as closing:
             for door in self._doors:
@@ -303,7 +303,7 @@ class Server:
         # Of runs in memory the viewers finish first. What others can read they read there at once, while it goes on here.
         shared = worker.feeds.elsewhere is not None
         viewers_by = started + min(_VIEWERS_WITHIN, seconds * _VIEWERS_SPREAD)
-        while self._connections or (shared and len(worker.feeds)):
+        while self.connections or (shared and len(worker.feeds)):
             now = trio.current_time()
             for transfer in worker.registry:
                 viewer = isinstance(transfer, Viewer)

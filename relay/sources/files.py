@@ -138,7 +138,7 @@ class _Opening:
     def _find(self) -> _Found | _Refused | _Folder:
         """In the thread. What is expected comes out of it as a value: a traceback would refer to all that waits for it."""
         try:
-            found = _find(self._directory, self._path)
+            found = find(self._directory, self._path)
         except (_Refused, _Folder) as refused:
             refused.__context__ = None
             return refused.with_traceback(None)
@@ -162,7 +162,7 @@ def _path_below(context: Context) -> bytes:
     return context.params[pattern.names[-1]] if pattern.has_rest else b""
 
 
-def _find(directory: Path, path: bytes) -> _Found:
+def find(directory: Path, path: bytes) -> _Found:
     """The file that `path` names below `directory`, open or read; runs in a thread.
 
     Raises: _Refused, _Folder.

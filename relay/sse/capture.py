@@ -80,12 +80,12 @@ class Plan:
 class Capture:
     """What one stream said so far."""
 
-    __slots__ = ("_held", "_pieces", "_plan", "_values")
+    __slots__ = ("_pieces", "_plan", "_values", "held")
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._pieces: list[bytes] = []  # whole events, still to be read
-        self._held = 0
+        self.held = 0
         self._values: dict[str, Value] = {}
 
     def see(self, whole: bytes) -> None:
@@ -98,8 +98,8 @@ class Capture:
             if words:
                 return
         self._pieces.append(whole)
-        self._held += len(whole)
-        if self._held > _HELD or len(self._pieces) >= _PIECES:
+        self.held += len(whole)
+        if self.held > _HELD or len(self._pieces) >= _PIECES:
             self._read()
 
     def take(self, value: object) -> None:
@@ -119,7 +119,7 @@ class Capture:
 
     def _read(self) -> None:
         """Read what is kept, newest first, until every expression has its value."""
-        pieces, self._pieces, self._held = self._pieces, [], 0
+        pieces, self._pieces, self.held = self._pieces, [], 0
         missing = list(self._plan.wanted)
         left = _ASKED_AT_ONCE
         for piece in reversed(pieces):
@@ -132,7 +132,7 @@ class Capture:
                 if left <= 0:
                     return
                 left -= len(asked)
-                found = _found(asked, _json_of(block))
+                found = _found(asked, json_of(block))
                 self._values |= found
                 missing = [each for each in missing if each.name not in found]
 
@@ -165,7 +165,7 @@ def _is_large(block: bytes) -> bool:
     return len(block) > LARGEST_EVENT or block.count(b"\n") + block.count(b"\r") > _LINES
 
 
-def _json_of(block: bytes) -> object:
+def json_of(block: bytes) -> object:
     """The JSON in an event's data; None where there is none."""
     try:
         data = parse(block).data

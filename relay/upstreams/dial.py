@@ -82,7 +82,7 @@ async def dial(url: Url, upstream: Upstream, engine: Engine, alarms: Alarms) -> 
     except BaseException as error:
         wire.close()
         if isinstance(error, OSError | Gone):
-            raise DialError("tls", f"{url}: {_tls_reason(error)}") from None
+            raise DialError("tls", f"{url}: {tls_reason(error)}") from None
         raise
     return wire
 
@@ -94,7 +94,7 @@ def _tls_terms(url: Url, upstream: Upstream) -> tuple[ssl.SSLContext, str]:
         # `wrap_socket` would do the same, but only once it has taken the socket from us.
         return tls_context(upstream.tls_ca), name.encode("idna").decode("ascii")
     except (OSError, UnicodeError) as error:
-        raise DialError("tls", f"{url}: {_tls_reason(error)}") from None
+        raise DialError("tls", f"{url}: {tls_reason(error)}") from None
 
 
 def _wrapped(url: Url, sock: socket.socket, context: ssl.SSLContext, name: str) -> ssl.SSLSocket:
@@ -109,7 +109,7 @@ def _wrapped(url: Url, sock: socket.socket, context: ssl.SSLContext, name: str) 
         )
     except (OSError, ValueError) as error:  # ValueError: a name such as ".example"
         sock.close()
-        reason = _tls_reason(error)
+        reason = tls_reason(error)
     # Out here, so that nothing refers to the half-made SSLSocket and its descriptor any more.
     raise DialError("tls", f"{url}: {reason}")
 
@@ -131,7 +131,7 @@ def forget_tls_contexts() -> None:
     tls_context.cache_clear()
 
 
-def _tls_reason(error: Exception) -> str:
+def tls_reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         # For a mismatch Python's message goes on with the name that was asked for, which may be secret.
         return f"certificate refused: {error.verify_message.partition(',')[0]}"

@@ -73,6 +73,10 @@ class Alarms:
         self._scope = trio.CancelScope()  # around the sleep to the next look at the time
         self._lost = 0.0  # seconds in which the process stood still
 
+    def __len__(self) -> int:
+        """How many entries are kept, those included that were forgotten and not yet taken out."""
+        return len(self._heap)
+
     def arm(self, alarm: Alarm, due: float) -> None:
         """See that `alarm` is looked at no later than `due` (absolute seconds)."""
         entry = alarm.entry

@@ -28,7 +28,6 @@ class StreamWire:
     """A `trio.abc.Stream`. Resource handling: owns the stream. A Clock (see wires.alarms)."""
 
     __slots__ = (
-        "_ahead",
         "_alarms",
         "_believe_at",
         "_ended",
@@ -40,6 +39,7 @@ class StreamWire:
         "_watched",
         "_write_by",
         "_writing",
+        "ahead",
         "closed",
         "entry",
         "on_gone",
@@ -65,7 +65,7 @@ class StreamWire:
         self.on_gone: Callable[[], None] | None = None
         self.read_by = inf
         self.write_within = inf
-        self._ahead = bytearray()
+        self.ahead = bytearray()
         self._torn = False  # a send failed or was cancelled halfway: nothing may follow it
         self._ended: bytes | Gone | None = None  # how the other end's stream ended
         self._watched = False  # `watch` reads
@@ -79,17 +79,17 @@ class StreamWire:
             self._believe_at = 0.0
             self._alarms.arm(self, self.read_by)
             try:
-                while not self._ahead and self._ended is None and self._watched:
+                while not self.ahead and self._ended is None and self._watched:
                     await self._news.park()
-                if not self._ahead and self._ended is None:
+                if not self.ahead and self._ended is None:
                     return await self._receive()
             finally:
                 self._reading = None
-        if not self._ahead and self._ended is None:
+        if not self.ahead and self._ended is None:
             raise Expired(self.side)
-        if self._ahead:
-            data = bytes(self._ahead[:READ_SIZE])
-            del self._ahead[:READ_SIZE]
+        if self.ahead:
+            data = bytes(self.ahead[:READ_SIZE])
+            del self.ahead[:READ_SIZE]
             self._room.unpark_all()
             return data
         if isinstance(self._ended, Gone):
@@ -176,7 +176,7 @@ class StreamWire:
     async def _read_ahead(self) -> None:
         try:
             while self._ended is None:
-                while len(self._ahead) >= READ_AHEAD:
+                while len(self.ahead) >= READ_AHEAD:
                     await self._room.park()
                 try:
                     data = await self._receive()
@@ -184,7 +184,7 @@ class StreamWire:
                         self._ended = data
                 except Gone as gone:
                     data, self._ended = b"", gone
-                self._ahead += data
+                self.ahead += data
                 self._news.unpark_all()
         finally:
             self._watched = False

@@ -18,8 +18,8 @@ MORE: Outcome = ("more",)
 
 def forget_heads() -> None:
     """Empty the memos, so that the next head is really parsed."""
-    heads._requests.clear()
-    heads._responses.clear()
+    heads.requests_seen.clear()
+    heads.responses_seen.clear()
 
 
 def feed(parse: Parse, data: bytes, ends: Iterable[int]) -> Outcome:

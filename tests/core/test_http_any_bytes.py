@@ -185,8 +185,8 @@ def test_what_was_parsed_before_changes_nothing(before: list[bytes], data: bytes
         ]
 
     def forget() -> None:
-        heads._requests.clear()
-        heads._responses.clear()
+        heads.requests_seen.clear()
+        heads.responses_seen.clear()
 
     forget()
     fresh = read(data)

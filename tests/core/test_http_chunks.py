@@ -132,10 +132,10 @@ def test_sizes_of_one_peer_do_not_slow_the_others_down() -> None:
     """1. A peer writes more sizes than are remembered. 2. Another stream begins. 3. Its size is learnt, and
     its reads pass as they are.
     """
-    for size in range(1, 2 * bodies._MAX_SIZES):
+    for size in range(1, 2 * bodies.MAX_SIZES):
         hostile = ChunkReader("client")
         hostile.feed(b"%015x\r\n%b\r\n" % (size, b"x" * size))
-        assert len(bodies.PLAIN_SIZES) <= bodies._MAX_SIZES
+        assert len(bodies.PLAIN_SIZES) <= bodies.MAX_SIZES
     reader = ChunkReader("upstream")
     event = b"123\r\n" + b"x" * 0x123 + b"\r\n"
     reader.feed(event)

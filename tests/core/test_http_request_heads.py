@@ -287,10 +287,10 @@ def test_a_known_head_is_not_parsed_again_and_the_memo_is_bounded() -> None:
     assert again[0] is first[0]
     for number in range(2 * MEMO_HEADS):
         parse(request(b"GET /%d HTTP/1.1" % number))
-    assert len(heads._requests) == MEMO_HEADS
+    assert len(heads.requests_seen) == MEMO_HEADS
     forget_heads()
     parse_request(request(b"GET / HTTP/1.1", b"X: " + b"a" * heads.MEMO_BYTES), 8192)
-    assert not heads._requests
+    assert not heads.requests_seen
 
 
 def test_a_fault_stays_a_fault() -> None:

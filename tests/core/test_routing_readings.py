@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.routing.pattern import Kind, Pattern
-from relay.routing.readings import MAX_READ, MAX_READINGS, Unreadable, _readings, has_other_readings
+from relay.routing.readings import MAX_READ, MAX_READINGS, Unreadable, has_other_readings, readings
 from relay.routing.table import Ambiguous, Found, MethodNotAllowed, NotFound, RouteTable
 
 Written = tuple[str, str]  # "GET,POST" or "" for all, pattern
@@ -159,7 +159,7 @@ def test_the_work_is_bounded(unit: bytes, size: int) -> None:
     path = (b"/files/" + unit * size)[:size]
     table(GUARDED).find(b"GET", path)
     with suppress(Unreadable):
-        assert len(_readings(path[:MAX_READ])) <= MAX_READINGS
+        assert len(readings(path[:MAX_READ])) <= MAX_READINGS
 
 
 # -- any table, any path, any server ---------------------------------------------------------------

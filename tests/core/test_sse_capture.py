@@ -66,7 +66,7 @@ def test_whatever_the_reads_it_is_what_one_by_one_would_find(
 
 def test_an_event_without_a_word_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[bytes] = []
-    monkeypatch.setattr(capture, "_json_of", read.append)
+    monkeypatch.setattr(capture, "json_of", read.append)
     said = Capture(plan(n="usage.prompt_tokens"))
     for text in ("hello", "usage", "prompt_tokens here"):
         said.see(event(text))
@@ -77,14 +77,14 @@ def test_an_event_without_a_word_is_not_read(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_member_of_every_event_costs_few_parses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand events say the model: one in sixteen is read."""
     count = 0
-    real = capture._json_of
+    real = capture.json_of
 
     def counted(block: bytes) -> object:
         nonlocal count
         count += 1
         return real(block)
 
-    monkeypatch.setattr(capture, "_json_of", counted)
+    monkeypatch.setattr(capture, "json_of", counted)
     stream = [event({"model": f"m{n}"}) for n in range(1000)]
     assert captured(plan(model="model"), *stream) == {"model": "m999"}
     assert count <= 1000 // 16 + 1
@@ -129,7 +129,7 @@ def test_little_is_held() -> None:
     most = 0
     for _ in range(1000):
         said.see(event({"model": "x", "text": "y" * 30_000}))
-        most = max(most, said._held)
+        most = max(most, said.held)
     assert most <= 64 * 1024
 
 

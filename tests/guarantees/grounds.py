@@ -50,7 +50,7 @@ async def upstream() -> AsyncIterator[Upstream]:
         yield up
     finally:
         up.close()
-        for peer in list(RawPeer._all):
+        for peer in list(RawPeer.everyone):
             peer.close()
 
 

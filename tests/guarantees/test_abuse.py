@@ -68,7 +68,7 @@ async def test_a_connection_too_many_is_refused_and_a_place_comes_free_again() -
         for client in relay.clients:
             client.close()
         await relay.nothing_left(before)
-        assert not relay.worker.admission._tally._known["127.0.0.1"].connections
+        assert not relay.worker.admission.connections_of("127.0.0.1")
 
 
 async def test_other_addresses_are_not_touched() -> None:

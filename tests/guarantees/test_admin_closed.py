@@ -201,18 +201,18 @@ class Served:
 PAGES = Pages(LocalControl(Served(), 0.0), Guard(None, "unix"))
 
 
-async def serve(stream: trio.abc.Stream, places: listener._Places | None = None) -> None:
+async def serve(stream: trio.abc.Stream, places: listener.Places | None = None) -> None:
     """One connection of the admin listener, until it has ended."""
-    places = places or listener._Places(1)
-    connection = listener._Connection(stream, PAGES, places)
+    places = places or listener.Places(1)
+    connection = listener.Connection(stream, PAGES, places)
     await places.take(connection)
-    await listener._serve(connection, places)
+    await listener.serve_connection(connection, places)
 
 
 async def test_half_a_head_has_its_deadline(autojump_clock: trio.testing.MockClock) -> None:
     """Bytes that trickle do not move it."""
     ours, theirs = trio.testing.memory_stream_pair()
-    places = listener._Places(1)
+    places = listener.Places(1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve, theirs, places)
         await trio.sleep(listener.FIRST_WITHIN - 1)
@@ -222,7 +222,7 @@ async def test_half_a_head_has_its_deadline(autojump_clock: trio.testing.MockClo
                 await ours.send_all(bytes([byte]))
                 await trio.sleep(0.5)
         assert trio.current_time() - started == pytest.approx(listener.HEAD_WITHIN, abs=1)
-    assert places._taken == 0
+    assert places.taken == 0
 
 
 async def test_silence_ends(autojump_clock: trio.testing.MockClock) -> None:
@@ -301,15 +301,15 @@ async def test_who_is_being_answered_is_not_put_out() -> None:
             return [WorkerState(0, 1, "serving", 0.0)]
 
     control = Slow(Served(), 0.0)
-    places = listener._Places(3)
+    places = listener.Places(3)
     pages = Pages(control, Guard(None, "unix"))
     answered: list[bytes] = []
 
     async def client() -> None:
         ours, theirs = trio.testing.memory_stream_pair()
-        connection = listener._Connection(theirs, pages, places)
+        connection = listener.Connection(theirs, pages, places)
         await places.take(connection)
-        nursery.start_soon(listener._serve, connection, places)
+        nursery.start_soon(listener.serve_connection, connection, places)
         await ours.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         answered.append(await ours.receive_some(65536))
 

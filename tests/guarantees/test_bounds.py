@@ -100,7 +100,7 @@ async def test_an_upload_in_the_form_without_sockets() -> None:
             await client.send(chunked(bytes(READ_SIZE)))
         await trio.testing.wait_all_tasks_blocked(0.05)
         [wire] = [each for each in gc.get_objects() if type(each) is StreamWire]
-        assert READ_AHEAD <= len(wire._ahead) < READ_AHEAD + READ_SIZE
+        assert READ_AHEAD <= len(wire.ahead) < READ_AHEAD + READ_SIZE
         client.close()
 
 
@@ -135,7 +135,7 @@ def test_heads_that_may_come_again() -> None:
             pad = b"X-A: %d%b\r\n" % (number, b"y" * size)
             heads.parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + pad + b"\r\n", 64 * 1024)
             heads.parse_response(b"HTTP/1.1 200 OK\r\n" + pad + b"\r\n", b"GET", 64 * 1024)
-    for memo in (heads._requests, heads._responses):
+    for memo in (heads.requests_seen, heads.responses_seen):
         assert len(memo) == heads.MEMO_HEADS
         assert max(map(len, memo)) <= heads.MEMO_BYTES
 

@@ -222,7 +222,7 @@ async def test_a_run_says_it_once_and_each_of_its_readers_what_it_had_said() -> 
         await late.rest()
         ended = []
         while len(ended) < 3:  # of the run, and of its two readers, in any order
-            line = await g.relay._log.line({})
+            line = await g.relay.log.line({})
             ended += [line] if line["at"] != "start" else []
         assert sorted(str(each["at"]) for each in ended) == ["end", "end", "run"]
         assert all(each["captured"] == whole for each in ended)
@@ -260,7 +260,7 @@ async def test_a_route_without_a_capture_has_nobody_look() -> None:
             await peer.send(said())
             await client.until(b"usage")
             [transfer] = relay.worker.registry
-            assert transfer.flow._completion is None
+            assert transfer.flow.completion is None
             assert transfer.record.capture is None
     finally:
         up.close()

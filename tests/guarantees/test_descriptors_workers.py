@@ -88,7 +88,7 @@ async def serving_upstream() -> AsyncIterator[Upstream]:
             nursery.cancel_scope.cancel()
     finally:
         up.close()
-        for each in list(RawPeer._all):
+        for each in list(RawPeer.everyone):
             each.close()
 
 

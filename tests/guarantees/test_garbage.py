@@ -321,5 +321,5 @@ async def once(relay: Relay, up: Upstream, way: Way) -> None:
     finally:
         client.close()
     await settle(lambda: relay.worker.counters.connections == len(relay.worker.background) == 0)
-    for peer in up._peers:
+    for peer in up.peers:
         peer.close()

@@ -133,7 +133,7 @@ class Client:
         self.rest = b""
         self.ended = False
 
-    async def _more(self) -> bool:
+    async def more(self) -> bool:
         with trio.fail_after(LIMIT):
             try:
                 data = bytes(await self.peer.stream.receive_some(65536))
@@ -149,7 +149,7 @@ class Client:
         while True:
             parsed = parse_response(self.rest, method, 65536) if self.rest else None
             if parsed is None:
-                assert await self._more(), f"no answer: {self.rest!r}"
+                assert await self.more(), f"no answer: {self.rest!r}"
                 continue
             head, used = parsed
             self.rest = self.rest[used:]
@@ -162,7 +162,7 @@ class Client:
                 data, self.rest = self.rest, b""
                 body += reader.feed(data)
                 self.rest = reader.surplus
-            elif not await self._more():
+            elif not await self.more():
                 reader.eof()
                 return head.status, body, False
         return head.status, body, head.keep_alive
@@ -187,7 +187,7 @@ async def test_behind_an_answer_of_relays_own(path: str, kind: str, tmp_path: Pa
             assert body == b""
         if not goes_on:
             while not client.ended:
-                await client._more()
+                await client.more()
             assert client.rest == b"", "something came behind the end"
             return
         assert kind not in UNFINISHED, "its rest would be a request"

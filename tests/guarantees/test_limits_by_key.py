@@ -116,9 +116,9 @@ async def test_a_key_is_in_no_log_no_answer_and_no_memory() -> None:
             line = await relay.line()
             assert secret not in json.dumps(line)
         assert line["detail"] == "too_many_requests: limit customer"
-        [books] = relay.worker.quotas._tallies.values()
+        [books] = relay.worker.quotas.tallies.values()
         assert len(books) == 1
-        assert all(len(key) == 16 and isinstance(key, bytes) for key in books._known)
+        assert all(len(key) == 16 and isinstance(key, bytes) for key in books)
 
 
 async def test_a_stream_that_says_so_is_refused_before_anybody_is_asked() -> None:
@@ -330,9 +330,9 @@ def test_a_million_keys_are_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> N
         assert claims.add(entries, 0.0, events=True) is None
         if number == 7:
             assert claims.take_place(0.0) is None
-    [(books, key)] = held._entries
+    [(books, key)] = held.entries
     assert len(books) <= 500
-    assert all(len(each) == 16 for each in books._known)
+    assert all(len(each) == 16 for each in books)
     assert books.crowded(key)  # a key in use is not forgotten
     held.release()
     assert not books.crowded(key)

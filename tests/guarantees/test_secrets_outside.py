@@ -257,8 +257,8 @@ def test_the_name_that_a_certificate_does_not_have() -> None:
     """Python's message quotes the name that was asked for."""
     import ssl
 
-    from relay.upstreams.dial import _tls_reason
+    from relay.upstreams.dial import tls_reason
 
     error = ssl.SSLCertVerificationError(1, "")
     error.verify_message = f"Hostname mismatch, certificate is not valid for '{MARK}.example'."
-    assert _tls_reason(error) == "certificate refused: Hostname mismatch"
+    assert tls_reason(error) == "certificate refused: Hostname mismatch"

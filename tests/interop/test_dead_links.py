@@ -75,7 +75,7 @@ async def test_what_the_kernel_is_told() -> None:
             peer, _ = await up.request()
             await peer.send(EVENT_HEAD + chunked(b"data: 1\n\n"))
             await client.until(b"data: 1")
-            [connection] = relay.server._connections
+            [connection] = relay.server.connections
             seen.append(options(connection.wire.sock))  # type: ignore[union-attr]
             await peer.send(b"0\r\n\r\n")
             await client.until(b"0\r\n\r\n")
@@ -97,6 +97,6 @@ async def test_what_is_accepted_inherits() -> None:
     """Linux gives an accepted socket what its listener has; nothing is set for each connection."""
     async with scene(more='[timeouts]\nwrite = "20s"') as (relay, _):
         await relay.client()
-        await settle(lambda: len(relay.server._connections) == 1)
-        [connection] = relay.server._connections
+        await settle(lambda: len(relay.server.connections) == 1)
+        [connection] = relay.server.connections
         assert options(connection.wire.sock)[3] == 25_000  # type: ignore[union-attr]

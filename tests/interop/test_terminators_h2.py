@@ -38,7 +38,7 @@ class H2Client:
 
     def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
         self._stream = stream
-        self._h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
         self.body = b""
         self.ended = ""
 
@@ -52,9 +52,9 @@ class H2Client:
         assert stream.selected_alpn_protocol() == "h2"
         client = cls(stream)
         fields = {":method": "GET", ":path": "/", ":scheme": "https", ":authority": NAME}
-        client._h2.initiate_connection()
-        client._h2.send_headers(1, list(fields.items()), end_stream=True)
-        await stream.send_all(client._h2.data_to_send())
+        client.h2.initiate_connection()
+        client.h2.send_headers(1, list(fields.items()), end_stream=True)
+        await stream.send_all(client.h2.data_to_send())
         return client
 
     async def read(self, until: bytes = b"") -> None:
@@ -64,18 +64,18 @@ class H2Client:
                 data = await self._stream.receive_some(65536)
                 assert data, "the connection ended"
                 self._take(data)
-                await self._stream.send_all(self._h2.data_to_send())
+                await self._stream.send_all(self.h2.data_to_send())
 
     def _take(self, data: bytes) -> None:
         try:
-            events = self._h2.receive_data(data)
+            events = self.h2.receive_data(data)
         except h2.exceptions.InvalidBodyLengthError:
             self.ended = "short"
             return
         for event in events:
             if isinstance(event, h2.events.DataReceived):
                 self.body += event.data
-                self._h2.acknowledge_received_data(event.flow_controlled_length, 1)
+                self.h2.acknowledge_received_data(event.flow_controlled_length, 1)
             elif isinstance(event, h2.events.StreamEnded):
                 self.ended = "end"
             elif isinstance(event, h2.events.StreamReset):

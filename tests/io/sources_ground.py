@@ -66,7 +66,7 @@ class Backend:
 
     def nobody_waits(self) -> bool:
         """Whether no connection is waiting to be accepted."""
-        return not select.select([self.upstream._listener.socket], [], [], 0)[0]
+        return not select.select([self.upstream.listener.socket], [], [], 0)[0]
 
     async def post(
         self,

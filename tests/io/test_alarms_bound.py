@@ -39,14 +39,14 @@ async def test_connections_that_come_and_go() -> None:
         alarms.forget(brief)
         if number % 2:
             alarms.arm(moved, trio.current_time() + 11 - number * 1e-5)
-    assert len(alarms._heap) <= 2 * (len(staying) + FORGOTTEN)
+    assert len(alarms) <= 2 * (len(staying) + FORGOTTEN)
     for each in (*staying, moved):
         alarms.forget(each)
     for _ in range(2 * FORGOTTEN):
         brief = Alarm()
         alarms.arm(brief, trio.current_time() + 12)
         alarms.forget(brief)
-    assert len(alarms._heap) <= 2 * FORGOTTEN
+    assert len(alarms) <= 2 * FORGOTTEN
 
 
 async def test_every_alarm_rings_that_was_not_forgotten(
@@ -73,4 +73,4 @@ async def test_every_alarm_rings_that_was_not_forgotten(
         await trio.sleep(60)
         nursery.cancel_scope.cancel()
     assert all(alarm.due <= alarm.rung for alarm in living)
-    assert not alarms._heap
+    assert not len(alarms)

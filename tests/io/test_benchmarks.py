@@ -125,7 +125,7 @@ def test_paced_reader_counts_the_same_however_the_bytes_are_cut() -> None:
             theirs.send(wire[begin:end])
             reader.run(0.0)
             for fd, _ in reader.ep.poll(1):
-                reader._read(fd)
+                reader.read_ready(fd)
         theirs.close()
         reader.close()
         assert (len(reader.delays), reader.torn) == (20, 0)

@@ -141,7 +141,7 @@ def test_a_line_costs_no_more_than_is_counted() -> None:
     """Short lines have a price too, and those that are not ASCII another one."""
     for line in ("\n", "é" * 100 + "\n", "\U0001f600" * 100 + "\n"):
         log = LineLog(None)
-        log._idle = False  # there is no writer to be woken
+        log.idle = False  # there is no writer to be woken
         log.write(line)
         assert log.held >= sys.getsizeof(line) + 8
 

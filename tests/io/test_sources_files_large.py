@@ -68,7 +68,7 @@ async def test_a_large_file_is_sent_whole(site: Path, kind: str) -> None:
 async def test_what_is_not_in_memory_is_read_by_a_thread(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_body, "_is_cached", lambda fd, at: False)
+    monkeypatch.setattr(file_body, "is_cached", lambda fd, at: False)
     async with serving(site) as relay:
         peer = await relay.client()
         await peer.send(GET)
@@ -187,14 +187,14 @@ async def test_gone_while_the_disk_is_waited_for(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1. The disk hangs. 2. The client leaves: nobody waits. 3. The disk comes back: the file is closed at once."""
-    asked, hangs, find = Event(), Event(), files_source._find
+    asked, hangs, find = Event(), Event(), files_source.find
 
     def slowly(directory: Path, path: bytes) -> object:
         asked.set()
         assert hangs.wait(LIMIT)
         return find(directory, path)
 
-    monkeypatch.setattr(files_source, "_find", slowly)
+    monkeypatch.setattr(files_source, "find", slowly)
     async with serving(site) as relay:
         before = relay.inventory()
         peer = await relay.client()
@@ -209,7 +209,7 @@ async def test_gone_while_the_disk_is_waited_for(
 
 async def test_a_disk_that_hangs_is_told(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hangs = Event()
-    monkeypatch.setattr(files_source, "_find", lambda *given: hangs.wait(LIMIT))
+    monkeypatch.setattr(files_source, "find", lambda *given: hangs.wait(LIMIT))
     async with serving(site, 'timeouts = { response_head = "50ms" }') as relay:
         peer = await relay.client()
         await peer.send(GET)

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        options = _parser().parse_args(arguments)
+        options = parser_of_commands().parse_args(arguments)
         return int(options.run(options))
     finally:
         if sys.stdout is not None:  # it may be closed from the start
@@ -76,7 +76,7 @@ def _can_run() -> bool:
     return False
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser_of_commands() -> argparse.ArgumentParser:
     from relay import __version__
 
     parser = argparse.ArgumentParser(
@@ -244,7 +244,7 @@ def _check(options: argparse.Namespace) -> int:
 def _completion(options: argparse.Namespace) -> int:
     from relay.completion import script
 
-    print(script(options.shell, _parser()))
+    print(script(options.shell, parser_of_commands()))
     return 0
 
 

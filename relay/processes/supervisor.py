@@ -322,8 +322,7 @@ class Supervisor:
         self._tell_drain(time.monotonic())
 
     def _tell_drain(self, now: float) -> None:
-        """Tell every worker to drain, and again every _TELL_AGAIN seconds. A worker that leaves on its own still reads
-        from the socket that its successor has, so it may have received the message that was meant for the successor."""
+        """Tell all workers, again and again: one that leaves alone still reads the slot, and may take its successor's message."""
         self._tell_at = now + _TELL_AGAIN
         for slot in self._slots:
             if slot.child is not None:

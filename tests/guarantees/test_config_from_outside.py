@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.cli import _parser
+from relay.cli import parser_of_commands
 from relay.config import ConfigError, forward_config, loads, overrides_of
 from relay.config.overrides import parse_override
 from tests.guarantees.grounds import upstream
@@ -322,7 +322,9 @@ def test_forward_without_options_is_as_it_was() -> None:
 
 def test_every_command_and_option_is_on_the_page() -> None:
     page = (ROOT / "docs/reference/command-line.md").read_text("utf-8")
-    [commands] = [each for each in _parser()._actions if isinstance(each, _SubParsersAction)]
+    [commands] = [
+        each for each in parser_of_commands()._actions if isinstance(each, _SubParsersAction)
+    ]
     for name, command in commands.choices.items():
         section = page.partition(f"## `relay {name}")[2].partition("\n## ")[0]
         assert section, name

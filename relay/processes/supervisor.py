@@ -322,7 +322,7 @@ class Supervisor:
         self._tell_drain(time.monotonic())
 
     def _tell_drain(self, now: float) -> None:
-        """Tell all workers, again and again: one that leaves alone still reads the slot, and may take its successor's message."""
+        """Tell all workers, again and again: one that leaves alone may have taken the message to its successor."""
         self._tell_at = now + _TELL_AGAIN
         for slot in self._slots:
             if slot.child is not None:

@@ -163,15 +163,24 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / str(told["filename"])
 
 
-@pytest.fixture
-def project(npm: Path, packed: Path, tmp_path: Path) -> Path:
-    """A project with TypeScript, React, the package of relay.js and the hook of the reference."""
-    (tmp_path / "package.json").write_text('{"type": "module"}')
+@pytest.fixture(scope="module")
+def installed(npm: Path, packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `node_modules` with the package of relay.js, installed by npm, and what the tests have anyway."""
+    folder = tmp_path_factory.mktemp("installed")
+    (folder / "package.json").write_text('{"type": "module"}')
     command = [require("npm"), "install", "--offline", "--no-audit", "--no-fund", str(packed)]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
-    for each in (npm / "node_modules").iterdir():  # the rest is there already
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=60)
+    for each in (npm / "node_modules").iterdir():
         if not each.name.startswith("."):
-            (tmp_path / "node_modules" / each.name).symlink_to(each)
+            (folder / "node_modules" / each.name).symlink_to(each)
+    return folder / "node_modules"
+
+
+@pytest.fixture
+def project(installed: Path, tmp_path: Path) -> Path:
+    """A project with TypeScript, React, the package of relay.js and the hook of the reference."""
+    (tmp_path / "node_modules").symlink_to(installed)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
     (tmp_path / "tsconfig.json").write_text(json.dumps(TSCONFIG))
     (tmp_path / "hook.tsx").write_text(hook())
     return tmp_path

@@ -7,6 +7,8 @@ Rules
   * A key with `{auth.x}` is known once `[routes.auth]` has answered, and counted then; every other one before
     anybody is asked, so that it stands before the upstream of `[routes.auth]` too.
   * Where a request has no such value its client's address is the key: nobody escapes by leaving a field away.
+  * A field counts in every spelling that a server behind relay may take for it (http.names): `X_Api_Key` is `X-Api-Key`,
+    and with both there are two, of which nobody knows which counts.
   * Keys are hashed with a secret of this process, so that neither memory nor a core dump holds credentials, and a
     key costs the same however long it is.
   * A reload keeps what was counted, by the limit's name and the text of its key.
@@ -22,7 +24,9 @@ from typing import Final, NamedTuple
 from relay.config.values import Quota, Route
 from relay.exchange.admission import has_address, who
 from relay.exchange.tally import Entry, Tally
+from relay.http.bodies import Fields
 from relay.http.heads import RequestHead
+from relay.http.names import folded
 from relay.routing.subject import Subject, Values
 from relay.sources.authorize import Grant
 
@@ -35,6 +39,9 @@ class Counted(NamedTuple):
 
     key: Subject
     tally: Tally
+    spellings: Mapping[
+        bytes, bytes
+    ]  # the request's fields that the key names, by their folded names
 
 
 class Quotas:
@@ -61,7 +68,7 @@ class Quotas:
     def of(self, route: Route) -> tuple[tuple[Counted, ...], tuple[Counted, ...]]:
         """The limits on a route: those counted at once, and those counted when its auth has answered."""
         found = [
-            Counted(quota.key, self.tallies[_place(route, quota)])
+            Counted(quota.key, self.tallies[_place(route, quota)], _spellings(quota.key))
             for quota in route.limits.by
             if quota.limits and (route.auth is not None or not quota.key.reads_auth)
         ]
@@ -77,21 +84,25 @@ def keys_of(
     address: str,
 ) -> list[Entry]:
     """What a request is counted against. `granted`: what `[routes.auth]` answered."""
-    values = Values(
-        params=params,
-        query=head.query,
-        fields=head.fields,
-        auth=granted.fields if granted is not None else (),
-        client=who(address) if has_address(address) else "",
-    )
+    auth = granted.fields if granted is not None else ()
+    client = who(address) if has_address(address) else ""
     entries: list[Entry] = []
-    for key, tally in counted:
-        parts = key.parts(values)
+    for key, tally, spellings in counted:
+        fields: Fields = head.fields
+        if spellings:
+            fields = [(spellings.get(folded(name), name), value) for name, value in fields]
+        parts = key.parts(Values(params, head.query, fields=fields, auth=auth, client=client))
         if parts is not None:
             entries.append((tally, _hashed(parts)))
         elif has_address(address):
             entries.append((tally, who(address)))
     return entries
+
+
+def _spellings(key: Subject) -> Mapping[bytes, bytes]:
+    names = [name.partition(".") for name in key.names]
+    headers = [name.encode() for source, _, name in names if source == "header"]
+    return {folded(name): name for name in headers}
 
 
 def _place(route: Route, quota: Quota) -> tuple[str | None, str, str]:

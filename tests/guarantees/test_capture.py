@@ -235,6 +235,19 @@ async def test_a_run_says_it_once_and_each_of_its_readers_what_it_had_said() -> 
         assert totals == {"input_tokens": 3}
 
 
+async def test_a_capture_does_not_change_what_a_reader_of_an_ended_run_gets() -> None:
+    """Without a marker a clean end is no word that the stream is over: an EventSource that comes back is told the same."""
+    heads = []
+    for more in ("", CAPTURE):
+        async with ground(LOGS, more=more) as g:
+            first, peer = await g.begun()
+            await peer.send(event('{"model": "m"}') + b"0\r\n\r\n")
+            await first.rest()
+            again = await g.ask("GET", "/at/7", cursor=first.ids[-1])
+            heads.append((await again.head()).status)
+    assert heads[0] == heads[1]
+
+
 async def test_the_span_says_it(exported: InMemorySpanExporter) -> None:
     up = await Upstream.open()
     try:

@@ -104,6 +104,19 @@ async def test_nobody_escapes_by_leaving_the_field_away(without: str) -> None:
         assert b" 204 " in await served(await relay.client(), up, "X-Api-Key: a\r\n")
 
 
+@pytest.mark.parametrize("spelling", ["x_api_key", "X.Api-Key", "X-API-KEY"])
+async def test_another_spelling_is_the_same_key(spelling: str) -> None:
+    """Behind relay a CGI or WSGI server reads `X_Api_Key` as `X-Api-Key`: so it counts as that."""
+    async with scene(RATE) as (relay, up):
+        for _ in range(2):
+            await served(await relay.client(), up, "X-Api-Key: a\r\n")
+        assert b" 429 " in await (await relay.get("/", f"{spelling}: a\r\n")).head()
+        assert b" 204 " in await served(await relay.client(), up, f"{spelling}: b\r\n")
+        assert b" 204 " in await served(
+            await relay.client(), up, f"X-Api-Key: b\r\n{spelling}: a\r\n"
+        )
+
+
 async def test_a_key_is_in_no_log_no_answer_and_no_memory() -> None:
     async with scene(RATE + "streams = 1\n") as (relay, up):
         secret = "sk-very-secret-1"

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 
-from relay.sse.event import Event
+from relay.sse import Event
 
 TYPES = {"queued": "status", "processing": "progress", "done": "complete", "error": "error"}
 

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 from relay.config.addresses import parse_address
 from relay.config.forward import forward_config
 from relay.config.mistakes import ConfigError, Mistake
+from relay.config.values import Config
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from relay.config.overrides import Override
-    from relay.config.values import Config
 
 __all__ = [
+    "Config",
     "ConfigError",
     "Mistake",
     "describe",

@@ -8,11 +8,16 @@ import trio
 from trio_typing import TaskStatus
 
 import relay.asgi
+import relay.config
 import relay.sse
+from relay.config import Config
 from relay.sse import Event, EventParser
 
 app = relay.asgi.create("relay.toml")
 assert_type(app, relay.asgi.App)
+text = '[[routes]]\npath = "/"\nsource = "local"\n'
+loaded: Config = relay.config.loads(text, {})
+assert_type(relay.asgi.app_from(loaded), relay.asgi.App)
 
 
 async def serve_beside(task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

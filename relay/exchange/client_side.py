@@ -137,6 +137,17 @@ class ClientSide(Requester):
             half_close_kept=keep,
         )
 
+    def take_route(
+        self, head: RequestHead, params: dict[str, bytes], state: RouteState | None
+    ) -> None:
+        """The route was found; `head`: of the request, as it goes on. None: there is none, or none that takes it."""
+        self.head, self.params = head, params
+        if state is not None:
+            self.state = state
+            self.record.route = state.route.name
+            if state.at:
+                self.record.path = state.place  # the address names the key, or the run
+
     def charge(self, entries: list[Entry]) -> Reply | None:
         """Count this request against these limits too; the refusal where it is one too many."""
         self._claims = self._claims or Claims()

@@ -13,7 +13,6 @@ Rules
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Awaitable, Callable
 from math import inf
 
@@ -23,17 +22,20 @@ from relay.exchange import refusal
 from relay.exchange.admission import too_many_connections
 from relay.exchange.exchange import Exchange
 from relay.exchange.preamble import read_proxy_header
+from relay.exchange.step import Steps
 from relay.exchange.worker import Worker
 from relay.http.fault import Fault, MethodRefused
 from relay.http.fields import client_view
 from relay.http.forwarded import is_trusted
 from relay.http.heads import RequestHead, parse_request
 from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.observing.ids import new_id
 from relay.observing.record import Record, logged
 from relay.routing.hidden import shown
 from relay.routing.table import STANDARD_METHODS
+from relay.sources.attempt import Begun
 from relay.sources.reply import Reply
-from relay.wires.client_wire import ClientWire
+from relay.wires.client_wire import ClientWire, on_engine
 from relay.wires.parting import Cut, linger
 from relay.wires.wire import Expired, Gone
 
@@ -62,6 +64,7 @@ class Connection:
         "reusable",
         "scheme",
         "scope",
+        "steps",
         "wire",
         "worker",
     )
@@ -95,6 +98,7 @@ class Connection:
             None  # called when the last of them has ended; set when all else has
         )
         self.counted = ""  # the address that this connection counts against
+        self.steps: Steps[Exchange] | None = None  # while it waits for a request behind the first
 
     async def run(self) -> None:
         """Serve the connection until either side is done with it. Never raises but for cancellation.
@@ -122,7 +126,7 @@ class Connection:
                     exchange.ending = Ending(Side.RELAY, exchange.phase, Cause.FAULT)
                     raise
                 finally:
-                    self._over(exchange)
+                    self.over(exchange)
             await self.linger()
         except (Gone, Expired):
             pass
@@ -137,7 +141,9 @@ class Connection:
         """End after the exchange under way; an idle connection may bring one more within IDLE_GRACE,
         because its client may be sending it just now and would get a reset."""
         self.end_after()
-        if not self.busy:
+        if self.steps is not None:
+            self.steps.end_by(trio.current_time() + IDLE_GRACE)
+        elif not self.busy:
             self.wire.read_until(min(self.wire.read_by, trio.current_time() + IDLE_GRACE))
 
     def beside(self, job: Callable[[], Awaitable[None]], within: float) -> None:
@@ -200,14 +206,14 @@ class Connection:
     async def _until_parked(self) -> Exchange | None:
         """Serve requests until the body of one is to be pumped, or (None) the connection has ended."""
         while True:
-            head = await self._head()
-            if head is None:
+            found = await self._next()
+            if found is None:
                 return None
-            self.busy = True
-            exchange = self._begin(head)
+            exchange, begun = found
             parked = False
             try:
-                await exchange.run()
+                if exchange.ending is None:  # else a step has come to it
+                    await exchange.run(begun)
                 parked = exchange.delivery is not None
             except (Gone, Expired) as error:
                 exchange.client_left(Cause.STALLED if isinstance(error, Expired) else Cause.LEFT)
@@ -217,7 +223,7 @@ class Connection:
                 raise
             finally:
                 if not parked:
-                    self._over(exchange)
+                    self.over(exchange)
             if parked:
                 return exchange
             if not exchange.goes_on():
@@ -226,6 +232,26 @@ class Connection:
             if self.pending:
                 # A client that pipelines gets its turns like everyone else.
                 await trio.lowlevel.checkpoint()
+
+    async def _next(self) -> tuple[Exchange, Begun | None] | None:
+        """The next request; None when there is none. What can be served in steps of the engine is, meanwhile."""
+        wire = self.wire
+        if self.kept and not self.pending and on_engine(wire) and self.worker.steps:
+            self.steps = steps = Steps(self, wire)
+            try:
+                taken = await steps.run()
+            finally:
+                self.steps = None
+            if taken is None:
+                return None
+            if not isinstance(taken, bytes):
+                return taken
+            self.pending = taken
+        head = await self._head()
+        if head is None:
+            return None
+        self.busy = True
+        return self.begin(head), None
 
     async def _head(self) -> RequestHead | None:
         """The next request head; None when the client has ended the connection, or its head was refused."""
@@ -294,10 +320,12 @@ class Connection:
         exchange.phase = Phase.HEAD
         return exchange
 
-    def _begin(self, head: RequestHead) -> Exchange:
+    def begin(self, head: RequestHead, began: tuple[str, float] | None = None) -> Exchange:
+        """An exchange for the request. `began`: the id it has already, and when it came."""
         server = self.worker.config.server
         view = client_view(head, self.peer, server.trusted_proxies, self.scheme)
-        record = Record(new_id(), view.address.decode("latin-1"), trio.current_time())
+        request_id, started = began or (new_id(), trio.current_time())
+        record = Record(request_id, view.address.decode("latin-1"), started)
         record.method = head.method.decode("ascii")
         target = head.target if server.log_query else head.path
         record.path = shown(target, self.worker.hidden).decode("latin-1")
@@ -310,7 +338,7 @@ class Connection:
             exchange.trace = self.worker.tracing.begin(head, record)
         return exchange
 
-    def _over(self, exchange: Exchange) -> None:
+    def over(self, exchange: Exchange) -> None:
         """The exchange has ended, one way or another."""
         self.busy = False
         self.kept = True
@@ -333,14 +361,11 @@ class Connection:
             worker.log.write(worker.lines.end(record, ending, now))
         worker.registry.discard(record.id)
         counters = worker.counters.route(record.route)
-        counters.endings[ending.cause] = counters.endings.get(ending.cause, 0) + 1
+        first_byte = record.first_byte - record.started if record.first_byte else -1.0
+        counters.ended(ending.cause, record.bytes_in, record.bytes_out, first_byte)
         counters.events += record.events
         if not record.run:  # what a run said is counted once, by its feed
             counters.capture(record)
-        counters.bytes_in += record.bytes_in
-        counters.bytes_out += record.bytes_out
-        if record.first_byte:
-            counters.first_byte.observe(record.first_byte - record.started)
         if record.streaming:
             counters.duration.observe(now - record.started)
         if exchange.trace is not None:
@@ -351,8 +376,3 @@ class Connection:
     async def linger(self, within: float = LINGER) -> None:
         """Read on for a moment, so that a reset for unread bytes cannot destroy the answer on its way."""
         await linger(self.wire, self.worker.alarms, self.cut, within, LINGER_BYTES)
-
-
-def new_id() -> str:
-    """An exchange's id: 16 hexadecimal digits, unique enough to grep for."""
-    return os.urandom(8).hex()

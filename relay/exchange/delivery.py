@@ -120,7 +120,7 @@ class Delivery:
             return reply.viewing is not None
         if reply.events or reply.head is None:
             return reply.events
-        return reply.status == 200 and reply.head.media_type == b"text/event-stream"
+        return reply.head.is_stream
 
     def _is_whole(self, body: UpstreamBody) -> bool:
         if self._exchange.head.method == b"HEAD":

@@ -25,11 +25,13 @@ from relay.exchange.last_answer import last_ending, last_event, last_reply
 from relay.exchange.looking import granted
 from relay.exchange.quotas import keys_of
 from relay.exchange.resumption import resumed
+from relay.exchange.worker import RouteState
 from relay.http.fault import Fault
 from relay.http.fields import ClientView
 from relay.http.heads import RequestHead
 from relay.http.names import LATE
 from relay.observing.record import Record
+from relay.sources.attempt import Begun
 from relay.sources.reply import Failure, Reply
 from relay.sources.request_body import RequestBody
 from relay.wires.client_wire import on_engine, send_last
@@ -54,12 +56,19 @@ class Exchange(ClientSide):
 
     # -- the way of the request ------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    async def run(self, begun: Begun | None = None) -> None:
         """Answer the request whose head has come; the bytes behind it are the connection's `pending`.
+
+        Args:
+            begun: a step has found the route and asked its upstream (exchange.step). Owned by this from now on.
 
         Afterwards `delivery` is set where a body is still to be pumped: by the caller, who then calls its `finish`.
         """
         try:
+            if begun is not None:
+                self.watch_client()
+                await self._respond(park=True, begun=begun)
+                return
             reply = self._route() or self._admit(late=False)
             self.body = self._request_body()
             if self.body is not None:
@@ -73,6 +82,9 @@ class Exchange(ClientSide):
                 await self._respond_beside_upload()
         except Fault as fault:
             await self._refuse(fault)
+        finally:
+            if begun is not None:
+                begun.give_up()
 
     def unpark(self) -> Pump:
         """What is still to be run of a parked exchange, in no scope: a pump hears of the client's hang-up itself. Lets go of
@@ -104,15 +116,15 @@ class Exchange(ClientSide):
     def _route(self) -> Reply | None:
         """Find the route; a Reply where relay answers without a source."""
         asked = own_answers.look(self.head, self.worker.table, self._shed)
-        self.head, self.params, state = asked.head, asked.params, asked.state
-        if state is not None:
-            self.state = state
-            self.record.route = state.route.name
-            if state.at:
-                self.record.path = state.place  # the address names the key, or the run
-            if asked.reply is None and self.head.framing > state.route.limits.request_body:
-                raise Fault("client", 413, "body_too_large", "the request body is over the limit")
+        state = asked.state
+        self.take_route(asked.head, asked.params, state)
+        if asked.reply is None and state is not None:
+            self._check_length(state)
         return asked.reply
+
+    def _check_length(self, state: RouteState) -> None:
+        if self.head.framing > state.route.limits.request_body:
+            raise Fault("client", 413, "body_too_large", "the request body is over the limit")
 
     def _admit(self, *, late: bool) -> Reply | None:
         """A 429 where a limit by key (`late`: by what the auth said) is reached, or by the stream that surely comes."""
@@ -166,7 +178,7 @@ class Exchange(ClientSide):
         if self.ending is None and self.crowded is not None:
             await self.answer(self.crowded)
 
-    async def _respond(self, *, park: bool = False) -> None:
+    async def _respond(self, *, park: bool = False, begun: Begun | None = None) -> None:
         """Run the source and deliver what it brings; with `park` the pump is left to the caller of `run`."""
         if self.ending is not None:
             await trio.lowlevel.checkpoint()  # the client has left: nobody is dialled for it
@@ -177,8 +189,10 @@ class Exchange(ClientSide):
                 assert self.state is not None
                 if not self.route.source.says_when:
                     self.promise()
-                resumes = self.route.resume is not None
-                reply = await (resumed(self) if resumes else self.state.bring(self))
+                if self.route.resume is not None:
+                    reply = await resumed(self)
+                else:
+                    reply = await self.state.bring(self, begun)
         except Failure as caught:
             # Without the traceback, which refers to this frame: nothing here waits for the garbage collector.
             failure = caught.with_traceback(None)

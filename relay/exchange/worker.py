@@ -9,13 +9,15 @@ import logging
 import secrets
 from collections.abc import Awaitable, Iterable
 from dataclasses import replace
+from math import inf
 from typing import Final
 
 import trio
 
-from relay.config.values import Config, FieldEdits, Route, Upstream
+from relay.config.values import Config, FieldEdits, Forward, Route, Upstream
 from relay.exchange.admission import Admission
 from relay.exchange.background import BackgroundTasks
+from relay.exchange.prepared import Prepared
 from relay.exchange.quotas import Quotas
 from relay.exchange.registry import Registry
 from relay.feeds.feeds import Feeds
@@ -27,6 +29,8 @@ from relay.observing.log import LineLog
 from relay.observing.record import Record
 from relay.observing.tracing import Tracing
 from relay.routing.table import RouteTable
+from relay.sources import forward
+from relay.sources.attempt import Begun
 from relay.sources.authorize import ABOUT
 from relay.sources.context import Context
 from relay.sources.loading import run_of
@@ -59,6 +63,7 @@ class RouteState:
         "counted_late",
         "counters",
         "edits",
+        "in_steps",
         "methods",
         "ordering",
         "place",
@@ -93,10 +98,14 @@ class RouteState:
         self.asking = FieldEdits()
         if auth is not None:
             self.asking = _merged(auth.upstream.request_headers, FieldEdits(), frozenset(ABOUT))
+        self.in_steps = not at and not self.counted and _is_plain(route)
 
-    def bring(self, context: Context) -> Awaitable[Reply]:
-        """What the route's source brings. Raises: Failure, Fault."""
-        return self._run(self.route.source, context)
+    def bring(self, context: Context, begun: Begun | None = None) -> Awaitable[Reply]:
+        """What the route's source brings; `begun`: a step has asked its upstream already. Raises: Failure, Fault."""
+        source = self.route.source
+        if begun is not None and isinstance(source, Forward):
+            return forward.run(source, context, begun)
+        return self._run(source, context)
 
 
 class Worker:
@@ -140,6 +149,7 @@ class Worker:
 
     def _take(self, config: Config) -> None:
         self.config = config
+        self.prepared: Prepared[RouteState] = Prepared()
         self.via = config.server.via.encode() + TOKEN  # towards upstreams
         self.lines = FORMS[config.server.access_log_format]
         self.admission.configure(config.limits)
@@ -204,6 +214,13 @@ class Worker:
         finally:
             self.groups.close()
 
+    @property
+    def steps(self) -> bool:
+        """Whether requests may be served in steps (exchange.step), as far as it is the same for all of them."""
+        return (
+            not self.draining and not self.admission.active and self.config.server.trace == "pass"
+        )
+
     def group(self, upstream: Upstream) -> Group:
         return self.groups[upstream]
 
@@ -239,6 +256,18 @@ def _hidden(routes: Iterable[Route]) -> frozenset[bytes]:
         route.resume.at for route in routes if route.resume is not None and route.resume.at
     ]
     return frozenset[bytes]().union(*(pattern.hidden for pattern in patterns))
+
+
+def _is_plain(route: Route) -> bool:
+    """Whether nothing but the request and the answer decides what becomes of an exchange: see exchange.step."""
+    return (
+        isinstance(route.source, Forward)
+        and route.auth is None
+        and route.resume is None
+        and route.cors is None
+        and route.commit_after == inf
+        and route.unavailable == "status"
+    )
 
 
 def _at_methods(route: Route) -> frozenset[bytes]:

@@ -116,6 +116,11 @@ class ResponseHead:
         """Lower-case, without parameters; b"" if there is none."""
         return self.content_type.partition(b";")[0].strip(b" \t").lower()
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether the body is an event stream: any other status ends an EventSource (WHATWG HTML §9.2.2)."""
+        return self.status == 200 and self.media_type == b"text/event-stream"
+
 
 requests_seen: dict[bytes, RequestHead] = {}
 responses_seen: dict[bytes, ResponseHead] = {}

@@ -80,6 +80,14 @@ class RouteCounters:
             if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
                 self.captured[name] = self.captured.get(name, 0) + value
 
+    def ended(self, cause: Cause, bytes_in: int, bytes_out: int, first_byte: float) -> None:
+        """An exchange is over. `first_byte`: seconds from its beginning; below 0: none was sent."""
+        self.endings[cause] = self.endings.get(cause, 0) + 1
+        self.bytes_in += bytes_in
+        self.bytes_out += bytes_out
+        if first_byte >= 0:
+            self.first_byte.observe(first_byte)
+
 
 class Counters:
     """All counters of a worker. Routes keep theirs through a reload, by name."""

@@ -119,12 +119,17 @@ def _status(record: Record, ending: Ending) -> int:
 
 
 def _who(record: Record) -> str:
+    return f'"id":{quoted(record.id)},{record.about or about(record)}'
+
+
+def about(record: Record) -> str:
+    """Who asked for what."""
     trace = f'"trace":"{record.trace}",' if record.trace else ""
     if record.run:
         trace += f'"run":{quoted(record.run)},"how":"{record.how}","from":{record.from_seq},'
     fields = f',"fields":{dumps(record.fields)}' if record.fields else ""
     return (
-        f'"id":{quoted(record.id)},{trace}"route":{quoted(record.route)},"client":{quoted(record.client)},'
+        f'{trace}"route":{quoted(record.route)},"client":{quoted(record.client)},'
         f'"method":{quoted(record.method)},"path":{quoted(record.path)}{fields}'
     )
 

@@ -38,6 +38,7 @@ class Record:
     """One exchange as the log, the registry and the metrics see it. Times are trio.current_time() seconds."""
 
     __slots__ = (
+        "about",
         "bytes_in",
         "bytes_out",
         "capture",
@@ -69,6 +70,9 @@ class Record:
         self.route = ""
         self.method = ""
         self.path = ""
+        self.about = (
+            ""  # who asked for what, as a line has it, where that was put together for many
+        )
         self.fields = _NONE  # of the request, those that the log is to have
         self.status = 0  # as sent to the client; 0: nothing was sent
         self.upstream = ""  # the url that was asked last

@@ -35,29 +35,74 @@ class Stale(Exception):
     """
 
 
+class Begun:
+    """An attempt whose first half was done elsewhere: the url is chosen and counted, and the request is out where there is a
+    lease.
+
+    Resource handling: owns the count and the lease until it is `taken`; `give_up` is for whoever has it then.
+    """
+
+    __slots__ = ("came", "lease", "origin", "taken")
+
+    def __init__(self, origin: Origin, lease: Lease | None, came: bytes = b"") -> None:
+        self.origin = origin
+        self.lease = lease  # None: there is no idle connection
+        self.came = came  # of the answer
+        self.taken = False
+
+    def give_up(self) -> None:
+        """Close the connection, unless somebody goes on with it. Idempotent."""
+        if not self.taken:
+            self.taken = True
+            self.origin.streams -= 1
+            if self.lease is not None:
+                self.lease.release()
+
+
+def request_to(out: Outgoing, origin: Origin) -> bytes:
+    """The head of a request to one url."""
+    target = origin.url.base_path.encode("ascii") + out.target
+    return request_bytes(out.method, target, out.fields(origin))
+
+
+def send_whole(lease: Lease, request: bytes, write: float) -> None:
+    """Send a request whose body, if it has one, is all there. The response head is due from now on.
+
+    Args:
+        write: seconds a write may stay without progress.
+    """
+    lease.wire.write_within = write
+    lease.wire.post(request)
+    lease.request_sent()
+
+
 async def attempt(
-    context: Context, origin: Origin, out: Outgoing, within: float
+    context: Context, origin: Origin, out: Outgoing, within: float, begun: Begun | None = None
 ) -> tuple[ResponseHead, UpstreamBody]:
     """Send `out` to `origin` and wait for the final response head.
 
     Args:
         within: seconds from the request's last byte of head to the response head (absolute deadline).
+        begun: what was done of it already.
 
     Raises:
         Failure: with whether another attempt is allowed.
     """
-    target = origin.url.base_path.encode("ascii") + out.target
-    request = request_bytes(out.method, target, out.fields(origin))
+    request = request_to(out, origin)
     if out.payload is not None:
         request += out.payload
     body = context.body if out.payload is None else None
-    wire = origin.take()
-    if wire is not None:
+    again = out.resent_safely and (body is None or body.resendable)
+    if begun is not None:
+        held = begun.lease
+    else:
+        wire = origin.take(again=again)
+        held = None if wire is None else Lease(origin, wire, reused=True)
+    if held is not None:
         try:
-            lease = Lease(origin, wire, reused=True)
-            return await _converse(context, lease, out, request, body, within)
+            return await _converse(context, held, out, request, body, within, begun)
         except Stale:
-            if not out.resent_safely or not (body is None or body.resendable):
+            if not again:
                 raise _broke("the upstream closed a kept-alive connection") from None
     lease = Lease(origin, await _dial(context, origin), reused=False)
     return await _converse(context, lease, out, request, body, within)
@@ -102,8 +147,9 @@ async def _converse(
     request: bytes,
     body: RequestBody | None,
     within: float,
+    begun: Begun | None = None,
 ) -> tuple[ResponseHead, UpstreamBody]:
-    """Write the request, read the response head. The lease is released unless this returns.
+    """Write the request (unless that was done), read the response head. The lease is released unless this returns.
 
     Only the read side tells what became of the request: a write that fails may follow an answer that says why.
     """
@@ -113,15 +159,21 @@ async def _converse(
     try:
         await trio.lowlevel.checkpoint_if_cancelled()  # nothing is sent for a client that has left
         early = b"" if lease.reused else lease.unasked()
-        wire.write_within = context.route.timeouts.write
-        wire.post(request if body is None else request + body.opening())
-        if body is not None:
-            body.sent()
-        if body is None or body.done:
-            lease.request_sent()
+        write = context.route.timeouts.write
+        if begun is not None:
+            early = begun.came
+        elif body is None:
+            send_whole(lease, request, write)
             wire.read_by = trio.current_time() + within
         else:
-            context.upload(lease, within)
+            wire.write_within = write
+            wire.post(request + body.opening())
+            body.sent()
+            if body.done:
+                lease.request_sent()
+                wire.read_by = trio.current_time() + within
+            else:
+                context.upload(lease, within)
         head, rest = await _response_head(context, lease, out, early)
         wire.read_by = inf
         context.phase = Phase.RESPONSE

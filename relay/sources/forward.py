@@ -12,7 +12,7 @@ from math import inf
 
 import trio
 
-from relay.config.values import Forward
+from relay.config.values import Forward, Route
 from relay.flows.intake import Intake
 from relay.http.coding import READABLE
 from relay.http.fault import Fault
@@ -21,7 +21,7 @@ from relay.http.retry_after import retry_after
 from relay.observing.ending import Cause
 from relay.routing import relocation
 from relay.routing.template import TemplateError
-from relay.sources.attempt import attempt
+from relay.sources.attempt import Begun, attempt
 from relay.sources.context import Context
 from relay.sources.reply import Failure, Outgoing, Reply, UpstreamBody, unreadable
 from relay.upstreams.origin import Origin
@@ -36,14 +36,14 @@ FIRST_EVENT_HELD = (
 _STATUSES = {429: "429", 502: "502", 503: "503", 504: "504"}
 
 
-async def run(plan: Forward, context: Context) -> Reply:
-    """The upstream's response to the client's request. Raises: Failure, Fault."""
+async def run(plan: Forward, context: Context, begun: Begun | None = None) -> Reply:
+    """The upstream's response to the client's request; `begun`: what was done of it already. Raises: Failure, Fault."""
     out = context.outgoing(plan.upstream, target_of(plan, context))
     group = context.group(plan.upstream)
     tried: list[Origin] = []
     left = context.route.retries
     while True:
-        origin = group.choose(tried)
+        origin = group.choose(tried) if begun is None else begun.origin
         if origin is None:
             tried.clear()
             origin = group.choose(tried)
@@ -52,7 +52,8 @@ async def run(plan: Forward, context: Context) -> Reply:
         context.reached(str(origin.url))
         more_urls = len(tried) < len(group.origins)
         try:
-            reply = await _once(context, plan, origin, out, last=left == 0)
+            first, begun = begun, None
+            reply = await _once(context, plan, origin, out, first, last=left == 0)
             return _located(context, plan, out, reply)
         except Failure as failure:
             unsent = failure.cause is Cause.UNREACHABLE and more_urls
@@ -97,12 +98,23 @@ def _located(context: Context, plan: Forward, out: Outgoing, reply: Reply) -> Re
 
 
 async def _once(
-    context: Context, plan: Forward, origin: Origin, out: Outgoing, *, last: bool
+    context: Context,
+    plan: Forward,
+    origin: Origin,
+    out: Outgoing,
+    begun: Begun | None,
+    *,
+    last: bool,
 ) -> Reply:
-    origin.streams += 1
+    if begun is None:
+        origin.streams += 1
+    else:
+        begun.taken = True
     handed_over = False
     try:
-        head, body = await attempt(context, origin, out, context.route.timeouts.response_head)
+        head, body = await attempt(
+            context, origin, out, context.route.timeouts.response_head, begun
+        )
         try:
             stream = head.media_type == b"text/event-stream" and context.route.stream == "auto"
             readable = head.coding in READABLE
@@ -157,10 +169,15 @@ def _name(failure: Failure) -> str:
     return str(failure.status)
 
 
+def asks_again(route: Route, head: ResponseHead) -> bool:
+    """Whether the route asks another time where the upstream answers with this status."""
+    name = _STATUSES.get(head.status)
+    return name is not None and name in route.retry_on and route.retries > 0
+
+
 def _refuse_by_status(context: Context, head: ResponseHead) -> None:
     """Raise for a status that `retry_on` names, while there is another attempt to make."""
-    name = _STATUSES.get(head.status)
-    if name is None or name not in context.route.retry_on:
+    if not asks_again(context.route, head):
         return
     after = retry_after(head.fields, time.time())
     if after != inf and after > MAX_WAIT:

@@ -102,8 +102,13 @@ class Origin:
         """The idle wires, newest last."""
         return tuple(self._idle)
 
-    def take(self) -> SocketWire | None:
-        """The newest idle wire that is alive; None: dial."""
+    def take(self, *, again: bool = False) -> SocketWire | None:
+        """The newest idle wire that is alive; None: dial.
+
+        Args:
+            again: the request may be sent again on another one. Then an end that has come since the engine last looked costs
+                nothing but that, and is not looked for.
+        """
         while self._idle:
             wire, expires = self._idle.popitem()
             wire.on_readable = wire.on_gone = None
@@ -111,9 +116,9 @@ class Origin:
                 wire.close()
                 self.close_idle()  # the others are older still
                 return None
-            # One system call against a lost request: the end may have come since the engine last
-            # looked.
-            if _quiet(wire):
+            # One system call against a lost request, or against an answer to a question nobody put:
+            # either may have come since the engine last looked.
+            if not wire.unread() if again and type(wire) is SocketWire else _quiet(wire):
                 return wire
             wire.close()
         return None

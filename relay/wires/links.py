@@ -19,7 +19,7 @@ import socket
 from array import array
 from fcntl import ioctl
 from math import inf
-from termios import TIOCOUTQ
+from termios import FIONREAD, TIOCOUTQ
 from typing import Final
 
 BEYOND: Final = 5.0  # seconds more than `write`: relay's own clock is never late by so much
@@ -35,6 +35,15 @@ def unacknowledged(fd: int) -> int:
     """Bytes that the kernel took for a socket and the other end has not; of a unix socket: has not read."""
     try:
         ioctl(fd, TIOCOUTQ, _queued)
+    except OSError:
+        return 0
+    return _queued[0]
+
+
+def unread(fd: int) -> int:
+    """Bytes that have come in on a socket and nobody has read; its end is none."""
+    try:
+        ioctl(fd, FIONREAD, _queued)
     except OSError:
         return 0
     return _queued[0]

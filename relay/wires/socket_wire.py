@@ -33,7 +33,7 @@ import trio
 from relay.observing.ending import Side
 from relay.wires.alarms import Alarms, Entry
 from relay.wires.engine import Engine
-from relay.wires.links import unacknowledged, watch_client
+from relay.wires.links import unacknowledged, unread, watch_client
 from relay.wires.splice import TAKE
 from relay.wires.wire import READ_SIZE, Expired, Gone
 
@@ -299,6 +299,11 @@ class SocketWire:
         """Bytes that the kernel took and the other end has not: whether they become fewer tells a slow reader from one
         that stopped, because the socket says `writable` only when a third of its buffer is free."""
         return unacknowledged(self.fd)
+
+    def unread(self) -> int:
+        """Bytes that have come in and were not read; the end of the stream is none. A third of what a read costs that finds
+        nothing."""
+        return unread(self.fd)
 
     def bound_unread(self, write: float) -> None:
         """Have the kernel give up on a client whose link is dead, by the `write` of the route it is on now."""

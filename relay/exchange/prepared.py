@@ -6,6 +6,7 @@ Rules
   * Nothing is decided here; `exchange.preparing` makes what is kept.
   * A head is known by identity: `http.heads` gives out the same object for the same bytes. What is prepared keeps its heads
     alive, so that no other one can get the place of theirs in memory.
+  * A head that `http.heads` does not remember, because it is large, does not come again, and is not kept here either.
   * A reload forgets everything (`Worker` makes a new store), and each kind has at most MOST entries.
 """
 

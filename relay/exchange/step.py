@@ -32,7 +32,7 @@ from relay.exchange.transfer import LEFT, STALLED
 from relay.exchange.worker import RouteState
 from relay.http.clock import date
 from relay.http.fault import Fault
-from relay.http.heads import RequestHead, ResponseHead, parse_request, parse_response
+from relay.http.heads import MEMO_BYTES, RequestHead, ResponseHead, parse_request, parse_response
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.observing.ids import new_id
 from relay.sources.attempt import Begun, send_whole
@@ -164,18 +164,18 @@ class Steps(Generic[E]):
         if parsed is None or parsed[1] != len(data) or client.hung_up or not worker.steps:
             self._leave(data)
             return
-        asked = self._prepared(parsed[0])
+        asked = self._prepared(*parsed)
         if asked is None:
             self._leave(data)
         else:
             self._ask(asked)
 
-    def _prepared(self, head: RequestHead) -> PreparedRequest[RouteState] | None:
+    def _prepared(self, head: RequestHead, size: int) -> PreparedRequest[RouteState] | None:
         host, store = self._host, self._worker.prepared
         asked = store.request(head, host.peer, host.scheme)
         if asked is None and may_be_prepared(head):
             asked = prepare_request(host.begin(head))
-            if asked is not None:
+            if asked is not None and size <= MEMO_BYTES:
                 store.keep_request(host.peer, host.scheme, asked)
         return asked
 
@@ -237,7 +237,7 @@ class Steps(Generic[E]):
             self._hand_over(origin, data)
             return
         head, used = parsed
-        answer = self._prepared_answer(head, asked)
+        answer = self._prepared_answer(head, used, asked)
         if answer is None:
             self._hand_over(origin, data)
             return
@@ -256,13 +256,13 @@ class Steps(Generic[E]):
             self._rest()
 
     def _prepared_answer(
-        self, head: ResponseHead, asked: PreparedRequest[RouteState]
+        self, head: ResponseHead, size: int, asked: PreparedRequest[RouteState]
     ) -> PreparedAnswer[RouteState] | None:
         worker = self._worker
         answer = worker.prepared.answer(head, asked.state)
         if answer is None or (answer.date and answer.date is not date()):
             answer = prepare_answer(head, asked.head, asked.state, worker.config.server)
-            if answer is not None:
+            if answer is not None and size <= MEMO_BYTES:
                 worker.prepared.keep_answer(answer)
         return answer
 
@@ -325,6 +325,7 @@ class Steps(Generic[E]):
         self._writing = exchange = self._exchange()
         self._asked = None
         exchange.answering = True
+        exchange.phase = Phase.RESPONSE
         record = exchange.record
         record.status, record.bytes_out, record.first_byte = status, size, first_byte
         exchange.answered(status)

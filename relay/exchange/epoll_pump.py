@@ -20,6 +20,7 @@ import trio
 from relay.exchange.transfer import Transfer, nobody
 from relay.feeds.log_wire import LogWire
 from relay.flows.bytes_flow import BytesFlow
+from relay.flows.event_flow import EventFlow
 from relay.wires.alarms import Alarms, Entry
 from relay.wires.client_wire import on_engine
 from relay.wires.engine import Engine
@@ -49,6 +50,7 @@ class EpollPump:
         "_transfer",
         "_unacknowledged",
         "_upstream",
+        "_welded",
         "_write_by",
         "entry",
     )
@@ -79,6 +81,8 @@ class EpollPump:
         self._bulk: BytesFlow | None = None  # a body that passes unseen
         if isinstance(flow, BytesFlow) and flow.plain and type(upstream) is SocketWire:
             self._bulk = flow
+        # A stream whose events may go out as they came.
+        self._welded = flow if type(flow) is EventFlow else None
         self._detour = self._bulk is not None or flow.in_steps  # see `ready`
 
     async def run(self) -> None:
@@ -145,7 +149,12 @@ class EpollPump:
             self._hasten(now - transfer.last_in)
         else:
             self._hurry = 0
-        out = transfer.data(VIEW[:size].tobytes(), now)
+        out = data = VIEW[:size].tobytes()
+        welded = self._welded
+        if welded is not None and transfer.asked is None and welded.passes(data):
+            transfer.one_event(now)
+        else:
+            out = transfer.data(data, now)
         if transfer.ending is None and out:
             transfer.sent += len(out)
             try:

@@ -13,6 +13,7 @@ Rules
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from math import inf
 from random import uniform
 
@@ -20,7 +21,7 @@ from relay.config.values import Route
 from relay.flows.bytes_flow import BytesFlow
 from relay.flows.event_flow import EventFlow
 from relay.http.fault import Fault
-from relay.observing.counters import RouteCounters
+from relay.observing.counters import GAP_BOUNDS, RouteCounters
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.observing.record import Record
 from relay.sources.own_events import last_word
@@ -35,12 +36,12 @@ class Transfer:
     """A body on its way to the client. Times are trio.current_time() seconds."""
 
     __slots__ = (
-        "_asked",
         "_max_age_at",
         "_paused_at",
         "_seen",
         "_too_early",
         "abort",
+        "asked",
         "counters",
         "ending",
         "flow",
@@ -77,7 +78,7 @@ class Transfer:
         self.paused = False  # the client is slower than the upstream just now
         self.wake = nobody  # set by the pump: come and look, something was asked
         self._seen = flow.events
-        self._asked: Cause | None = None
+        self.asked: Cause | None = None
         self._too_early = False  # what was asked waits for the end of an event
         self._paused_at = now
         age = route.max_age
@@ -101,9 +102,18 @@ class Transfer:
             self.last_out = now
         if flow.done:
             return out + self._finish()
-        if self._asked is not None:
+        if self.asked is not None:
             return out + self._leave()
         return out
+
+    def one_event(self, now: float) -> None:
+        """One event came and goes out as it is (EventFlow.passes): what `data` would put down."""
+        gap = now - self.last_event
+        self.last_in = self.last_out = self.last_event = now
+        self._seen = self.flow.events
+        gaps = self.counters.event_gap
+        gaps.counts[bisect_left(GAP_BOUNDS, gap)] += 1
+        gaps.total += gap
 
     def more(self, now: float) -> bytes:
         """What is pending of the bytes that came earlier: what the client gets."""
@@ -146,8 +156,8 @@ class Transfer:
 
     def ask(self, cause: Cause) -> None:
         """End soon: STOPPED by an operator, DRAINED by a shutdown. Takes effect at the next event boundary."""
-        if self.ending is None and self._asked is None:
-            self._asked = cause
+        if self.ending is None and self.asked is None:
+            self.asked = cause
             self.wake()
 
     # -- clocks ----------------------------------------------------------------------------------------------
@@ -157,7 +167,7 @@ class Transfer:
         if self.ending is not None:
             return inf  # only its last bytes are still to be written
         age = self._max_age_at
-        if self._asked is not None:
+        if self.asked is not None:
             if not self._too_early:
                 return 0.0  # at once
             age = inf
@@ -184,9 +194,9 @@ class Transfer:
         """Do what is due: what the client gets."""
         if self.ending is not None:
             return b""
-        if self._asked is None and now >= self._max_age_at:
-            self._asked = Cause.MAX_AGE
-        if self._asked is not None:
+        if self.asked is None and now >= self._max_age_at:
+            self.asked = Cause.MAX_AGE
+        if self.asked is not None:
             out = self._leave()
             if self.ending is not None:
                 return out
@@ -261,7 +271,7 @@ class Transfer:
 
     def _leave(self) -> bytes:
         """End for a reason of ours: at once for bytes, between events for events."""
-        cause = self._asked
+        cause = self.asked
         assert cause is not None
         flow = self.flow
         if not isinstance(flow, EventFlow):

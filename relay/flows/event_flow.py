@@ -55,17 +55,21 @@ class EventFlow(Intake):
     def feed(self, data: bytes) -> bytes:
         """What the client gets for `data`.
 
-        The common read is told apart first: one plain chunk that is one event with LF line ends. It goes out as it is,
-        and neither the reader nor the scanner needs to hear of it.
+        The common read is told apart first, see `passes`.
         """
-        if self._clear and (begin := _one_event(data)):
-            size = len(data) - begin - 2
-            self.events += 1
-            self.payload_bytes += size
-            if self.completion is not None and size <= self._max_event:
-                self.completion.see(data[begin:-2])
-            return data
-        return self._feed(data)
+        return data if self.passes(data) else self._feed(data)
+
+    def passes(self, data: bytes) -> bool:
+        """Whether a read goes out as it is: one plain chunk that is one event with LF line ends, and nothing is held. It is
+        counted then, and neither the reader nor the scanner needs to hear of it."""
+        if not self._clear or not (begin := _one_event(data)):
+            return False
+        size = len(data) - begin - 2
+        self.events += 1
+        self.payload_bytes += size
+        if self.completion is not None and size <= self._max_event:
+            self.completion.see(data[begin:-2])
+        return True
 
     def _feed(self, data: bytes) -> bytes:
         """Any read."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from math import inf
 
 import trio
@@ -43,10 +44,18 @@ logger = logging.getLogger("relay")
 
 # Stands in for a head that never became one, so that its refusal goes the way of every answer.
 _NO_HEAD = RequestHead(b"GET", b"/", b"/", b"", b"1.1", [], b"")
+# While a body is pumped there is nothing to cancel; it is never entered.
+_NO_SCOPE = trio.CancelScope()
 IDLE_GRACE = 0.5  # seconds a drain leaves an idle connection for a request that is on its way
 LINGER = 2.0  # seconds an early answer is protected from a reset by reading on (nginx: lingering_timeout 5 s)
 LINGER_BYTES = 4 * 1024 * 1024  # and so many bytes at most
 REFUSED_LINGER = 0.5  # seconds, behind the 429 to a connection too many
+
+
+@lru_cache(maxsize=1024)
+def _text(value: bytes) -> str:
+    """One object for all exchanges that have the same, however long they live."""
+    return value.decode("latin-1")
 
 
 class Connection:
@@ -118,6 +127,7 @@ class Connection:
                     exchange = await self._until_parked()
                 if exchange is None:
                     return
+                self.scope = _NO_SCOPE
                 try:
                     await exchange.unpark().run()
                     exchange.finish()
@@ -325,8 +335,8 @@ class Connection:
         server = self.worker.config.server
         view = client_view(head, self.peer, server.trusted_proxies, self.scheme)
         request_id, started = began or (new_id(), trio.current_time())
-        record = Record(request_id, view.address.decode("latin-1"), started)
-        record.method = head.method.decode("ascii")
+        record = Record(request_id, _text(view.address), started)
+        record.method = _text(head.method)
         target = head.target if server.log_query else head.path
         record.path = shown(target, self.worker.hidden).decode("latin-1")
         if server.access_log_fields:

@@ -41,6 +41,8 @@ _STOPS_A_BROWSER = frozenset(
     (502, 503, 504)
 )  # for an EventSource: an error status, and no reconnection
 
+_FORGOTTEN = Reply(200, [])  # stands in for a reply whose head is out; never changed
+
 
 class Delivery:
     """One reply, in three steps: `begin` sends what can be sent now, `pump` is what is then still to be run (None: nothing),
@@ -109,7 +111,9 @@ class Delivery:
             body.release()
         if self._reply.file is not None:
             self._reply.file.close()
-        unfinished, self._reply.on_unfinished = self._reply.on_unfinished, None
+        unfinished = self._reply.on_unfinished
+        if unfinished is not None:
+            self._reply.on_unfinished = None
         if unfinished is not None and (exchange.ending is None or not exchange.ending.clean):
             unfinished()
 
@@ -335,7 +339,8 @@ class Delivery:
         """Let go of what only the beginning needed: a stream may be parked for hours."""
         reply = self._reply
         if reply.produce is None:
-            self._reply = Reply(reply.status, [], on_unfinished=reply.on_unfinished)
+            unfinished = reply.on_unfinished
+            self._reply = Reply(200, [], on_unfinished=unfinished) if unfinished else _FORGOTTEN
         if self._body is not None:
             self._body.first = b""
 

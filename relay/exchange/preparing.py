@@ -61,7 +61,7 @@ def prepare_request(exchange: ClientSide) -> PreparedRequest[RouteState] | None:
     marker = exchange.record.id.encode("ascii")
     parts = {}
     for origin in group.origins:
-        parts[origin] = request_to(out, origin).split(marker), str(origin.url)
+        parts[origin] = request_to(out, origin).split(marker), origin.name
     record = exchange.record
     record.about = about(record)
     return PreparedRequest(head, state, asked.params, group, parts, record)

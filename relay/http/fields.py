@@ -220,7 +220,13 @@ def request_late(
 ) -> Barred:
     """What does not pass among the trailers of this request, whoever sent it."""
     late = _plan(set_fields, remove, request_id_header, _UNTRUSTED).late
-    return late.and_named(head.connection) if head.connection else late
+    return _and_named(late, head.connection) if head.connection else late
+
+
+@lru_cache(maxsize=64)
+def _and_named(late: Barred, names: frozenset[bytes]) -> Barred:
+    """One for all streams that have the same: it is held as long as each of them lives."""
+    return late.and_named(names)
 
 
 def response_fields(
@@ -307,8 +313,8 @@ def response_late(
     """
     late = _plan(set_fields, remove, request_id_header, _RESPONSE).late
     if event_stream:
-        late = late.and_named(_LATE_OF_THE_BYTES)
-    return late.and_named(head.connection) if head.connection else late
+        late = _and_named(late, _LATE_OF_THE_BYTES)
+    return _and_named(late, head.connection) if head.connection else late
 
 
 def interim_fields(

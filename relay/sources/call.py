@@ -91,7 +91,7 @@ async def reach(
         origin = group.choose(tried)
         assert origin is not None, "a group has at least one origin"
         tried.append(origin)
-        context.reached(str(origin.url))
+        context.reached(origin.name)
         try:
             return await _counted(context, origin, out)
         except Failure as failure:

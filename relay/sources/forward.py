@@ -49,7 +49,7 @@ async def run(plan: Forward, context: Context, begun: Begun | None = None) -> Re
             origin = group.choose(tried)
             assert origin is not None, "a group has at least one origin"
         tried.append(origin)
-        context.reached(str(origin.url))
+        context.reached(origin.name)
         more_urls = len(tried) < len(group.origins)
         try:
             first, begun = begun, None

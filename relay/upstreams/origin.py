@@ -64,6 +64,7 @@ class Origin:
         "entry",
         "failing_checks",
         "failures",
+        "name",
         "retired",
         "retry_at",
         "streams",
@@ -80,6 +81,7 @@ class Origin:
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.url = url
+        self.name = str(url)  # as every exchange with it is told of
         self.upstream = upstream
         self._alarms = alarms
         self._clock = clock

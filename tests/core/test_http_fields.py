@@ -355,6 +355,8 @@ def test_the_trailers_of_an_event_stream_say_nothing_about_its_bytes() -> None:
     """A heartbeat may have come between them."""
     head = response_head(b"Transfer-Encoding: chunked", b"Trailer: Content-Digest")
     stream = response_late(head, request_id_header=b"x-request-id", event_stream=True)
+    again = response_late(head, request_id_header=b"x-request-id", event_stream=True)
+    assert again is stream  # each stream holds it
     for name in (b"content-digest", b"repr-digest", b"digest", b"content-md5", b"etag"):
         assert stream.bars(name)
         assert not response_late(head, request_id_header=b"x-request-id").bars(name)

@@ -121,9 +121,9 @@ async def test_in_the_trailers_of_a_response(head: bytes, name: bytes) -> None:
             == chunked(TOLD) + b"0\r\nx-cost: 1\r\nx_sum: 2\r\n\r\n"
         )
         assert (await relay.line())["ending"] == "complete"
-        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         [group] = relay.worker.groups
         assert group.origins[0].streams == 0
+        assert len(group.origins[0].idle) == 1
 
 
 async def test_in_an_interim_response() -> None:

@@ -7,6 +7,7 @@ that nobody reaches is what makes it the task's (`Worker.steps`).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -17,6 +18,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
+from relay.exchange.prepared import MOST
 from tests.harness import LIMIT, RawPeer, Relay, Upstream, chunked, route_to, running, scene, settle
 
 WAYS = {"steps": "", "task": '[limits]\nrequest_rate = "1000000/s"\nrequest_burst = 1000000\n'}
@@ -450,8 +452,8 @@ async def test_an_idle_connection_with_unread_bytes_is_not_taken() -> None:
         await settle(lambda: waits(relay))
         lie = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nlie"
         # Both lie in the kernel before relay's loop has a turn: the client's socket may be seen first.
-        client.stream.socket._sock.send(GET)  # type: ignore[attr-defined]
-        peer.stream.socket._sock.send(lie)  # type: ignore[attr-defined]
+        os.write(client.stream.socket.fileno(), GET)
+        os.write(peer.stream.socket.fileno(), lie)
         other, head = await up.request()
         assert b"/second" in head
         await other.send(PLAIN)
@@ -459,8 +461,6 @@ async def test_an_idle_connection_with_unread_bytes_is_not_taken() -> None:
 
 
 async def test_what_is_prepared_is_bounded_and_forgotten_by_a_reload() -> None:
-    from relay.exchange.prepared import MOST
-
     async with prepared("steps") as (relay, player, client):
         for number in range(MOST + 10):
             answer = b"HTTP/1.1 200 OK\r\nETag: %d\r\nContent-Length: 6\r\n\r\n" % number + BODY

@@ -64,6 +64,7 @@ def describe(config: Config) -> str:
 def warnings(config: Config) -> tuple[str, ...]:
     """What is allowed and probably not meant."""
     used = {upstream.name for route in config.routes for upstream in route.source.upstreams}
+    used |= {route.auth.upstream.name for route in config.routes if route.auth is not None}
     unused = [name for name in config.upstreams if name not in used]
     ordered = [route.name for route in config.routes if route.source.ordered]
     if config.server.workers == 1:
@@ -195,6 +196,8 @@ def _policies(config: Config, route: Route) -> list[str]:
             shown.append(f"{name.removesuffix('_after')} {_text(name, value)}")
     for name in ("request_headers", "response_headers"):
         shown += _edits(f"{name} set", getattr(route, name))
+    if route.capture is not None:
+        shown.append(f"captures {' '.join(each.name for each in route.capture.wanted)}")
     if route.cors is not None:
         shown.append(f"cors {' '.join(map(shown_as, route.cors.origins))}")
     for group in ("timeouts", "limits"):

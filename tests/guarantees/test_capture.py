@@ -7,7 +7,7 @@ import json
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from relay.config import ConfigError, loads
+from relay.config import ConfigError, describe, loads
 from tests.guarantees.admin_ground import admin
 from tests.guarantees.resume_ground import LOGS, event, ground
 from tests.guarantees.test_trace import exported as exported  # noqa: PLC0414 - a fixture
@@ -277,6 +277,11 @@ async def test_a_route_without_a_capture_has_nobody_look() -> None:
             assert transfer.record.capture is None
     finally:
         up.close()
+
+
+def test_check_shows_what_is_captured() -> None:
+    text = describe(loads(route_to("http://127.0.0.1:1", CAPTURE), {}))
+    assert "captures model input_tokens output_tokens" in text
 
 
 WRONG = {

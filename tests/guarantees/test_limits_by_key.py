@@ -412,3 +412,10 @@ def test_check_shows_the_limits_and_warns_of_one_without_auth() -> None:
     assert "limit    customer {header.x-api-key} 1/m at most 2 at once" in text
     assert "limit page {client}/{rest} 20/s at most 100 at once and 2 streams" in text
     assert any("limits.by.user" in each for each in warnings(config))
+
+
+def test_an_upstream_that_only_says_who_may_is_used() -> None:
+    more = '[upstreams.app]\nurl = "http://127.0.0.1:2"\n'
+    assert not warnings(
+        loads(route_to("http://127.0.0.1:1", AUTH + BY_USER + "streams = 1\n", more=more), {})
+    )

@@ -31,22 +31,25 @@ _CIRCULAR: Final = "its url is an address that relay itself listens on: requests
 _DURATIONS: Final = frozenset(
     ("heartbeat", "first_event", "event_idle", "max_age", "retry_hint", "commit_after")
 )
-_POLICIES: Final = (
-    "stream",
-    "heartbeat",
-    "first_event",
-    "event_idle",
-    "max_age",
-    "commit_after",
-    "complete_when",
-    "dialect",
-    "after_error",
-    "half_close",
-    "retries",
-    "retry_on",
-    "unavailable",
-    "retry_hint",
+# What has a column, a line or words of its own; every other field of a Route is shown where it differs from its default.
+_SHOWN_APART: Final = frozenset(
+    [
+        "name",
+        "pattern",
+        "source",
+        "timeouts",
+        "limits",
+        "methods",
+        "request_headers",
+        "response_headers",
+        "cors",
+        "expects_events",
+        "auth",
+        "resume",
+        "capture",
+    ]
 )
+_POLICIES: Final = tuple(each.name for each in fields(Route) if each.name not in _SHOWN_APART)
 _DEFAULTS: Final = {each.name: each.default for each in fields(Route)}
 
 

@@ -341,13 +341,13 @@ class Route:
     first_event: float = inf
     event_idle: float = inf
     max_age: float = inf
+    commit_after: float = inf  # commit = "on-head" | "after 5s"
+    complete_when: bytes = b"eof"  # b"eof" | markers with `|` between them; see sse.completion
     dialect: Dialect = "plain"
     after_error: Literal["abort", "close"] = "abort"
     half_close: Literal["abort", "keep"] = "abort"
     retries: int = 0
     retry_on: frozenset[RetryCause] = frozenset({"refused", "timeout", "502", "503", "504"})
-    commit_after: float = inf  # commit = "on-head" | "after 5s"
-    complete_when: bytes = b"eof"  # b"eof" | markers with `|` between them; see sse.completion
     unavailable: Literal["status", "retry-event"] = "status"
     retry_hint: float = 3.0  # `retry:` of the farewell and of retry-event, jittered 50–150 %
     request_headers: FieldEdits = FieldEdits()

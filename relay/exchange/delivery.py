@@ -7,8 +7,6 @@ Reply.produce   ─► head, then a pump behind a channel
 
 from __future__ import annotations
 
-from random import uniform
-
 import trio
 
 from relay.exchange.channel_wire import ChannelWire
@@ -30,6 +28,7 @@ from relay.flows.event_flow import EventFlow
 from relay.http.bodies import LengthReader
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
+from relay.sources.own_events import retry_in
 from relay.sources.reply import Failure, OpenFile, Reply, SendEvents, UpstreamBody, unreadable
 from relay.wires.client_wire import on_engine
 from relay.wires.parting import Cut, reset
@@ -279,7 +278,7 @@ class Delivery:
         exchange = self._exchange
         framing = event_framing(exchange.head)
         event, ending = self._failed()
-        hint = b"retry: %d\n" % round(exchange.route.retry_hint * uniform(500, 1500))
+        hint = b"retry: %d\n" % retry_in(exchange.route)
         words = hint + (event or b"\n")
         shown = Shown(200, list(EVENT_STREAM), events=True, words=words, ending=ending)
         if exchange.head.method == b"HEAD":

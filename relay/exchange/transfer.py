@@ -24,7 +24,7 @@ from relay.http.fault import Fault
 from relay.observing.counters import GAP_BOUNDS, RouteCounters
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.observing.record import Record
-from relay.sources.own_events import last_word
+from relay.sources.own_events import last_word, retry_in
 from relay.sse.dialects import HEARTBEAT, WITH_FAILURE, farewell
 
 _BODY = Phase.BODY
@@ -279,8 +279,7 @@ class Transfer:
         comes_back = self.record.method == "GET" and self.route.dialect not in WITH_FAILURE
         if cause is Cause.STOPPED or not comes_back:
             return self._fail(Side.RELAY, cause, _LEAVING[cause])
-        hint = round(self.route.retry_hint * uniform(500, 1500))
-        out = flow.cut_off(farewell(hint, self.route.dialect))
+        out = flow.cut_off(farewell(retry_in(self.route), self.route.dialect))
         if out is None:
             self._too_early = True
             return b""  # half an event is out: the boundary behind it will do

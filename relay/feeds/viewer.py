@@ -22,6 +22,7 @@ from relay.flows.event_log import View
 from relay.observing.counters import RouteCounters
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.record import Record
+from relay.sources.own_events import retry_in
 from relay.sse.dialects import farewell
 
 AT_ONCE: Final = (
@@ -119,7 +120,7 @@ class Viewer(ABC):
         route = self.route
         words = b""
         if route.dialect in _KNOW_RETRY and self.record.method == "GET":
-            words = farewell(round(route.retry_hint * uniform(500, 1500)), route.dialect)
+            words = farewell(retry_in(route), route.dialect)
         self.view.leave(words, abort=True)
         self._end(Ending(Side.RELAY, Phase.BODY, cause, _SENT_AWAY[cause]))
 

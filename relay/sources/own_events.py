@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from random import uniform
 
 from relay.config.values import Route
 from relay.routing.json_template import JsonTemplate, Roots
@@ -29,6 +30,11 @@ def last_word(route: Route, code: str, message: str, *, retryable: bool) -> byte
         error = {"code": code, "message": message, "retryable": retryable}
         return event_of(told(template, {"error": error}))
     return terminal_event(route.dialect, code, message, retryable)
+
+
+def retry_in(route: Route) -> int:
+    """Milliseconds after which a client is to come back (`retry:`), jittered so that not all of them come at once."""
+    return round(route.retry_hint * uniform(500, 1500))
 
 
 def iso_now() -> str:

@@ -228,6 +228,13 @@ class Worker:
     def log_bytes(self) -> int:
         return self.feeds.book.bytes
 
+    @property
+    def store_errors(self) -> dict[str, int]:
+        if self.feeds.elsewhere is None:
+            return {}
+        store = self.feeds.elsewhere.store
+        return {f"{store.name}:{what}": number for what, number in store.errors.items()}
+
     def runs(self) -> Iterable[tuple[Run, Record]]:
         """The runs under way, each with what is known of its request."""
         for feed in self.feeds.under_way():

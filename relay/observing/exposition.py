@@ -121,6 +121,10 @@ class Observed(Protocol):
     def log_bytes(self) -> int:
         """Of the logs of all runs."""
 
+    @property
+    def store_errors(self) -> Mapping[str, int]:
+        """What the store failed at, by `store:what`."""
+
     def url_states(self) -> Iterable[_UrlState]: ...
     def runs(self) -> Iterable[tuple[_Run, Record]]:
         """Those under way, each with what is known of its request."""
@@ -153,6 +157,7 @@ def snapshot(worker: Observed) -> Snapshot:
         "bodies": bodies,
         "held": held,
         "log_bytes": worker.log_bytes,
+        "store_errors": dict(worker.store_errors),
         "connections": counters.connections,
         "connections_total": counters.connections_total,
         "cancel_delay": _histogram(counters.cancel_delay),
@@ -297,8 +302,13 @@ def _sum_counted(parts: Sequence[Snapshot]) -> Snapshot:
             else:
                 apart = {key: dict(route[key]) for key in _BY_NAME}
                 routes[name] = {**route, **dict.fromkeys(_NOW, 0), **apart}
+    errors: dict[str, int] = {}
+    for part in parts:
+        for what, number in part["store_errors"].items():
+            errors[what] = errors.get(what, 0) + number
     return {
         "routes": routes,
+        "store_errors": errors,
         "connections_total": sum(part["connections_total"] for part in parts),
         "cancel_delay": _added([part["cancel_delay"] for part in parts]),
         "log_dropped": sum(part["log_dropped"] for part in parts),

@@ -123,6 +123,12 @@ class _Figures(Collector):
         )
         logs.add_metric(("memory",), totals["log_bytes"])
         yield logs
+        errors = CounterMetricFamily(
+            "relay_store_errors", "What the store of streams failed at.", labels=("store", "what")
+        )
+        for name, number in sorted(totals["store_errors"].items()):
+            errors.add_metric(tuple(name.split(":", 1)), number)
+        yield errors
         yield GaugeMetricFamily(
             "relay_connections", "Client connections open now.", totals["connections"]
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 
@@ -33,6 +33,7 @@ class Worker:
     draining = False
     lines_dropped = 0
     log_bytes = 0
+    store_errors: ClassVar[dict[str, int]] = {"dir:append": 1}
 
     def __init__(self, pid: int, complete: int, urls: tuple[Any, ...] = ()) -> None:
         self.pid = pid

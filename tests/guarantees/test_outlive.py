@@ -129,8 +129,8 @@ async def test_a_stop_at_another_worker_stops_the_run() -> None:
 
 
 async def test_the_readers_of_a_killed_owner_are_told() -> None:
-    """1. A run has readers at several workers. 2. Its owner is killed. 3. Within ten seconds everyone else has all events and
-    the end `lost`, and who asks at once is told at once. 4. The key is free."""
+    """1. A run has readers at several workers. 2. Its owner is killed. 3. Within ten seconds everyone else has all events
+    and the end `lost`. 4. The key is free."""
     async with workers() as (g, served):
         first, peer = await g.begun()
         await peer.send(event(1) + event(2))
@@ -185,8 +185,8 @@ async def test_the_readers_of_a_killed_worker_do_not_keep_a_run_alive() -> None:
 
 
 async def test_a_relay_that_takes_over_serves_what_the_old_one_still_owns(tmp_path: Path) -> None:
-    """1. Twenty streams under way. 2. Another relay takes over the address, the old one drains. 3. Its readers are sent away,
-    come back with their cursors to the new one, and miss nothing, while the old one still reads the upstreams."""
+    """1. Twenty streams under way. 2. Another relay takes over the address, the old one drains. 3. Its readers are sent
+    away, come back with their cursors to the new one, and miss nothing, while the old one still reads the upstreams."""
     up = await Upstream.open()
     try:
         with ExitStack() as stack:
@@ -253,13 +253,13 @@ async def test_the_directory_of_auto_goes_with_the_relay(tmp_path: Path) -> None
             first, peer = await g.begun()
             await peer.send(LAST)
             await first.rest()
-            [directory] = tmp_path.glob("relay-streams-*")
+            [directory] = tmp_path.glob("relay-streams-*")  # noqa: ASYNC240
             assert directory.stat().st_mode & 0o777 == 0o700
             for path in directory.rglob("*"):
                 assert path.stat().st_mode & 0o077 == 0 or path.suffix == ".sock", path
             first.close()
             server.stop()
-        assert not list(tmp_path.glob("relay-streams-*"))
+        assert not list(tmp_path.glob("relay-streams-*"))  # noqa: ASYNC240
     finally:
         up.close()
         for peer in list(RawPeer._all):

@@ -72,8 +72,7 @@ async def workers(count: int = 4, store: str = "auto") -> AsyncIterator[tuple[Gr
             yield Outside(served, up), served
     finally:
         up.close()
-        for peer in list(RawPeer._all):
-            peer.close()
+        RawPeer.close_all()
 
 
 async def spread(g: Ground, served: Served, path: str = "/logs/7") -> list[Reader]:
@@ -218,8 +217,7 @@ async def test_a_relay_that_takes_over_serves_what_the_old_one_still_owns(tmp_pa
             assert old.process.returncode == 0
     finally:
         up.close()
-        for peer in list(RawPeer._all):
-            peer.close()
+        RawPeer.close_all()
 
 
 async def test_an_owner_that_is_stopped_and_continued_keeps_its_run() -> None:
@@ -262,5 +260,4 @@ async def test_the_directory_of_auto_goes_with_the_relay(tmp_path: Path) -> None
         assert not list(tmp_path.glob("relay-streams-*"))  # noqa: ASYNC240
     finally:
         up.close()
-        for peer in list(RawPeer._all):
-            peer.close()
+        RawPeer.close_all()

@@ -26,11 +26,20 @@ logger = logging.getLogger("relay")
 
 
 def prepare(config: Config, environ: Mapping[str, str]) -> Config:
-    """The configuration with the directory that its processes share. Raises: StoreUnusable: where it must not be."""
+    """The configuration with the directory that its processes share. Raises: StoreUnusable: where it must not be.
+
+    Where nothing can be written (a container with a read-only file system) `auto` is the memory of each process.
+    """
     streams = config.streams
     directory = streams.store.removeprefix(_DIR) if streams.store.startswith(_DIR) else ""
     if streams.store == "auto" and config.server.workers > 1:
-        directory = _private(config, environ)
+        try:
+            directory = _private(config, environ)
+        except StoreUnusable as error:
+            if resumes(config) and streams.required:
+                raise
+            say = logger.error if resumes(config) else logger.info
+            say("%s: streams are kept in the memory of each process", error)
     config = replace(config, streams=replace(streams, directory=directory))
     if directory and streams.required and resumes(config):
         from relay.stores.dir_files import Files
@@ -76,9 +85,10 @@ def _private(config: Config, environ: Mapping[str, str]) -> str:
     """The directory of `auto`: the same for who takes over from this one, with the same file and the same addresses."""
     what = "\n".join([os.path.realpath(config.path or ""), *map(str, config.server.listen)])
     name = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    base = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0] or tempfile.gettempdir()
-    path = f"{base}/relay-streams-{os.geteuid()}-{name}"
+    base = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     try:
+        base = base or tempfile.gettempdir()
+        path = f"{base}/relay-streams-{os.geteuid()}-{name}"
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
         found = os.lstat(path)
@@ -89,7 +99,7 @@ def _private(config: Config, environ: Mapping[str, str]) -> str:
         return tempfile.mkdtemp(prefix="relay-streams-", dir=base)
     except OSError as error:
         raise StoreUnusable(
-            f"no directory for streams in {base}: {error.strerror}; name one with [streams] store"
+            f"no directory for streams{f' in {base}' * bool(base)}: {error.strerror}; name one with [streams] store"
         ) from None
 
 

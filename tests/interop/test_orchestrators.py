@@ -132,6 +132,15 @@ def test_the_kubelet_reaches_the_probes_and_nothing_else(relay: Server) -> None:
     assert httpx.get(f"http://{admin}/metrics", headers=pod | token).status_code == 200
 
 
+RESUME = """
+[upstreams.backend]
+url = "http://127.0.0.1:9"
+[[routes]]
+path = "/stream"
+upstream = "backend"
+[routes.resume]
+principal = "public"
+"""
 CONFINED = """
 mount --make-rprivate /
 for place in / /tmp /var/tmp /run; do mountpoint -q $place && mount -o remount,bind,ro $place; done
@@ -141,8 +150,10 @@ exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$@"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a file system read-only")
-@pytest.mark.parametrize("workers", [1, 2])
-def test_it_runs_where_the_manifest_confines_it_to(secrets: Path, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "resume"), [(1, ""), (2, ""), (2, RESUME)])
+def test_it_runs_where_the_manifest_confines_it_to(
+    secrets: Path, workers: int, resume: str
+) -> None:
     """readOnlyRootFilesystem, no capability, allowPrivilegeEscalation: false. (Another user's Python may be out of
     reach here, so it is root without capabilities.)"""
     assert CONTAINER["securityContext"]["readOnlyRootFilesystem"]
@@ -162,6 +173,8 @@ local = {{ body = "here" }}
     with start([*command, "-m", "relay", "serve", config], says="listening on ") as server:
         line = server.wait_for_line("listening on ")
         assert httpx.get(f"http://{line.rpartition(' ')[2]}/").text == "here"
+        if resume:
+            server.wait_for_line("streams are kept in the memory of each process")
         server.signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
 

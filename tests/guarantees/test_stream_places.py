@@ -1,4 +1,5 @@
-"""The promise of `streams_per_address`: however a stream begins, one address has no more of them than that.
+"""The promise of `streams_per_address` and of `streams` of a limit by key: however a stream begins, one address, or one key,
+has no more of them than that.
 
 Six clients of one address ask at once; two run, four are refused with 429, and their places are free again when the
 two have ended.
@@ -22,6 +23,7 @@ from tests.harness import (
 )
 
 TWO = "[limits]\nstreams_per_address = 2\n"
+TWO_BY_KEY = '[limits.by.customer]\nkey = "{header.host}"\nstreams = 2\n'
 BODY = json.dumps({"user_id": "ann", "query": "why?"}).encode()
 GET = b"GET /s HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(BODY)
@@ -46,12 +48,12 @@ text = "text"
 """
 
 
-def own(up: Upstream, route: str) -> str:
-    return f'{TWO}[upstreams.backend]\nurl = "{up.url}"\n[[routes]]{route}'
+def own(up: Upstream, route: str, two: str = TWO) -> str:
+    return f'{two}[upstreams.backend]\nurl = "{up.url}"\n[[routes]]{route}'
 
 
-def forward(up: Upstream, keys: str) -> str:
-    return route_to(up, keys, more=TWO)
+def forward(up: Upstream, keys: str, two: str = TWO) -> str:
+    return route_to(up, keys, more=two)
 
 
 # How a stream begins: the route, the request, and whether its upstream's head is needed for that.
@@ -82,11 +84,12 @@ async def begin(relay: Relay, up: Upstream, request: bytes, answered: bool) -> R
     return client
 
 
+@pytest.mark.parametrize("two", [TWO, TWO_BY_KEY], ids=["by address", "by key"])
 @pytest.mark.parametrize(("route", "request_", "answered"), WAYS.values(), ids=WAYS)
-async def test_no_more_run_than_may(route: str, request_: bytes, answered: bool) -> None:
+async def test_no_more_run_than_may(route: str, request_: bytes, answered: bool, two: str) -> None:
     up = await Upstream.open()
     try:
-        config = own(up, route) if "source" in route else forward(up, route)
+        config = own(up, route, two) if "source" in route else forward(up, route, two)
         async with running(config) as relay:
             before = relay.inventory()
             clients = [await begin(relay, up, request_, answered) for _ in range(6)]

@@ -170,7 +170,7 @@ def _deliver(
         while due < begun + seconds:
             now = time.monotonic()
             if now >= due:
-                source.event(b"%d%b" % (time.monotonic_ns(), PADDING))
+                source.event(b"%019d%b" % (time.monotonic_ns(), PADDING))
                 if isinstance(source, Publisher):
                     source.drain()
                 sent += 1

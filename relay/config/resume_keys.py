@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from relay.config import kinds
 from relay.config.mistakes import KeyPath, nearest
+from relay.config.redis_place import Place
 from relay.config.schema import REQUIRED, Key, ListOf, Parts, Table
 from relay.config.values import Resume, Route, Server, Streams
 from relay.routing.pattern import Pattern
@@ -43,9 +44,9 @@ def _at(value: str) -> Pattern:
 
 
 def _store(value: str) -> str:
-    if value.startswith(("redis:", "rediss:", "redis+unix:")):
-        raise ValueError("this version keeps streams in memory or in a directory only")
-    if value.startswith("dir:"):
+    if value.startswith("redis"):
+        Place.parse(value)
+    elif value.startswith("dir:"):
         if not value.startswith("dir:/"):
             raise ValueError("a directory is named by its whole path: dir:/var/lib/relay/streams")
     elif value not in ("auto", "memory"):
@@ -63,9 +64,9 @@ KEY: Final = kinds.text(
 )
 AT: Final = kinds.text('a path such as "/api/chat/{key}/stream"', _at, "path pattern")
 STORE: Final = kinds.text(
-    '"auto", "memory" or "dir:/var/lib/relay/streams"',
+    '"auto", "memory", "dir:/var/lib/relay/streams" or "redis://host:6379/0"',
     _store,
-    "`auto` \\| `memory` \\| `dir:/PATH`",
+    "`auto` \\| `memory` \\| `dir:/PATH` \\| `redis://…`",
 )
 
 STREAMS: Final = Table(
@@ -75,7 +76,9 @@ STREAMS: Final = Table(
             STORE,
             '"auto"',
             "Where the streams of resumable routes are kept: in the `memory` of the process, or in a "
-            "directory that workers, restarts and reloads of one machine share. `auto`: memory with one "
+            "directory that workers, restarts and reloads of one machine share, or in Redis or Valkey "
+            "(`redis://USER:PASSWORD@HOST:PORT/DB`, `rediss://`, `redis+unix:/PATH`, "
+            "`redis+sentinel://HOST:PORT,HOST:PORT/NAME`), which machines share. `auto`: memory with one "
             "worker; with more, a private directory that lives as long as they do.",
         ),
         Key(

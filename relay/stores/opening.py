@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
+from relay.config.redis_place import Place
 from relay.config.values import Config, Streams
 from relay.stores.store import Store, StoreUnusable
 
@@ -45,6 +46,11 @@ def prepare(config: Config, environ: Mapping[str, str]) -> Config:
         from relay.stores.dir_files import Files
 
         Files(directory)
+    if streams.store.startswith("redis") and streams.required and resumes(config):
+        _redis(streams)
+        from relay.stores.redis_link import reach
+
+        reach(Place.parse(streams.store))
     return config
 
 
@@ -67,6 +73,8 @@ def open_store(streams: Streams, limits: Callable[[], Streams]) -> Store | None:
 
     Raises: StoreUnusable: where it is required.
     """
+    if streams.store.startswith("redis"):
+        return _redis(streams)
     directory = streams.directory or streams.store.removeprefix(_DIR)
     if not directory.startswith("/"):
         return None
@@ -115,3 +123,13 @@ def put_away(config: Config) -> None:
         if any(lives(f"{processes}/{name}") for name in os.listdir(processes) if "lock" in name):
             return
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _redis(streams: Streams) -> Store:
+    try:
+        from relay.stores.redis_store import RedisStore
+    except ImportError:
+        raise StoreUnusable(
+            'streams in Redis need the extra: pip install "trio-relay[redis]"'
+        ) from None
+    return RedisStore(Place.parse(streams.store), streams.prefix)

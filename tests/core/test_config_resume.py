@@ -89,7 +89,7 @@ ROWS = [
     (ROUTE + '[routes.auth]\nupstream = "model"\npath = "/may/{reply.x}"\n',
      "routes[0].auth.path (line 9): {reply.x} is not known here, only path, query, body"),
     (RESUME + '[streams]\nstore = "disk"\n',
-     'streams.store (line 9): found "disk", expected "auto", "memory" or "dir:/var/lib/relay/streams"'),
+     'streams.store (line 9): found "disk", expected "auto", "memory", "dir:/var/lib/relay/streams" or "redis://host:6379/0"'),
     (RESUME + '[streams]\nstore = "dir:streams"\n',
      "a directory is named by its whole path: dir:/var/lib/relay/streams"),
     (RESUME + '[server]\nworkers = 2\n[streams]\nstore = "memory"\n',

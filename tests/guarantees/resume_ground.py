@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -15,6 +16,7 @@ import trio
 from relay.feeds.run import Run
 from relay.http.bodies import ChunkReader
 from relay.sse.event import Event, EventParser
+from tests.guarantees.redis_server import shared_redis
 from tests.harness import EVENT_HEAD, LIMIT, RawPeer, Relay, Upstream, chunked, running
 
 ROUTE = """
@@ -221,10 +223,14 @@ async def ground(
     try:
         async with AsyncExitStack() as stack:
             if kept.relays:
-                directory = stack.enter_context(tempfile.TemporaryDirectory())
                 if "[streams]" not in server:
                     server += "[streams]\n"
-                server = server.replace("[streams]", f'[streams]\nstore = "dir:{directory}/kept"')
+                if kept.redis:
+                    where = f'store = "{kept.redis}"\nprefix = "{secrets.token_hex(8)}:"'
+                else:
+                    directory = stack.enter_context(tempfile.TemporaryDirectory())
+                    where = f'store = "dir:{directory}/kept"'
+                server = server.replace("[streams]", f"[streams]\n{where}")
             config = server + ROUTE.format(
                 url=upstream.url, path=path, method=method, route=route, resume=resume, more=more
             )
@@ -237,22 +243,25 @@ async def ground(
 
 
 class Kept:
-    """Where the grounds of this test keep their streams: 0 in memory, else as many relays over one directory."""
+    """Where the grounds of this test keep their streams: 0 in memory, else as many relays over one directory, or Redis."""
 
     relays = 0
+    redis = ""
 
 
 kept = Kept()
-STORES = {"memory": 0, "dir": 1, "two relays": 2}
+STORES = {"memory": 0, "dir": 1, "two relays": 2, "redis": 2}
 
 
 @contextmanager
 def keeping(where: str) -> Iterator[None]:
     kept.relays = STORES[where]
+    kept.redis = shared_redis().url if where == "redis" else ""
     try:
         yield
     finally:
         kept.relays = 0
+        kept.redis = ""
 
 
 def chat(resume: str = "", **more: str) -> object:

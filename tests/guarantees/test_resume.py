@@ -529,7 +529,9 @@ async def test_nothing_is_left_behind() -> None:
     async with ground(LOGS + 'unwatched = "0s"\nstop = true\nkeep = "0s"\n') as g:
         for relay in g.relays:
             if relay.worker.feeds.elsewhere is not None:
-                await relay.worker.feeds.elsewhere.store.swept.wait()  # it has files open
+                await (
+                    relay.worker.feeds.elsewhere.store.swept.wait()
+                )  # it has files or sockets open
         before = g.relay.inventory()
         for number in range(30):
             reader, peer = await g.begun(path=f"/logs/{number}")

@@ -1,0 +1,243 @@
+"""The writing end of a run in Redis, its owner's alone.
+
+    begun ─► head ─► grown … ─► sealed ─► forgotten
+        └──── refused, or the connection lost: missing ── asks what is there, says the rest from the log ──► stored
+
+Rules
+  * An event is one entry, or parts of PART bytes: XREAD has no limit in bytes. Events of one engine step share an entry.
+  * The id of an entry is the number of its last event: what was said twice is refused, and does no harm.
+  * Nothing is said while something is missing: what is there is asked first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from relay.flows.event_log import End
+from relay.http.bodies import Fields
+from relay.observing.ending import Ending
+from relay.stores.records import card_record, end_record, fields_record, sealed_of
+from relay.stores.redis_link import Refused, Reply, bulk, command
+from relay.stores.redis_scripts import EXTRA, FORGET, SEAL
+from relay.stores.store import Answer, Card, Owner, Sealed
+
+if TYPE_CHECKING:
+    from relay.stores.redis_link import Link
+
+PART: Final = 64 * 1024  # bytes of an entry
+LINGER: Final = 10.0  # seconds that the end of a candidate is kept, for those who wait elsewhere
+_SETTLED: Final = 2.0  # seconds that somebody waits for it
+_ALL: Final = 1 << 62
+
+
+def sha(script: str) -> bytes:
+    """What Redis calls a script."""
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
+
+
+_SEAL: Final = sha(SEAL)
+_FORGET: Final = sha(FORGET)
+
+
+class Journal:
+    """See store.Journal.
+
+    Attributes:
+        missing: Redis does not have all that there is.
+        fields: of the head, once it is there.
+        sealed: its end, as far as is known here.
+        watched: other processes read it.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        prefix: bytes,
+        process: bytes,
+        card: Card,
+        put_head: Callable[[Journal], Awaitable[None]],
+        failed: Callable[[str, str], None],
+        closed: Callable[[Journal], None],
+    ) -> None:
+        self.card = card
+        self.owner: Owner | None = None
+        self.missing = False
+        self.fields: Fields | None = None
+        self.sealed: Sealed | None = None
+        self.watched = 0
+        self._link = link
+        self._prefix = prefix
+        self._process = process
+        self._put_head = put_head
+        self._failed = failed
+        self._closed = closed
+        self._said = 0  # the number of the last event that was said
+        self._answer: Answer | None = None
+        self.gone = False  # forgotten
+        self._run = card.identity.hex().encode()
+        key = prefix + b"run:" + self._run
+        add = b"$4\r\nXADD\r\n$%d\r\n%b\r\n$10\r\nNOMKSTREAM\r\n" % (len(key), key)
+        self._plain = b"*6\r\n" + add
+        self._trimming = b"*9\r\n" + add + b"$5\r\nMINID\r\n$1\r\n~\r\n"
+
+    @property
+    def stored(self) -> bool:
+        return not self.missing
+
+    @property
+    def member(self) -> str:
+        """Its place below its key."""
+        return f"{self.card.number:020d}:{self.card.identity.hex()}"
+
+    @property
+    def life(self) -> int:
+        """Milliseconds that its keys stay without being refreshed."""
+        return int(self.card.keep * 1000) + EXTRA
+
+    def begun(self) -> list[bytes | str | int]:
+        """What RESTORE and BEGIN put down of it."""
+        card = self.card
+        return [card_record(card), self._process, card.key, card.request.hex(), self.member]
+
+    # -- what the owner says -------------------------------------------------------------------------------------
+
+    async def head(self, fields: Fields) -> None:
+        self.fields = fields
+        if self.missing:
+            await trio.lowlevel.checkpoint()  # it is put down with the rest
+        else:
+            await self._put_head(self)
+
+    def grown(self) -> None:
+        if not self.missing and self.sealed is None:
+            self._say_events()
+
+    def seal(self, end: End, ending: Ending, answer: Answer | None = None) -> Sealed:
+        if self.sealed is None:
+            assert self.owner is not None
+            keep = self.card.keep if self.fields is not None else LINGER
+            self.sealed = Sealed(end, ending, self.owner.log.last, time.time() + keep, answer)
+            if not self.missing:
+                self._say_events()
+                self._say_end()
+        return self.sealed
+
+    async def settled(self) -> None:
+        with trio.move_on_after(_SETTLED):
+            await self._link.answered()
+
+    def forget(self) -> None:
+        self.gone = True
+        self._closed(self)
+        self._link.say(command("EVALSHA", _FORGET, 0, self._prefix, self._run), lambda _: None)
+
+    # -- saying it -----------------------------------------------------------------------------------------------
+
+    def _say_events(self, part: int = -1) -> None:
+        """Events behind the last that was said; `part`: so much of the first is there already."""
+        assert self.owner is not None
+        log = self.owner.log
+        after = max(self._said, log.first - 1)
+        if after >= log.last:
+            return
+        if after > self._said:
+            part = -1
+        start = self._trimming + bulk(b"%d" % log.first) if log.first > 1 else self._plain
+        seq, size = after, 0
+        together: list[bytes] = []
+        for event in log.some(after, _ALL):
+            if size + len(event) > PART and together:
+                self._say_entry(start, seq, together)
+                together, size = [], 0
+            seq += 1
+            if len(event) > PART or part >= 0:
+                self._say_parts(start, seq, event, part + 1)
+                part = -1
+                continue
+            together.append(event)
+            size += len(event)
+        if together:
+            self._say_entry(start, seq, together)
+        self._said = log.last
+
+    def _say_entry(self, start: bytes, seq: int, events: list[bytes]) -> None:
+        data = events[0] if len(events) == 1 else b"".join(events)
+        # An id of two numbers, one pair: `d` the chunks.
+        self._link.say(b"%b%b$1\r\nd\r\n%b" % (start, bulk(b"%d-0" % seq), bulk(data)), self._added)
+
+    def _say_parts(self, start: bytes, seq: int, event: bytes, at: int) -> None:
+        """A large event; `m`: more of it comes."""
+        for part in range(at, -(-len(event) // PART)):
+            data = event[part * PART : (part + 1) * PART]
+            what = b"m" if (part + 1) * PART < len(event) else b"d"
+            head = b"%b%b$1\r\n%b\r\n" % (start, bulk(b"%d-%d" % (seq, part)), what)
+            self._link.say(head + bulk(data), self._added)
+
+    def _say_end(self) -> None:
+        sealed = self.sealed
+        assert sealed is not None
+        record = end_record(sealed.end, sealed.ending, sealed.answer)
+        keep, linger = int(self.card.keep * 1000), int(LINGER * 1000)
+        self._link.say(
+            command(
+                "EVALSHA", _SEAL, 0, self._prefix, self._run, record, keep, linger, self._process
+            ),
+            self._ended,
+        )
+
+    # -- what Redis answers --------------------------------------------------------------------------------------
+
+    def _added(self, reply: Reply) -> None:
+        if isinstance(reply, bytes):
+            return
+        if isinstance(reply, Refused):
+            text = str(reply)
+            if "equal or smaller" not in text and "exhausted" not in text:
+                self._failed("append", text.partition(" ")[0])
+        self.missed()  # refused, lost, or (None) there is no such stream any more
+
+    def _ended(self, reply: Reply) -> None:
+        if isinstance(reply, list):
+            self._closed(self)
+            return
+        if isinstance(reply, Refused):
+            self._failed("seal", str(reply).partition(" ")[0])
+        self.missed()
+
+    def missed(self) -> None:
+        """Something is missing there."""
+        if not self.gone:
+            self.missing = True
+
+    def restored(self, reply: Reply) -> bool:
+        """The answer of RESTORE: say what is missing. Returns: whether the run has ended elsewhere."""
+        assert isinstance(reply, list) and self.owner is not None
+        if reply[0]:
+            assert isinstance(reply[0], bytes)
+            stands = sealed_of(reply[0], int(reply[1]), int(reply[2]) / 1000)  # type: ignore[arg-type]
+            self.missing = False
+            ours, self.sealed = self.sealed, stands
+            self._closed(self)
+            if ours is None:
+                self.owner.ended_elsewhere(stands)
+            return True
+        self._said = int(reply[1])  # type: ignore[arg-type]
+        self.missing = False
+        if reply[3]:  # the last event is there in part
+            self._said -= 1
+            self._say_events(int(reply[2]))  # type: ignore[arg-type]
+        else:
+            self._say_events()
+        if self.sealed is not None:
+            self._say_end()
+        return False
+
+
+def fields_or_nothing(journal: Journal) -> bytes:
+    """Of its head, as they are kept."""
+    return fields_record(journal.fields) if journal.fields is not None else b""

@@ -1,0 +1,277 @@
+"""Runs in Redis or Valkey, for relays on several machines.
+
+    owner:   Journal ─► Link (appends, ends: written at once) ─► Redis
+    others:  look ─► Client · read ─► Readers: XRANGE, then a Group's blocking XREAD
+    clocks:  each second the lease and who reads what; every 30 s the expiry of our runs
+
+Rules
+  * Connections do not depend on the number of viewers: one Link, one for questions, one for each 256 runs read here.
+  * What Redis does not have of ours is asked for and said again, run by run, once the connection is up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import coredis
+import trio
+
+from relay.config.redis_place import Place
+from relay.flows.event_log import End
+from relay.observing.ending import Ending
+from relay.stores.records import card_of, card_record, end_record, fields_of
+from relay.stores.redis_client import ASK, Client, why
+from relay.stores.redis_journal import LINGER, Journal, fields_or_nothing
+from relay.stores.redis_link import Link
+from relay.stores.redis_readers import AT_ONCE, UNSEEN, Readers, sealed_in
+from relay.stores.redis_scripts import (
+    BEGIN,
+    FORGET,
+    HEAD,
+    LOOK,
+    REFRESH,
+    RESTORE,
+    SEAL,
+    WATCHERS,
+)
+from relay.stores.redis_tail import Tail
+from relay.stores.store import Card, Known, Look, Reader, Sealed
+
+if TYPE_CHECKING:
+    from coredis import Redis
+
+LEASE: Final = 4000  # ms of a lease without being renewed
+TICK: Final = 1.0  # seconds between two renewals
+EXPIRY: Final = 30.0  # seconds between two refreshes of the expiry of our runs
+
+
+class RedisStore:
+    """See store.Store.
+
+    Attributes:
+        swept: set when all connections have been there once.
+    """
+
+    name = "redis"
+
+    def __init__(self, place: Place, prefix: str) -> None:
+        # Of what all relays of one Redis have in common; who reads the keys without it cannot try names.
+        secret = (place.password or "").encode()
+        self.pepper = hashlib.blake2b(prefix.encode(), key=secret[:64], digest_size=16).digest()
+        self.swept = trio.Event()
+        self._process = secrets.token_hex(8)
+        self._client = client = Client(place, prefix)
+        self.errors = client.errors
+        self._readers = Readers(client, self._process, self._woken, self.seal)
+        self._journals: dict[bytes, Journal] = {}
+        self._nursery: trio.Nursery | None = None
+        self._repair = trio.Event()
+        failed = lambda reason: client.failed("append", reason)  # noqa: E731
+        self._link = Link(place, client.where, (SEAL, FORGET), self._came_up, failed)
+
+    # -- its life ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """See store.Store."""
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._link.run)
+            self._nursery.start_soon(self._readers.run)
+            self._nursery.start_soon(self._mend)
+            await self._client.run(self._beat)
+
+    async def _beat(self, redis: Redis[bytes], usable: Callable[[], None]) -> None:
+        """While there is a connection."""
+        await self._renew(redis)
+        usable()
+        refreshed = trio.current_time()
+        while True:
+            await trio.sleep(TICK)
+            await self._renew(redis)
+            self.swept.set()
+            await self._readers.watch()
+            watched = [each for each in self._journals.values() if each.watched]
+            if watched:
+                await self._count(watched)
+            if trio.current_time() - refreshed > EXPIRY:
+                refreshed = trio.current_time()
+                await self._refresh(redis)
+
+    async def _renew(self, redis: Redis[bytes]) -> None:
+        """The lease. A full Redis refuses SET, but not PEXPIRE."""
+        key = self._client.key("live", self._process)
+        with trio.fail_after(ASK):
+            if not await redis.pexpire(key, LEASE):
+                try:
+                    await redis.set(key, "1", px=LEASE)
+                except coredis.exceptions.ResponseError as error:
+                    self._client.failed("lease", why(error))
+
+    async def _refresh(self, redis: Redis[bytes]) -> None:
+        for wake in self._readers.wakes:
+            await redis.pexpire(wake, int(EXPIRY * 2000))
+        by_life: dict[int, list[str]] = {}
+        for identity, journal in self._journals.items():
+            by_life.setdefault(journal.life, []).append(identity.hex())
+        for life, runs in by_life.items():
+            for at in range(0, len(runs), AT_ONCE):
+                await self._client.ask("refresh", REFRESH, life, *runs[at : at + AT_ONCE])
+
+    # -- asked ---------------------------------------------------------------------------------------------------
+
+    async def begin(self, card: Card) -> Journal | Known:
+        """See store.Store."""
+        journal = Journal(
+            self._link,
+            self._client.prefix.encode(),
+            self._process.encode(),
+            card,
+            self._put_head,
+            self._client.failed,
+            self._closed,
+        )
+        run, member = card.identity.hex(), journal.member
+        keyed = "1" if card.keyed else "0"
+        self._journals[card.identity] = journal
+        try:
+            reply = await self._client.ask(
+                "begin", BEGIN, run, card.key, card.request.hex(), keyed, card_record(card),
+                self._process, member, journal.life,
+            )  # fmt: skip
+        except BaseException:
+            journal.forget()
+            raise
+        if isinstance(reply, list):
+            del self._journals[card.identity]
+            return self._known(reply)
+        if reply is None:
+            journal.missed()
+            self._repair.set()
+        return journal
+
+    async def look(self, identity: bytes | None, key: str | None) -> Look:
+        """See store.Store."""
+        run = identity.hex() if identity is not None else ""
+        reply = await self._client.ask("look", LOOK, run, key or "")
+        if not isinstance(reply, list):
+            return Look(None, ())
+        records = [self._known(record) for record in reply[1]]
+        below = [known for known in records if not _past(known)]
+        found = self._known(reply[0]) if isinstance(reply[0], list) else None
+        if found is not None and _past(found):
+            found = None
+        if found is not None:
+            same = (known for known in below if known.card.identity == identity)
+            found = next(same, found)
+        return Look(found, below)
+
+    async def seal(self, identity: bytes, end: End, ending: Ending) -> Sealed | None:
+        """See store.Store."""
+        known = await self.look(identity, None)
+        if known.run is None:
+            return None
+        record = end_record(end, ending, None)
+        keep, linger = int(known.run.card.keep * 1000), int(LINGER * 1000)
+        reply = await self._client.ask("seal", SEAL, identity.hex(), record, keep, linger, "")
+        return sealed_in(reply) if isinstance(reply, list) else None
+
+    async def read(self, identity: bytes, reader: Reader) -> Tail | None:
+        """See store.Store."""
+        return await self._readers.open(identity, reader)
+
+    def _known(self, record: list[bytes]) -> Known:
+        card, _, fields, sealed, last, until, alive, first, *current = record
+        end = sealed_in([sealed, last, until]) if sealed else None
+        steady = trio.current_time() - self._client.since > UNSEEN
+        return Known(
+            card_of(card),
+            fields_of(fields) if fields else None,
+            min(int(first), 1 << 60) if len(first) < 19 else 1,
+            end,
+            current=bool(current) and current[0] == b"1",
+            lost=end is None and alive == b"0" and steady,
+        )
+
+    # -- what others say -----------------------------------------------------------------------------------------
+
+    def _woken(self, what: bytes, run: bytes) -> None:
+        """Another process says: look at one of our runs."""
+        if what == b"a":
+            return
+        journal = self._journals.get(bytes.fromhex(run.decode()))
+        if journal is None:
+            return
+        if what == b"e":
+            journal.missed()
+            self._repair.set()
+        elif what == b"w" and self._nursery is not None:
+            self._nursery.start_soon(self._client.guarded, self._count, [journal])
+
+    async def _count(self, journals: list[Journal]) -> None:
+        """Tell owners how many other processes read their runs."""
+        for at in range(0, len(journals), AT_ONCE):
+            some = journals[at : at + AT_ONCE]
+            names = [journal.card.identity.hex() for journal in some]
+            reply = await self._client.ask("watch", WATCHERS, *names)
+            if not isinstance(reply, list):
+                return
+            for journal, number in zip(some, reply, strict=True):
+                if number != journal.watched and journal.owner is not None:
+                    journal.watched = number
+                    journal.owner.watched_elsewhere(number)
+
+    # -- journals ------------------------------------------------------------------------------------------------
+
+    async def _put_head(self, journal: Journal) -> None:
+        run, fields = journal.card.identity.hex(), fields_or_nothing(journal)
+        if await self._client.ask("head", HEAD, run, fields, journal.life) != 1:
+            journal.missed()
+            self._repair.set()
+
+    def _closed(self, journal: Journal) -> None:
+        self._journals.pop(journal.card.identity, None)
+
+    def _came_up(self) -> None:
+        """The link is there again: see what was missed."""
+        for journal in self._journals.values():
+            if journal.owner is not None and journal.owner.log.last:
+                journal.missed()
+        self._repair.set()
+
+    async def _mend(self) -> None:
+        """Put down what is missing, whenever something was."""
+        while True:
+            with trio.move_on_after(TICK):
+                await self._repair.wait()
+            self._repair = trio.Event()
+            missing = [each for each in self._journals.values() if each.missing]
+            if missing and self._link.up and self._client.redis is not None:
+                await self._client.guarded(self._restore_all, missing)
+            await trio.sleep(0.05)
+
+    async def _restore_all(self, missing: list[Journal]) -> None:
+        for journal in missing:
+            if not await self._restore(journal):
+                return
+
+    async def _restore(self, journal: Journal) -> bool:
+        """Returns: whether Redis answered."""
+        if journal.owner is None:
+            return True
+        await self._link.answered()  # what was said before is there, or refused
+        run = journal.card.identity.hex()
+        reply = await self._client.ask(
+            "restore", RESTORE, run, *journal.begun(), fields_or_nothing(journal), journal.life
+        )
+        if not isinstance(reply, list):
+            return False
+        if not journal.gone:
+            journal.restored(reply)
+        return True
+
+
+def _past(known: Known) -> bool:
+    return known.sealed is not None and known.sealed.until < time.time()

@@ -1,0 +1,221 @@
+"""Runs of other processes that are read here from Redis: each a Tail, and one blocking XREAD for many of them.
+
+    read: presence ─► XRANGE to the end ─► a Group: XREAD of up to MOST streams and of a `wake` that adds one ─► the Reader
+
+Rule: an entry says its number, so what comes twice (a connection that broke, a fail-over) is told once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+import trio
+
+from relay.stores.records import fields_of
+from relay.stores.redis_link import Replies, Reply, Stream, bulk
+from relay.stores.redis_scripts import MAX_ID
+from relay.stores.store import Reader, Sealed
+
+MOST: Final = 256  # streams that one connection waits for
+COUNT: Final = 32  # entries of at most 64 KiB that are asked for at once
+_BLOCK: Final = 4000  # milliseconds
+_SILENT: Final = 5.0  # seconds beyond it after which the connection is taken for dead
+
+Entry = tuple[bytes, Mapping[bytes, bytes]]
+
+
+class Tail:
+    """See store.Tail.
+
+    Attributes:
+        run: its name in Redis.
+        owner: its owner's process.
+        place: the id of the entry that was read last.
+        ended: the entry of its end was read.
+        over: its reader was told of the end.
+        seen: when its owner's lease was there for the last time.
+    """
+
+    def __init__(
+        self, run: str, owner: bytes, reader: Reader, left: Callable[[Tail], None]
+    ) -> None:
+        self.run = run
+        self.owner = owner
+        self.reader = reader
+        self.place = b"0-0"
+        self.ended = False
+        self.over = False
+        self.seen = trio.current_time()
+        self._left = left
+        self._headed = False
+        self._next = 1
+        self._parts: list[bytes] = []
+
+    def close(self) -> None:
+        self._left(self)
+
+    def head(self, record: bytes) -> None:
+        """The fields of its head."""
+        if not self._headed:
+            self._headed = True
+            self.reader.head(fields_of(record))
+
+    def take(self, entries: Iterable[Entry]) -> None:
+        """Entries that came, in order."""
+        events: list[bytes] = []
+        first = self._next
+        for place, values in entries:
+            self.place = place
+            if place == MAX_ID:
+                self.ended = True
+                break
+            if b"h" in values:
+                self.head(values[b"h"])
+                continue
+            if b"m" in values:
+                self._parts.append(values[b"m"])
+                continue
+            if b"d" not in values:
+                continue
+            data = values[b"d"]
+            if self._parts:
+                data = b"".join([*self._parts, data])
+                self._parts.clear()
+            last = int(place.partition(b"-")[0])
+            some = chunks_in(data)
+            start = last - len(some) + 1
+            if start < self._next:  # a part of it was told already
+                some = some[self._next - start :]
+                start = self._next
+            if not some:
+                continue
+            if start != first + len(events):
+                if events:
+                    self.reader.take(first, events)
+                events, first = [], start
+            events += some
+            self._next = last + 1
+        if events:
+            self.reader.take(first, events)
+
+    def end(self, sealed: Sealed) -> None:
+        """Tell the end."""
+        if not self.over:
+            self.over = True
+            self.reader.ended(sealed)
+
+    @property
+    def last(self) -> int:
+        """The number of the last event that was told."""
+        return self._next - 1
+
+
+def chunks_in(data: bytes) -> list[bytes]:
+    """The chunks (RFC 9112 §7.1) that stand one behind the other. What is none of ours ends it."""
+    out, at = [], 0
+    while at < len(data):
+        line = data.find(b"\r\n", at)
+        try:
+            end = line + 2 + int(data[at:line], 16) + 2
+        except ValueError:
+            break
+        if line < 0 or end > len(data):
+            break
+        out.append(data[at:end])
+        at = end
+    return out
+
+
+class Group:
+    """Streams that one connection waits for, and a stream that wakes it."""
+
+    def __init__(
+        self,
+        wake: str,
+        woken: Callable[[bytes, bytes], None],
+        ended: Callable[[Tail], None],
+    ) -> None:
+        """
+        Args:
+            wake: the key of the stream that others write to.
+            woken: told what came there.
+            ended: told of a tail whose end has come.
+        """
+        self.wake = wake
+        self._tails: dict[bytes, Tail] = {}
+        self._wake_key = wake.encode()
+        self._wake_place = b"0-0"
+        self._woken = woken
+        self._ended = ended
+        self._asking = b""  # the command as far as it stays the same: up to the keys
+
+    def __len__(self) -> int:
+        return len(self._tails)
+
+    def join(self, key: bytes, tail: Tail) -> None:
+        """One stream more, from the next question on."""
+        self._tails[key] = tail
+        self._asking = b""
+
+    def leave(self, key: bytes, tail: Tail) -> None:
+        """One less."""
+        if self._tails.get(key) is tail:
+            del self._tails[key]
+            self._asking = b""
+
+    async def run(self, stream: Stream, replies: Replies) -> None:
+        """Read, until the connection ends. Raises: OSError, trio.BrokenResourceError, ValueError, Refused."""
+        while True:
+            await stream.send_all(self._question())
+            got: list[Reply] = []
+            with trio.fail_after(_BLOCK / 1000 + _SILENT):
+                while not got:
+                    data = await stream.receive_some(256 * 1024)
+                    if not data:
+                        return
+                    got = replies.feed(bytes(data))
+            reply = got[0]
+            if isinstance(reply, Exception):
+                raise reply
+            for key, entries in reply or ():  # type: ignore[misc, union-attr]
+                self._came(key, list(map(_entry, entries)))  # type: ignore[arg-type]
+
+    def _question(self) -> bytes:
+        if not self._asking:
+            count = 2 * (len(self._tails) + 1)
+            start = b"*%d\r\n" % (6 + count) + b"".join(
+                map(bulk, (b"XREAD", b"COUNT", b"%d" % COUNT, b"BLOCK", b"%d" % _BLOCK, b"STREAMS"))
+            )
+            self._asking = start + b"".join(map(bulk, (self._wake_key, *self._tails)))
+        places = [tail.place for tail in self._tails.values()]
+        return self._asking + b"".join(map(bulk, (self._wake_place, *places)))
+
+    def _came(self, key: bytes, entries: list[Entry]) -> None:
+        if key == self._wake_key:
+            self._wake_place = entries[-1][0]
+            for _, values in entries:
+                for what, run in values.items():
+                    self._woken(what, run)
+            return
+        tail = self._tails.get(key)
+        if tail is not None:
+            tail.take(entries)
+            if tail.ended:
+                self.leave(key, tail)
+                self._ended(tail)
+
+
+async def load(tail: Tail, stream_of: Callable[[bytes], Awaitable[Sequence[Entry]]]) -> None:
+    """All entries that there are; `stream_of` gives those from an id on."""
+    while not tail.ended:
+        start = tail.place if tail.place == b"0-0" else b"(" + tail.place
+        entries = await stream_of(start)
+        if not entries:
+            return
+        tail.take(entries)
+
+
+def _entry(entry: tuple[bytes, list[bytes]]) -> Entry:
+    place, values = entry
+    return place, dict(zip(values[::2], values[1::2], strict=True))

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from benchmarks.load.beginning import beginning
 from benchmarks.load.bulk import down, up
+from benchmarks.load.curl import curl_upload
 from benchmarks.load.leaving import PHASES, leaving
 from benchmarks.load.requests import small
-from benchmarks.load.streams import flood, idle, paced
+from benchmarks.load.streams import burst, flood, idle, paced
 from benchmarks.load.target import Figures, LoadError, Target
 
 GROWTH_STEPS = (100, 500, 2000, 8000)  # streams
@@ -180,6 +181,13 @@ MEASURES: dict[str, Measure] = {
             quick={"streams": 1000, "settle": 0.6},
         ),
         Measure(
+            "burst",
+            "4,000 streams opened at once, an event every 5 seconds each",
+            burst,
+            (Shown("kib_per_stream", "memory per stream, KiB"),),
+            quick={"streams": 1000, "settle": 1.0},
+        ),
+        Measure(
             "small",
             "64 keep-alive connections, the same head in every request",
             small,
@@ -222,6 +230,13 @@ MEASURES: dict[str, Measure] = {
             up,
             (Shown("mb_s", "MB/s", 0, True), Shown("cpu_s_gb", "CPU seconds per GB", 2)),
             quick={"seconds": 0.8, "warm": 0.2},
+        ),
+        Measure(
+            "upload",
+            "uploads of 200 MB, one after the other, by `curl -T`",
+            curl_upload,
+            (Shown("mb_s", "MB/s", 0, True), Shown("cpu_s_gb", "CPU seconds per GB", 2)),
+            quick={"mb": 50},
         ),
         Measure(
             "leaving",

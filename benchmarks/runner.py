@@ -52,6 +52,8 @@ def run_all(
             options = measure.quick if quick else measure.full
             for turn in range(runs):
                 for peer in peers:
+                    if peer.only and measure.name not in peer.only:
+                        continue
                     label = f"{measure.name} {turn + 1}/{runs} {peer.name}"
                     print(f"\r{label:50}", end="", file=sys.stderr, flush=True)
                     try:

@@ -34,15 +34,25 @@ WANTED = (
     Wanted("flood against nginx", "flood", "events_s", 2.5, "nginx", at_least=True),
     Wanted("flood against node http-proxy", "flood", "events_s", 1.0, "node", at_least=True),
     Wanted("memory per idle stream, KiB", "idle", "kib_per_stream", 6.0),
+    Wanted("memory per stream after a burst, KiB", "burst", "kib_per_stream", 6.0),
     Wanted("growth of CPU per event, 100 to 8,000 streams", "growth", "growth", 1.3),
     Wanted("download MB/s against HAProxy", "down", "mb_s", 1.3, "haproxy", at_least=True),
     Wanted("download CPU per GB against HAProxy", "down", "cpu_s_gb", 0.6, "haproxy"),
     Wanted("upload MB/s against HAProxy", "up", "mb_s", 1.3, "haproxy", at_least=True),
     Wanted("upload CPU per GB against HAProxy", "up", "cpu_s_gb", 0.6, "haproxy"),
-    Wanted("CPU per small request, µs", "small", "cpu_us", 85.0),
-    Wanted("CPU per distinct small request, µs", "distinct", "cpu_us", 85.0),
-    Wanted("CPU per small request against aiohttp", "small", "cpu_us", 1.0, "aiohttp"),
-    Wanted("CPU per small request against Caddy", "small", "cpu_us", 1.0, "caddy"),
+    Wanted(
+        "one upload by curl, MB/s against HAProxy", "upload", "mb_s", 1.3, "haproxy", at_least=True
+    ),
+    Wanted("one upload by curl, CPU per GB against HAProxy", "upload", "cpu_s_gb", 0.6, "haproxy"),
+    Wanted("chunked download CPU per GB against HAProxy", "chunked", "cpu_s_gb", 1.2, "haproxy"),
+    Wanted("CPU per small request against node http-proxy", "small", "cpu_us", 0.5, "node"),
+    Wanted("CPU per small request against Caddy", "small", "cpu_us", 0.5, "caddy"),
+    Wanted("CPU per small request against aiohttp", "small", "cpu_us", 0.5, "aiohttp"),
+    Wanted("CPU per distinct request against node http-proxy", "distinct", "cpu_us", 1.3, "node"),
+    Wanted(
+        "a new stream's first event against nginx, p50", "beginning", "quiet_p50_us", 1.5, "nginx"
+    ),
+    Wanted("the same beside 500 streams, p99", "beginning", "busy_p99_us", 1.5, "nginx"),
     *(
         wanted
         for phase in ("head", "silent", "flowing", "upload")

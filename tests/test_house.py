@@ -124,7 +124,12 @@ def test_no_modules_go_round_in_a_circle() -> None:
 
 
 # What is decided in one place: the pattern, and who may write it.
-KEPT_TO = {
+KEPT_TO: dict[str, set[str]] = {
+    # A source is asked for what it is like; which one it is asks only the step of the engine, which is `forward` alone.
+    r"isinstance\([^)]*\b(Forward|Enqueue|Answer|Local|Files)\b": {
+        "exchange/worker.py",
+        "exchange/preparing.py",
+    },
     r"isinstance\([^)]*\b(Socket|Stream)Wire\b": {"wires"},
     r"\.reusable = ": {"exchange/connection.py"},
     r"\.head_out = ": {"exchange/client_side.py"},
@@ -138,8 +143,8 @@ def test_what_is_decided_in_one_place_is_written_nowhere_else(pattern: str) -> N
         for path in FILES
         if re.search(pattern, path.read_text("utf-8"))
     }
-    assert found, "the pattern is of something that is there"
     allowed = KEPT_TO[pattern]
+    assert found or not allowed, "the pattern is of something that is there"
     assert {
         name for name in found if name not in allowed and room_of(PACKAGE / name) not in allowed
     } == set()

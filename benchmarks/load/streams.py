@@ -6,12 +6,13 @@ import time
 from array import array
 
 from benchmarks.accounting import descriptors, pss_kib
-from benchmarks.load.opening import close_all, open_streams
+from benchmarks.load.opening import close_all, open_streams, request
 from benchmarks.load.target import Figures, LoadError, Target, Window, percentile
 from benchmarks.patterns import CLOCK_DIGITS, FIRST_EVENT
 
 _CLOCK = b"data: "
 _END = b"\n\n"
+_BURST_LIMIT = 60.0  # seconds until all streams of a burst have had an event
 
 
 class PacedReader:
@@ -155,6 +156,45 @@ def flood(
         }
     finally:
         close_all(socks)
+
+
+def burst(
+    target: Target, *, streams: int = 4000, rate: float = 0.2, settle: float = 6.0
+) -> Figures:
+    """``streams`` streams that are all opened at once, and slow: what does the proxy hold for each, with what the burst left
+    behind?"""
+    close_all(open_streams(target, "/idle", 1, FIRST_EVENT))
+    time.sleep(1.0)
+    base = pss_kib(target.pid)
+    head = request(target, f"/paced?rate={rate:g}&size=100")
+    socks: dict[int, socket.socket] = {}
+    began: set[int] = set()
+    ep = select.epoll()
+    try:
+        for _ in range(streams):
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", target.port))
+            socks[sock.fileno()] = sock
+            ep.register(sock.fileno(), select.EPOLLOUT)
+        end = time.monotonic() + _BURST_LIMIT
+        while len(began) < streams or time.monotonic() < end:
+            for fd, mask in ep.poll(0.1):
+                if mask & select.EPOLLOUT:
+                    socks[fd].send(head)
+                    ep.modify(fd, select.EPOLLIN)
+                elif not (data := socks[fd].recv(65536)):
+                    raise LoadError("a stream ended")
+                elif _END in data and fd not in began:
+                    began.add(fd)
+                    if len(began) == streams:
+                        end = time.monotonic() + settle
+            if len(began) < streams and time.monotonic() > end:
+                raise LoadError(f"{len(began)} of {streams} streams began")
+        return {"kib_per_stream": (pss_kib(target.pid) - base) / streams}
+    finally:
+        ep.close()
+        close_all(list(socks.values()))
 
 
 def idle(target: Target, *, streams: int = 4000, settle: float = 2.0) -> Figures:

@@ -32,6 +32,8 @@ class Peer:
     """Why it cannot run here, or None."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """``@ORIGIN@`` in a value is replaced."""
+    only: frozenset[str] = frozenset()
+    """The measures that it is for; empty: all of them."""
 
 
 def program(name: str) -> Callable[[], str | None]:
@@ -186,6 +188,16 @@ PEERS: dict[str, Peer] = {
             _versions("uvicorn", "httpx", "uvloop"),
             modules("uvicorn", "httpx", "uvloop", "httptools"),
             {"RELAY_BENCH_ORIGIN": "@ORIGIN@"},
+        ),
+        Peer(
+            # No relay: what Python itself costs for the same system calls.
+            "floor",
+            lambda listen, origin, folder: _python(
+                "-m", "benchmarks.peers.floor", str(listen), str(origin)
+            ),
+            (sys.executable, "--version"),
+            modules(),
+            only=frozenset(("paced", "ticks", "small", "distinct")),
         ),
         Peer(
             "plain",

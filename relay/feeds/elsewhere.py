@@ -185,9 +185,13 @@ class Shelf:
         return run if run is not None and _only_here(run) else None
 
     def current(self, key: str) -> AnyRun | None:
-        found: list[AnyRun] = [
-            self._found(known) for known in self._look.below if known.current and known.key == key
-        ]
+        found: list[AnyRun] = []
+        for known in self._look.below:
+            if known.key == key:
+                run = self._found(known)
+                # Its head may have come since the look: then the key has moved, and nothing is a candidate any more.
+                if known.current or (known.candidate and not run.candidate):
+                    found.append(run)
         ours = self._book.current(key)
         if ours is not None and _only_here(ours):
             found.append(ours)

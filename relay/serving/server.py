@@ -118,7 +118,11 @@ class Server:
         if self._opened is None:
             return wanted
         resumed = any(route.resume is not None for route in config.routes)
-        room = room_for_clients(self._opened, config.streams.unwatched if resumed else 0)
+        runs = config.streams.unwatched if resumed else 0
+        each = (
+            2 if self.worker.feeds.elsewhere is None else 3
+        )  # a run in a directory has a file open
+        room = room_for_clients(self._opened, runs, each)
         self._bound_by_descriptors = wanted > room
         if self._bound_by_descriptors:
             logger.info(

@@ -7,7 +7,7 @@
                  /end                the end: put in place with link(), which fails if there is one
                  /claim              who unlinks it may release what it claims, and nobody else
     keys/KEY/a-NUMBER-IDENTITY       a run below the key
-            /c-NUMBER-IDENTITY       its head has come; the one with the greatest number is the key's current run
+            /c-NUMBER-IDENTITY       its head comes; of those that have `fields` the greatest is the key's current run
             /r-REQUEST               the claim of a candidate: a second link of its `claim`
 
 Rules
@@ -30,12 +30,20 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
-from relay.flows.event_log import End
 from relay.http.bodies import Fields
-from relay.observing.ending import Cause, Ending, Phase, Side
-from relay.stores.store import Answer, Card, Known, Look, Sealed, StoreUnusable
+from relay.stores.store import Card, Known, Look, Sealed, StoreUnusable
+from relay.stores.written import (
+    as_fields,
+    as_json,
+    as_texts,
+    read_card,
+    read_end,
+    written_card,
+    written_end,
+)
 
 _CLAIM_TRIES: Final = 3
 _DIGITS: Final = 20  # of a number, so that names sort as numbers do
@@ -91,7 +99,7 @@ class Files:
         shared."""
         path = self.run(card.identity)
         os.mkdir(path, 0o700)
-        _write(f"{path}/head", _head(card, process))
+        _write(f"{path}/head", written_card(card, process))
         if card.keyed and alive is not None:
             _write(f"{path}/claim", card.identity)
             repeated = self._claim(card, alive)
@@ -150,8 +158,8 @@ class Files:
 
     def head(self, card: Card, fields: Fields) -> None:
         """Its head has come: the key moves, by the rule above."""
-        put_once(f"{self.run(card.identity)}/fields", _json(_texts(fields)))
         self._mark(card, "c")
+        put_once(f"{self.run(card.identity)}/fields", as_json(as_texts(fields)))  # now it moves
         mine = _entry(card, "c")
         for name in self._entries(card.key, "c"):
             if name != mine:
@@ -166,7 +174,7 @@ class Files:
         """Put down an end. Returns: the one that stands; None: there is no such run."""
         path = f"{self.run(identity)}/end"
         try:
-            put_once(path, _json(_sealed(sealed)))
+            put_once(path, as_json(written_end(sealed)))
             return self.end(identity)
         except FileNotFoundError:
             return None
@@ -174,7 +182,7 @@ class Files:
     def end(self, identity: bytes) -> Sealed | None:
         """The end of a run; None: there is none."""
         try:
-            return _unsealed(json.loads(_read(f"{self.run(identity)}/end")))
+            return read_end(json.loads(_read(f"{self.run(identity)}/end")))
         except FileNotFoundError:
             return None
 
@@ -217,15 +225,13 @@ class Files:
         if lost:
             sealed = self.end(identity)  # it may have put down its end and gone
             lost = sealed is None
-        fields = self.fields(identity)
-        segments = self.segments(identity)
-        first = segments[0] if segments else 1
-        return Known(card, fields, first, sealed, lost=lost)
+        first = next(iter(self.segments(identity)), 1)
+        return Known(card, self.fields(identity), first, sealed, lost=lost)
 
     def card(self, identity: bytes) -> tuple[Card, str] | None:
         """What a run is, and whose process owns it."""
         try:
-            return _card(json.loads(_read(f"{self.run(identity)}/head")))
+            return read_card(json.loads(_read(f"{self.run(identity)}/head")))
         except (FileNotFoundError, ValueError, KeyError):  # a head that is being written, too
             return None
 
@@ -235,7 +241,7 @@ class Files:
             texts = json.loads(_read(f"{self.run(identity)}/fields"))
         except FileNotFoundError:
             return None
-        return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in texts]
+        return as_fields(texts)
 
     def segments(self, identity: bytes) -> list[int]:
         """The numbers of the first events of its segments, in order."""
@@ -257,15 +263,18 @@ class Files:
         return Look(run, below)
 
     def _below(self, key: str, alive: Alive) -> Iterator[Known]:
-        heads = self._entries(key, "c")
-        current = bytes.fromhex(heads[-1][-32:]) if heads else b""
-        for name in self._entries(key, "a"):
-            known = self.known(bytes.fromhex(name[-32:]), alive)
-            if known is not None:
-                is_current = known.card.identity == current
-                yield Known(
-                    known.card, known.fields, known.first, known.sealed, is_current, known.lost
-                )
+        """The runs first, and then which of them is current: one whose fields were there has its entry by then."""
+        found = [self.known(bytes.fromhex(n[-32:]), alive) for n in self._entries(key, "a")]
+        below = [known for known in found if known is not None]
+        heads = {bytes.fromhex(name[-32:]) for name in self._entries(key, "c")}
+        headed = [known for known in below if known.fields is not None]
+        current = max(
+            (known for known in headed if known.card.identity in heads),
+            key=lambda known: known.card.number,
+            default=None,
+        )
+        for known in below:
+            yield known if known is not current else replace(known, current=True)
 
     def _entries(self, key: str, kind: str) -> list[str]:
         try:
@@ -315,83 +324,3 @@ def _read(path: str) -> bytes:
 
 def _entry(card: Card, kind: str) -> str:
     return f"{kind}-{card.number:0{_DIGITS}d}-{card.identity.hex()}"
-
-
-# -- what is in them ---------------------------------------------------------------------------------------------
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _texts(fields: Fields) -> list[tuple[str, str]]:
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
-
-
-def _head(card: Card, process: str) -> bytes:
-    return _json(
-        {
-            "identity": card.identity.hex(),
-            "id": card.id,
-            "key": card.key,
-            "owner": card.owner.hex(),
-            "route": card.route,
-            "request": card.request.hex(),
-            "get": card.begun_by_get,
-            "number": card.number,
-            "limit": card.limit,
-            "keep": card.keep,
-            "keyed": card.keyed,
-            "process": process,
-        }
-    )
-
-
-def _card(value: dict[str, Any]) -> tuple[Card, str]:
-    card = Card(
-        identity=bytes.fromhex(value["identity"]),
-        id=value["id"],
-        key=value["key"],
-        owner=bytes.fromhex(value["owner"]),
-        route=value["route"],
-        request=bytes.fromhex(value["request"]),
-        begun_by_get=value["get"],
-        number=value["number"],
-        limit=value["limit"],
-        keep=value["keep"],
-        keyed=value["keyed"],
-    )
-    return card, value["process"]
-
-
-def _sealed(sealed: Sealed) -> dict[str, Any]:
-    end, ending, answer = sealed.end, sealed.ending, sealed.answer
-    value: dict[str, Any] = {
-        "clean": end.clean,
-        "over": end.over,
-        "words": end.last_words.decode("latin-1"),
-        "abort": end.abort,
-        "ending": list(ending),
-        "last": sealed.last,
-        "until": sealed.until,
-    }
-    if answer is not None:
-        body = answer.body.decode("latin-1")
-        value["answer"] = [answer.status, _texts(answer.fields), body]
-    return value
-
-
-def _unsealed(value: dict[str, Any]) -> Sealed:
-    side, phase, cause, detail = value["ending"]
-    answer = None
-    if "answer" in value:
-        status, texts, body = value["answer"]
-        fields = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in texts]
-        answer = Answer(status, fields, body.encode("latin-1"))
-    return Sealed(
-        End(value["clean"], value["over"], value["words"].encode("latin-1"), value["abort"]),
-        Ending(Side(side), Phase(phase), Cause(cause), detail),
-        value["last"],
-        value["until"],
-        answer,
-    )

@@ -12,8 +12,10 @@ Rules
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -21,10 +23,10 @@ import trio
 from relay.flows.event_log import End
 from relay.http.bodies import Fields
 from relay.observing.ending import Ending
-from relay.stores.records import card_record, end_record, fields_record, sealed_of
 from relay.stores.redis_link import Refused, Reply, bulk, command
 from relay.stores.redis_scripts import EXTRA, FORGET, SEAL
 from relay.stores.store import Answer, Card, Owner, Sealed
+from relay.stores.written import as_json, read_end, written_card, written_end, written_fields
 
 if TYPE_CHECKING:
     from relay.stores.redis_link import Link
@@ -102,7 +104,13 @@ class Journal:
     def begun(self) -> list[bytes | str | int]:
         """What RESTORE and BEGIN put down of it."""
         card = self.card
-        return [card_record(card), self._process, card.key, card.request.hex(), self.member]
+        return [
+            written_card(card, self._process.decode()),
+            self._process,
+            card.key,
+            card.request.hex(),
+            self.member,
+        ]
 
     # -- what the owner says -------------------------------------------------------------------------------------
 
@@ -181,7 +189,7 @@ class Journal:
     def _say_end(self) -> None:
         sealed = self.sealed
         assert sealed is not None
-        record = end_record(sealed.end, sealed.ending, sealed.answer)
+        record = as_json(written_end(sealed))
         keep, linger = int(self.card.keep * 1000), int(LINGER * 1000)
         self._link.say(
             command(
@@ -219,7 +227,8 @@ class Journal:
         assert isinstance(reply, list) and self.owner is not None
         if reply[0]:
             assert isinstance(reply[0], bytes)
-            stands = sealed_of(reply[0], int(reply[1]), int(reply[2]) / 1000)  # type: ignore[arg-type]
+            last, until = int(reply[1]), int(reply[2]) / 1000  # type: ignore[arg-type]
+            stands = replace(read_end(json.loads(reply[0])), last=last, until=until)
             self.missing = False
             ours, self.sealed = self.sealed, stands
             self._closed(self)
@@ -240,4 +249,4 @@ class Journal:
 
 def fields_or_nothing(journal: Journal) -> bytes:
     """Of its head, as they are kept."""
-    return fields_record(journal.fields) if journal.fields is not None else b""
+    return written_fields(journal.fields) if journal.fields is not None else b""

@@ -8,7 +8,9 @@ was away, or has lost some of its keys in a fail-over, ends no run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -16,12 +18,12 @@ import trio
 
 from relay.flows.event_log import End
 from relay.observing.ending import Ending
-from relay.stores.records import sealed_of
 from relay.stores.redis_client import ASK, FAILURES, Client, why
 from relay.stores.redis_link import Replies, connect, drop
 from relay.stores.redis_scripts import END, LEFT, READ, RING, WATCH
 from relay.stores.redis_tail import COUNT, MOST, Entry, Group, Tail, load
 from relay.stores.store import Reader, Sealed
+from relay.stores.written import read_end
 
 if TYPE_CHECKING:
     from coredis import Redis
@@ -186,5 +188,5 @@ async def _entries(redis: Redis[bytes], key: str, start: bytes) -> list[Entry]:
 
 def sealed_in(reply: list[bytes]) -> Sealed:
     """An end as the scripts give it."""
-    record, last, until = reply
-    return sealed_of(record, int(last), int(until) / 1000)
+    written, last, until = reply
+    return replace(read_end(json.loads(written)), last=int(last), until=int(until) / 1000)

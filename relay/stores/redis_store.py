@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import time
 from collections.abc import Callable
@@ -23,7 +24,6 @@ import trio
 from relay.config.redis_place import Place
 from relay.flows.event_log import End
 from relay.observing.ending import Ending
-from relay.stores.records import card_of, card_record, end_record, fields_of
 from relay.stores.redis_client import ASK, Client, why
 from relay.stores.redis_journal import LINGER, Journal, fields_or_nothing
 from relay.stores.redis_link import Link
@@ -40,6 +40,7 @@ from relay.stores.redis_scripts import (
 )
 from relay.stores.redis_tail import Tail
 from relay.stores.store import Card, Known, Look, Reader, Sealed
+from relay.stores.written import as_json, read_card, read_fields, written_card, written_end
 
 if TYPE_CHECKING:
     from coredis import Redis
@@ -138,7 +139,7 @@ class RedisStore:
         self._journals[card.identity] = journal
         try:
             reply = await self._client.ask(
-                "begin", BEGIN, run, card.key, card.request.hex(), keyed, card_record(card),
+                "begin", BEGIN, run, card.key, card.request.hex(), keyed, written_card(card, self._process),
                 self._process, member, journal.life,
             )  # fmt: skip
         except BaseException:
@@ -173,7 +174,7 @@ class RedisStore:
         known = await self.look(identity, None)
         if known.run is None:
             return None
-        record = end_record(end, ending, None)
+        record = as_json(written_end(Sealed(end, ending, 0, 0.0)))
         keep, linger = int(known.run.card.keep * 1000), int(LINGER * 1000)
         reply = await self._client.ask("seal", SEAL, identity.hex(), record, keep, linger, "")
         return sealed_in(reply) if isinstance(reply, list) else None
@@ -187,8 +188,8 @@ class RedisStore:
         end = sealed_in([sealed, last, until]) if sealed else None
         steady = trio.current_time() - self._client.since > UNSEEN
         return Known(
-            card_of(card),
-            fields_of(fields) if fields else None,
+            read_card(json.loads(card))[0],
+            read_fields(fields) if fields else None,
             min(int(first), 1 << 60) if len(first) < 19 else 1,
             end,
             current=bool(current) and current[0] == b"1",

@@ -12,10 +12,10 @@ from typing import Final
 
 import trio
 
-from relay.stores.records import fields_of
 from relay.stores.redis_link import Replies, Reply, Stream, bulk
 from relay.stores.redis_scripts import MAX_ID
 from relay.stores.store import Reader, Sealed
+from relay.stores.written import read_fields
 
 MOST: Final = 256  # streams that one connection waits for
 COUNT: Final = 32  # entries of at most 64 KiB that are asked for at once
@@ -59,7 +59,7 @@ class Tail:
         """The fields of its head."""
         if not self._headed:
             self._headed = True
-            self.reader.head(fields_of(record))
+            self.reader.head(read_fields(record))
 
     def take(self, entries: Iterable[Entry]) -> None:
         """Entries that came, in order."""

@@ -57,16 +57,17 @@ def none_left() -> bool:
     return in_reserve(fd)
 
 
-def room_for_clients(opened: int, runs: int = 0) -> int:
+def room_for_clients(opened: int, runs: int = 0, each: int = 2) -> int:
     """How many clients may be connected at a time, each with an upstream; at least one.
 
     Args:
         opened: what is open before the first of them.
+        each: what one takes: itself, its upstream, and perhaps the file of its run.
         runs: upstream connections that go on without a client. Where they are many against the limit they may lack one.
     """
     left = _limit() - reserved() - opened
     left -= min(_BESIDE, left // _SHARE) + min(runs, left // _SHARE * 2)
-    return max(1, left // 2)
+    return max(1, left // each)
 
 
 def _limit() -> int:

@@ -7,6 +7,7 @@ import http.client
 import itertools
 import os
 import random
+import shutil
 import socket
 import sys
 import xml.etree.ElementTree as ET
@@ -18,9 +19,10 @@ import pytest
 from benchmarks import soak
 from benchmarks.load.beginning import beginning
 from benchmarks.load.bulk import down, up
+from benchmarks.load.curl import curl_upload
 from benchmarks.load.leaving import leaving
 from benchmarks.load.requests import small
-from benchmarks.load.streams import PacedReader, flood, idle, paced
+from benchmarks.load.streams import PacedReader, burst, flood, idle, paced
 from benchmarks.load.target import Target, percentile
 from benchmarks.measures import MEASURES
 from benchmarks.patterns import BODY_BLOCK, chunk, paced_event, pattern
@@ -105,6 +107,25 @@ def test_down_measures(origin: Target, framing: str) -> None:
 
 def test_up_measures(origin: Target) -> None:
     assert up(origin, connections=2, seconds=0.1, warm=0.02)["mb_s"] > 0
+
+
+def test_upload_by_curl_measures(origin: Target) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    assert curl_upload(origin, mb=2, times=1)["mb_s"] > 0
+
+
+def test_burst_measures(origin: Target) -> None:
+    assert "kib_per_stream" in burst(origin, streams=20, rate=20, settle=0.05)
+
+
+def test_the_floor_passes_bytes_both_ways() -> None:
+    options = {"connections": 2, "seconds": 0.1, "warm": 0.05}
+    assert run_one(MEASURES["small"], PEERS["floor"], options, CORE, CORE)["requests_s"] > 0
+
+
+def test_peers_are_for_measures_that_exist() -> None:
+    assert {name for peer in PEERS.values() for name in peer.only} <= set(MEASURES)
 
 
 def test_leaving_is_noticed_in_every_phase(origin: Target) -> None:

@@ -80,8 +80,9 @@ class Process:
         """Say something to a process. Never waits, never raises."""
         missed = self._again.get(name)
         if missed is not None:
-            if word not in missed:
-                missed.append(word)
+            if word in missed:  # the last word counts: who comes again after leaving is there
+                missed.remove(word)
+            missed.append(word)
             return
         if not self._said(name, word):
             self._again[name] = [word]

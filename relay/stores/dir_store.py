@@ -167,7 +167,8 @@ class DirStore:
 
     def _left(self, tail: Tail) -> None:
         self._due.pop(tail, None)
-        if self._tails.pop(tail.identity, None) is not None:
+        if self._tails.get(tail.identity) is tail:
+            del self._tails[tail.identity]
             self._process.tell(tail.process, b"u" + tail.identity + self._process.name.encode())
 
     # -- what others say -----------------------------------------------------------------------------------------

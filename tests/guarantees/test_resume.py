@@ -418,6 +418,44 @@ async def test_with_nothing_unwatched_the_upstream_stops_with_its_last_viewer() 
         await peer.ended()
 
 
+async def test_a_run_goes_on_while_somebody_watches_wherever_that_is() -> None:
+    """1. A run has a reader where it was begun, and one at another relay, if there is one. 2. The first leaves. 3. The run
+    goes on, and stops with the last."""
+    async with ground(LOGS + 'unwatched = "0s"\n') as g:
+        first, peer = await g.begun(at=0)
+        second = await g.read(at=-1)
+        await settle(lambda: g.runs[0].viewers + g.runs[0].elsewhere == 2)
+        first.close()
+        await settle(lambda: g.runs[0].viewers + g.runs[0].elsewhere == 1)
+        await peer.send(event(1))
+        await second.until(1)
+        second.close()
+        await peer.ended()
+
+
+async def test_what_is_gone_in_a_moment_is_joined_without_a_hole() -> None:
+    """Readers join a flood at every relay in turn, at any moment of it."""
+    async with ground() as g:
+        first, peer = await g.begun()
+        readers = [first]
+
+        async def flood() -> None:
+            for number in range(1, 3001):
+                await peer.send(event(number))
+            await peer.send(LAST)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flood)
+            for count in range(100, 2501, 200):
+                await first.until(count)
+                readers.append(await g.read(path="/at/7"))
+            for reader in readers:
+                nursery.start_soon(reader.rest)
+        for reader in readers:
+            assert reader.data == [*map(str, range(1, 3001)), "last"]
+            assert reader.ids == [f"{first.run}-{n}" for n in range(1, 3002)]
+
+
 async def test_a_reader_that_leaves_before_the_head_counts_as_unwatched() -> None:
     async with ground(LOGS + 'unwatched = "0s"\n') as g:
         waiting = await g.ask()

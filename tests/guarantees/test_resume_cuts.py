@@ -5,13 +5,21 @@ from __future__ import annotations
 import random
 import re
 import socket
+from collections.abc import Iterator
 
 import pytest
 import trio
 import trio.lowlevel
 
-from tests.guarantees.resume_ground import LOGS, Reader, event, ground
+from tests.guarantees.resume_ground import LOGS, STORES, Reader, event, ground, keeping
 from tests.harness import EVENT_HEAD, RawPeer, chunked, settle
+
+
+@pytest.fixture(params=list(STORES))
+def store(request: pytest.FixtureRequest) -> Iterator[str]:
+    with keeping(request.param):
+        yield request.param
+
 
 RECORDED = (
     b"data: one\n\n"
@@ -30,6 +38,7 @@ def without_ids(payload: bytes) -> bytes:
     return re.sub(rb"id: [A-Za-z0-9_-]{22}-(\d+|end)(\r\n|\n|\r)", b"", payload)
 
 
+@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("cut", range(0, len(RECORDED) + 1, 3))
 async def test_a_reader_is_cut_at_any_byte_and_comes_back(cut: int) -> None:
     """1. Some of the stream has come. 2. The reader's connection breaks. 3. It comes back with the last id that it has seen
@@ -38,8 +47,8 @@ async def test_a_reader_is_cut_at_any_byte_and_comes_back(cut: int) -> None:
         reader, peer = await g.begun()
         if cut:
             await peer.send(chunked(RECORDED[:cut]))
-        run = g.relay.worker.feeds.book.runs[0]
-        await settle(lambda: g.relay.worker.registry and run.last >= _whole(RECORDED[:cut]))
+        [run] = g.runs
+        await settle(lambda: run.viewers > 0 and run.last >= _whole(RECORDED[:cut]))
         await reader.until(run.last)
         seen = reader.ids[-1] if reader.ids else None
         reader.close()
@@ -61,6 +70,7 @@ def _whole(part: bytes) -> int:
     return len(re.findall(rb"(?>data:[^\r\n]*(?>\r\n|\n|\r))++(?>\r\n|\n|\r)", part))
 
 
+@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("cut", range(1, len(RECORDED), 7))
 async def test_an_upstream_that_breaks_at_any_byte_never_looks_whole(cut: int) -> None:
     async with ground() as g:

@@ -43,12 +43,14 @@ class Book:
         "_unwatched",
         "_waiting",
         "bytes",
+        "draining",
         "limits",
         "pepper",
     )
 
     def __init__(self, engine: Engine, alarms: Alarms, limits: Streams) -> None:
         self.limits = limits
+        self.draining = False
         self.bytes = 0  # of all logs, with what a run itself takes
         self._engine = engine
         self._alarms = alarms
@@ -239,6 +241,8 @@ class Book:
     def unwatched(self, run: Run) -> None:
         """Nobody watches this run: it counts against its owner and the process."""
         self._unwatched[run] = None
+        if self.draining:
+            return  # its viewers were sent to who reads it elsewhere, and nothing begins here any more
         of_one = [each for each in self._unwatched if each.whose == run.whose]
         if len(of_one) > run.resume.unwatched_runs:
             of_one[0].stop(Cause.UNWATCHED)

@@ -305,7 +305,7 @@ class Server:
         farewells: dict[Transfer | Viewer, float] = {}
         end = started + seconds
         # Of runs in memory the viewers finish first. What others can read they read there at once, while it goes on here.
-        shared = worker.feeds.elsewhere is not None
+        shared = worker.feeds.book.draining = worker.feeds.elsewhere is not None
         viewers_by = started + min(_VIEWERS_WITHIN, seconds * _VIEWERS_SPREAD)
         while self.connections or (shared and len(worker.feeds)):
             now = trio.current_time()

@@ -184,15 +184,16 @@ async def test_the_readers_of_a_killed_worker_do_not_keep_a_run_alive() -> None:
 
 
 async def test_a_relay_that_takes_over_serves_what_the_old_one_still_owns(tmp_path: Path) -> None:
-    """1. Twenty streams under way. 2. Another relay takes over the address, the old one drains. 3. Its readers are sent
-    away, come back with their cursors to the new one, and miss nothing, while the old one still reads the upstreams."""
+    """1. Sixty streams under way, of nobody in particular. 2. Another relay takes over the address, the old one drains. 3. Its
+    readers are sent away, come back with their cursors to the new one, and miss nothing, while the old one still reads the
+    upstreams; that so many are unwatched for a moment stops none of them."""
     up = await Upstream.open()
     try:
         with ExitStack() as stack:
-            text = config(up, 2, f"dir:{tmp_path}/kept", drain="8s")
+            text = config(up, 2, f"dir:{tmp_path}/kept", drain="20s")
             old = stack.enter_context(start_relay(text))
             g = Outside(Served(old), up)
-            begun = [await g.begun(path=f"/logs/{number}") for number in range(20)]
+            begun = [await g.begun(path=f"/logs/{number}") for number in range(60)]
             for reader, peer in begun:
                 await peer.send(event(1))
                 await reader.until(1)

@@ -184,7 +184,7 @@ async def test_the_readers_of_a_killed_worker_do_not_keep_a_run_alive() -> None:
 
 
 async def test_a_relay_that_takes_over_serves_what_the_old_one_still_owns(tmp_path: Path) -> None:
-    """1. Sixty streams under way, of nobody in particular. 2. Another relay takes over, the old one drains. 3. Its readers are
+    """1. Sixty streams under way, of nobody in particular. 2. Another takes over, the old one drains. 3. Its readers are
     sent away, come back with their cursors to the new one, and miss nothing, while the old one still reads the upstreams;
     that so many are unwatched for a moment stops none of them."""
     up = await Upstream.open()

@@ -6,7 +6,8 @@
                  /s-SEQ              a segment: chunks (RFC 9112 §7.1) from event SEQ on; `0` ends it when the next begins
                  /end                the end: put in place with link(), which fails if there is one
                  /claim              who unlinks it may release what it claims, and nobody else
-    keys/KEY/a-NUMBER-IDENTITY       a run below the key
+    keys/KEY/a-NUMBER-IDENTITY       a run below the key, under way
+            /e-NUMBER-IDENTITY       one that has ended: the same entry, renamed by who put down the end
             /c-NUMBER-IDENTITY       its head comes; of those that have `fields` the greatest is the key's current run
             /r-REQUEST               the claim of a candidate: a second link of its `claim`
 
@@ -28,7 +29,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -46,6 +47,9 @@ from relay.stores.written import (
 )
 
 _CLAIM_TRIES: Final = 3
+_ENDED: Final = (
+    16  # runs of a key that have ended, as a look knows them beside the current one (arbitrary)
+)
 _DIGITS: Final = 20  # of a number, so that names sort as numbers do
 
 Alive = Callable[[str], bool]
@@ -172,12 +176,16 @@ class Files:
 
     def seal(self, identity: bytes, sealed: Sealed) -> Sealed | None:
         """Put down an end. Returns: the one that stands; None: there is no such run."""
-        path = f"{self.run(identity)}/end"
         try:
-            put_once(path, as_json(written_end(sealed)))
-            return self.end(identity)
+            put_once(f"{self.run(identity)}/end", as_json(written_end(sealed)))
         except FileNotFoundError:
             return None
+        found = self.card(identity)
+        if found is not None:
+            card, directory = found[0], self.key(found[0].key)
+            with suppress(FileNotFoundError):
+                os.rename(f"{directory}/{_entry(card, 'a')}", f"{directory}/{_entry(card, 'e')}")
+        return self.end(identity)
 
     def end(self, identity: bytes) -> Sealed | None:
         """The end of a run; None: there is none."""
@@ -191,7 +199,7 @@ class Files:
         directory, mine = self.key(card.key), _entry(card, "c")
         names = self._entries(card.key, "c")
         gone = [name for name in names if name < mine] if mine in names else []
-        for name in (*gone, mine, _entry(card, "a")):
+        for name in (*gone, mine, _entry(card, "a"), _entry(card, "e")):
             with suppress(FileNotFoundError):
                 os.unlink(f"{directory}/{name}")
         self.release(card)
@@ -262,19 +270,25 @@ class Files:
             run = next((known for known in below if known.card.identity == identity), run)
         return Look(run, below)
 
-    def _below(self, key: str, alive: Alive) -> Iterator[Known]:
-        """The runs first, and then which of them is current: one whose fields were there has its entry by then."""
-        found = [self.known(bytes.fromhex(n[-32:]), alive) for n in self._entries(key, "a")]
-        below = [known for known in found if known is not None]
-        heads = {bytes.fromhex(name[-32:]) for name in self._entries(key, "c")}
-        headed = [known for known in below if known.fields is not None]
-        current = max(
-            (known for known in headed if known.card.identity in heads),
-            key=lambda known: known.card.number,
-            default=None,
-        )
-        for known in below:
-            yield known if known is not current else replace(known, current=True)
+    def _below(self, key: str, alive: Alive) -> list[Known]:
+        """What goes on, what is current, and of what has ended the latest: a key may have thousands of those.
+
+        The runs first, and then which of them is current: one whose fields were there has its entry by then.
+        """
+        names = self._entries(key, "a") + self._entries(key, "e")[-_ENDED:]
+        identities = {bytes.fromhex(name[-32:]) for name in names}
+        found = {identity: self.known(identity, alive) for identity in identities}
+        heads = [bytes.fromhex(name[-32:]) for name in self._entries(key, "c")]
+        for identity in heads:
+            if identity not in found:
+                found[identity] = self.known(identity, alive)
+        below = [known for known in found.values() if known is not None]
+        below.sort(key=lambda known: known.card.number)
+        for at in range(len(below) - 1, -1, -1):
+            if below[at].fields is not None and below[at].card.identity in heads:
+                below[at] = replace(below[at], current=True)
+                break
+        return below
 
     def _entries(self, key: str, kind: str) -> list[str]:
         try:

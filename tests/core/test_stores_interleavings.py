@@ -85,6 +85,11 @@ class Disk:
             raise FileNotFoundError(path)
         del self.tree[path]
 
+    def rename(self, old: str, new: str) -> None:
+        if old not in self.tree:
+            raise FileNotFoundError(old)
+        self.tree[new] = self.tree.pop(old)
+
     def listdir(self, path: str) -> list[str]:
         if path not in self.tree:
             raise FileNotFoundError(path)

@@ -183,6 +183,20 @@ def test_the_key_never_goes_back(files: Files) -> None:
     assert len(files.look(None, "k", alive).below) == 2
 
 
+def test_what_is_looked_at_does_not_grow_with_what_has_ended(files: Files) -> None:
+    """A client that posts message after message below one key does not make each of them dearer than the last."""
+    done = Sealed(End(clean=True), COMPLETE, 0, time.time() + 100)
+    for number in range(1, 100):
+        files.enter(card(number, request=b"%d" % number), "p", alive)
+        files.head(card(number), [])
+        files.seal(card(number).identity, done)
+    files.enter(card(100, request=b"100"), "p", alive)
+    below = files.look(None, "k", alive).below
+    assert len(below) <= 20
+    assert [known.id for known in below if known.current] == [card(99).id]
+    assert [known.id for known in below if known.candidate] == [card(100).id]
+
+
 def test_the_first_end_stands(files: Files) -> None:
     files.enter(card(1), "p", alive)
     first = Sealed(End(clean=True), COMPLETE, 7, time.time() + 10)

@@ -3,7 +3,7 @@
     run ─► connected ─► the beat of the store, until the connection ends ─► again, a little later
 
 Rules
-  * What fails is counted in `errors` and answered with None, never raised. The log says it when it changes.
+  * What fails is counted in `errors` and answered with None, never raised. The log says it once a minute, and when it is over.
   * Who asks while the connection is down waits for ASK seconds from its end on, and not at all after that: a Redis that is
     away costs a request nothing.
   * Nothing that was sent is in what is said: an error of Redis's is its first word.
@@ -32,6 +32,8 @@ logging.getLogger("coredis").addHandler(logging.NullHandler())
 
 ASK: Final = 2.0  # seconds that one question may take
 
+_QUIET: Final = 60.0  # seconds between two lines of the log
+
 FAILURES: Final = (RedisError, OSError, trio.TooSlowError)
 
 
@@ -53,7 +55,7 @@ class Client:
         self._ready = trio.Event()
         self._down = 0.0  # when the connection ended
         self._scripts: dict[str, coredis.commands.Script[bytes]] = {}
-        self._said = ""  # what the log was told last
+        self._say_again = 0.0  # when the log may be told again; 0: nothing has failed
 
     async def run(
         self, beat: Callable[[Redis[bytes], Callable[[], None]], Awaitable[None]]
@@ -63,7 +65,7 @@ class Client:
         self._down = trio.current_time()
         while True:
             try:
-                async with self._open() as redis:
+                async with await self._open() as redis:
                     await redis.ping()
                     self.redis, self.since = redis, trio.current_time()
                     pause = 0.1
@@ -79,11 +81,11 @@ class Client:
 
     def _usable(self) -> None:
         self._ready.set()
-        if self._said:
-            self._said = ""
+        if self._say_again:
+            self._say_again = 0.0
             logger.warning("streams: %s answers again", self.place)
 
-    def _open(self) -> Redis[bytes]:
+    async def _open(self) -> Redis[bytes]:
         place = self.place
         more: dict[str, Any] = {
             "db": place.db,
@@ -95,9 +97,7 @@ class Client:
         }
         if place.path:
             return coredis.Redis(unix_socket_path=place.path, verify_version=False, **more)
-        if place.master:
-            return self._sentinel().primary_for(place.master, **more)
-        host, port = place.hosts[0]
+        host, port = await self.where()
         context = tls(place)
         return coredis.Redis(host, port, ssl_context=context, verify_version=False, **more)
 
@@ -154,8 +154,9 @@ class Client:
     def failed(self, what: str, reason: str) -> None:
         """The same, and for the log."""
         self.count(what)
-        if reason != self._said:
-            self._said = reason
+        now = trio.current_time()
+        if now >= self._say_again:
+            self._say_again = now + _QUIET
             logger.warning("streams: %s: %s", self.place, reason)
 
 

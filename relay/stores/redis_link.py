@@ -292,6 +292,8 @@ class Link:
                 return
             for reply in replies.feed(bytes(data)):
                 self._waiting.popleft()(reply)
+                if isinstance(reply, Refused) and str(reply).startswith("READONLY"):
+                    return  # it is the master no more: ask where that is
             if self._hurry.is_set():
                 if not self._waiting:
                     self._hurry = trio.Event()

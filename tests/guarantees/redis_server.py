@@ -7,9 +7,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 from tests.interop.processes import START, free_port, require
 
@@ -82,3 +83,80 @@ def shared_redis() -> Redis:
     atexit.register(folder.cleanup)
     atexit.register(server.stop)
     return server
+
+
+class Watched:
+    """A master, a replica and three sentinels, which agree within seconds that a master is gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.servers = [Redis(folder=str(self._place(f"server{number}"))) for number in range(2)]
+        master, replica = self.servers
+        replica.cli("REPLICAOF", "127.0.0.1", str(master.port))
+        self.ports = [free_port() for _ in range(3)]
+        self.sentinels = [self._sentinel(port, master.port) for port in self.ports]
+        self._until(lambda: "slave0" in master.cli("INFO", "replication"), "the replica follows")
+        for port in self.ports:
+            self._until(
+                lambda port=port: (
+                    b"num-other-sentinels:2" in self._info(port)  # type: ignore[misc]
+                    and b"num-slaves:1" in self._info(port)
+                ),
+                "the sentinels know each other",
+            )
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{port}" for port in self.ports)
+        return f"redis+sentinel://{hosts}/streams/0"
+
+    def fail_over(self) -> None:
+        """Kill the master; returns when the replica is the master."""
+        self.servers[0].kill()
+        self._until(lambda: "role:master" in self.servers[1].cli("INFO", "replication"), "it is")
+
+    def stop(self) -> None:
+        for each in self.sentinels:
+            each.kill()
+            each.wait()
+        for server in self.servers:
+            server.stop()
+
+    def _place(self, name: str) -> Path:
+        place = self.folder / name
+        place.mkdir()
+        return place
+
+    def _sentinel(self, port: int, master: int) -> subprocess.Popen[bytes]:
+        place = self._place(f"sentinel{port}") / "sentinel.conf"
+        place.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {place.parent}\n"
+            f"sentinel monitor streams 127.0.0.1 {master} 2\n"
+            "sentinel down-after-milliseconds streams 1000\nsentinel failover-timeout streams 5000\n"
+        )
+        args = [require("redis-server"), str(place), "--sentinel"]
+        return subprocess.Popen(args, stdout=subprocess.DEVNULL)
+
+    def _info(self, port: int) -> bytes:
+        args = [require("redis-cli"), "-p", str(port), "--no-raw", "SENTINEL", "MASTER", "streams"]
+        done = subprocess.run(args, capture_output=True, check=False, timeout=START)
+        words = [line.partition(b'"')[2].rstrip(b'"') for line in done.stdout.splitlines()]
+        pairs = zip(words[::2], words[1::2], strict=False)
+        return b"\n".join(name + b":" + value for name, value in pairs)
+
+    def _until(self, true: Callable[[], bool], what: str) -> None:
+        until = time.monotonic() + 2 * START
+        while not true():
+            assert time.monotonic() < until, what
+            time.sleep(0.1)
+
+
+@contextmanager
+def watched() -> Iterator[Watched]:
+    """The same, until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="relay-test-") as folder:
+        servers = Watched(Path(folder))
+        try:
+            yield servers
+        finally:
+            servers.stop()

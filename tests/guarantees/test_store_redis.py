@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.guarantees.redis_ground import certificates, nodes, store
-from tests.guarantees.redis_server import Redis, redis, shared_redis
+from tests.guarantees.redis_server import Redis, redis, shared_redis, watched
 from tests.guarantees.resume_ground import CHAT, LOGS, ROUTE, Ground, Reader, event
 from tests.harness import EVENT_HEAD, LIMIT, Upstream, running, settle
 from tests.interop.processes import start_relay
@@ -303,6 +303,31 @@ async def test_tls_and_a_user_with_the_least_rights(tmp_path: Path) -> None:
             for node in (a, b):
                 assert node.relay.worker.feeds.elsewhere is not None
                 assert node.relay.worker.feeds.elsewhere.store.errors == {}
+
+
+async def test_a_fail_over_that_loses_the_last_events_loses_no_reader_any() -> None:
+    """1. The replica stops following, so what comes now is lost with the master. 2. The master dies. 3. It is
+    written again."""
+    with watched() as servers:
+        async with nodes(servers.url) as (a, b):
+            first, peer = await a.begun()
+            second = await b.read()
+            await peer.send(event(1))
+            await second.until(1)
+            servers.servers[1].pause()
+            for number in range(2, 12):
+                await peer.send(event(number))
+            await second.until(11)
+            await trio.to_thread.run_sync(servers.servers[0].kill)
+            servers.servers[1].go_on()
+            await trio.to_thread.run_sync(servers.fail_over)
+            await peer.send(event(12))
+            await first.until(12)
+            with trio.fail_after(4 * LIMIT):
+                while len(second.events) < 12:
+                    await second.some()
+            assert second.data == [str(number) for number in range(1, 13)]
+            await _joins(b, [str(number) for number in range(1, 13)])
 
 
 async def _joins(node: Ground, wanted: list[str]) -> Reader:

@@ -3,7 +3,8 @@
     run ─► connected ─► the beat of the store, until the connection ends ─► again, a little later
 
 Rules
-  * What fails is counted in `errors` and answered with None, never raised. The log says it once a minute, and when it is over.
+  * What fails is counted in `errors` and answered with None, never raised. The log says it once a minute, and the
+    end of it.
   * Who asks while the connection is down waits for ASK seconds from its end on, and not at all after that: a Redis that is
     away costs a request nothing.
   * Nothing that was sent is in what is said: an error of Redis's is its first word.

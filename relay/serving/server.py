@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # loaded when a figure is asked for
 logger = logging.getLogger("relay")
 
 _RETRY_ACCEPT = 0.1  # seconds
+_QUIET = 60.0  # seconds between two lines that say so
 _TRIES_ACCEPT = 10  # at the end of a listener: what waits then is lost with it
 _TICK = 0.05  # seconds between looks at what drains
 # Seconds a drain waits for background tasks behind the last exchange: a job that is being posted, and its cancel.
@@ -78,7 +79,7 @@ class Server:
         self._slots = Slots(self._places(worker.config))
         self.connections: set[Connection] = set()
         self._stopping = trio.Event()
-        self._out_of_descriptors = False
+        self._say_lack_at = 0.0  # when the log may be told again of a lack
         self._nursery: trio.Nursery | None = None
         self._doors = [
             Door(each if isinstance(each, Listener) else Listener(each, passed=True), worker)
@@ -209,13 +210,12 @@ class Server:
                 self._begin(sock, peer)
                 if last:
                     await self._wait_for_descriptors()
-                elif self._slots.roomy:
-                    self._out_of_descriptors = False
 
     def _say_lack(self) -> None:
-        """Once, until there is room again."""
-        if not self._out_of_descriptors:
-            self._out_of_descriptors = True
+        """Once a minute: where clients come and go there is room again and again."""
+        now = trio.current_time()
+        if now >= self._say_lack_at:
+            self._say_lack_at = now + _QUIET
             logger.error("out of descriptors or memory: accepting again as soon as it can")
 
     async def _wait_for_descriptors(self) -> None:

@@ -19,11 +19,6 @@ class Slots:
     def full(self) -> bool:
         return self.taken >= self._limit
 
-    @property
-    def roomy(self) -> bool:
-        """Whether a good part of the places is free."""
-        return 4 * self.taken < 3 * self._limit
-
     async def acquire(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         while self.taken >= self._limit:

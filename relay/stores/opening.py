@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
+from relay import INSTALL
 from relay.config.redis_place import Place
 from relay.config.values import Config, Streams
 from relay.stores.store import Store, StoreUnusable
@@ -130,6 +131,6 @@ def _redis(streams: Streams) -> Store:
         from relay.stores.redis_store import RedisStore
     except ImportError:
         raise StoreUnusable(
-            'streams in Redis need the extra: pip install "trio-relay[redis]"'
+            f"streams in Redis need coredis: {INSTALL.format(extra='redis')}"
         ) from None
     return RedisStore(Place.parse(streams.store), streams.prefix)

@@ -24,14 +24,14 @@ MARK = b"data: the one that breaks it\n\n"
 
 def in_a_step(patch: pytest.MonkeyPatch) -> None:
     """In the synchronous step that moves bytes, on the engine's own stack."""
-    whole = EventFlow.feed
+    whole = EventFlow.passes
 
-    def feed(self: EventFlow, data: bytes) -> bytes:
+    def passes(self: EventFlow, data: bytes) -> bool:
         if MARK in data:
             raise ZeroDivisionError
         return whole(self, data)
 
-    patch.setattr(EventFlow, "feed", feed)
+    patch.setattr(EventFlow, "passes", passes)
 
 
 def in_a_clock(patch: pytest.MonkeyPatch) -> None:

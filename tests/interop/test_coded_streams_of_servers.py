@@ -172,7 +172,8 @@ def test_openai_reads_all_of_it(models: Server, route: str) -> None:
     assert "".join(chat(models, route, "complete")) == TEXT
     path = f"/{route}/v1/chat/completions"
     record = models.wait_for_record(lambda r: r["at"] == "end" and r["path"] == path)
-    assert record["ending"] == "complete"
+    # The SDK closes its connection at `[DONE]`, which may be before the end has come.
+    assert record["ending"] in ("complete", "client_left")
 
 
 def test_openai_reads_token_by_token(models: Server) -> None:
@@ -180,10 +181,9 @@ def test_openai_reads_token_by_token(models: Server) -> None:
     tokens = chat(models, "bare", "endless")
     assert [next(tokens) for _ in range(21)] == ["", *["on and "] * 20]
     tokens.close()  # type: ignore[attr-defined]
-    record = models.wait_for_record(
-        lambda r: r["ending"] == "client_left" if r["at"] == "end" else False
+    assert models.wait_for_record(
+        lambda r: r["at"] == "end" and r["ending"] == "client_left" and r["events"] >= 20
     )
-    assert record["events"] >= 20
 
 
 @pytest.mark.parametrize(

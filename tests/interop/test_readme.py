@@ -105,7 +105,7 @@ def test_how_to_install_is_said_in_one_place() -> None:
     README's section, messages have `relay.INSTALL`; test_packaging.py installs from a checkout."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     section = README.partition("\n## Install\n")[2].partition("\n## ")[0]
-    for extra in ("asgi", "otel"):
+    for extra in ("asgi", "otel", "redis"):
         assert extra in project["optional-dependencies"]
         assert f"`'.[{extra}]'`" in section
         assert INSTALL.format(extra=extra).startswith(f"pip install '.[{extra}]'")

@@ -1,5 +1,8 @@
 """TOML in, frozen and validated values out; every mistake reported with its key.
 
+Three rooms, from top to bottom: `keys` says which keys there are and what they say about each other, `reading` how any
+table is read, `values` what a configuration is once it has been read.
+
 `load` and `describe` import their modules when they are called: `relay forward` needs neither.
 """
 
@@ -8,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from relay.config.addresses import parse_address
 from relay.config.forward import forward_config
-from relay.config.mistakes import ConfigError, Mistake
+from relay.config.reading.addresses import parse_address
+from relay.config.reading.mistakes import ConfigError, Mistake
 from relay.config.values import Config
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from relay.config.overrides import Override
+    from relay.config.values import Override
 
 __all__ = [
     "Config",
@@ -39,9 +42,9 @@ def load(
 
     Raises: ConfigError with every mistake.
     """
-    from relay.config import reading
+    from relay.config import loading
 
-    return reading.load(path, environ, overrides)
+    return loading.load(path, environ, overrides)
 
 
 def loads(
@@ -55,16 +58,16 @@ def loads(
 
     Raises: ConfigError with every mistake.
     """
-    from relay.config import reading
+    from relay.config import loading
 
-    return reading.loads(text, environ, path=path, overrides=overrides)
+    return loading.loads(text, environ, path=path, overrides=overrides)
 
 
 def overrides_of(
     settings: Sequence[str], listen: Sequence[str], admin: str | None
 ) -> tuple[Override, ...]:
     """What `--set`, `--listen` and `--admin` put over a file. Raises: ConfigError with every mistake."""
-    from relay.config import overrides
+    from relay.config.reading import overrides
 
     return overrides.overrides_of(settings, listen, admin)
 

@@ -13,9 +13,8 @@ from ipaddress import ip_address
 from math import inf
 from typing import Final
 
-from relay.config.interpolation import shown_as, written_as
-from relay.config.quotas import show
-from relay.config.units import show_duration, show_size
+from relay.config.keys.quotas import show
+from relay.config.reading.units import show_duration, show_size
 from relay.config.values import (
     Address,
     Config,
@@ -24,6 +23,7 @@ from relay.config.values import (
     Upstream,
     Url,
 )
+from relay.config.values.filled import shown_as, written_as
 from relay.routing.table import Ambiguous, RouteTable
 from relay.sse.dialects import WITH_FAILURE
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, get_args
 
-from relay.config.addresses import parse_address, parse_url
-from relay.config.mistakes import ConfigError, Mistake, nearest
+from relay.config.reading.addresses import parse_address, parse_url
+from relay.config.reading.mistakes import ConfigError, Mistake, nearest
 from relay.config.values import (
     Config,
     Dialect,
@@ -104,8 +104,8 @@ def _edits(headers: Sequence[str], environ: Mapping[str, str]) -> tuple[FieldEdi
     """What `--header` sets, and what is wrong with it; no value is told."""
     if not headers:
         return FieldEdits(), []
-    from relay.config.interpolation import Interpolation
-    from relay.config.kinds import FIELD_EDITS
+    from relay.config.reading.interpolation import Interpolation
+    from relay.config.reading.kinds import FIELD_EDITS
 
     places, values, wrong = Interpolation(environ, Path.cwd()), {}, []
     for each in headers:

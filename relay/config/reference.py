@@ -8,20 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from relay.config import (
-    keys,
-    quotas,
-    resume_keys,
-    route_keys,
-    translations,
-)
-from relay.config.schema import REQUIRED, Key, ListOf, MapOf, Table
-from relay.config.source_table import SOURCES
+from relay.config.keys import quotas, resume, route_keys, server, translations, upstreams
+from relay.config.keys.source_table import SOURCES
+from relay.config.reading.schema import REQUIRED, Key, ListOf, MapOf, Table
 
 _PREFACE: Final = """\
 # Configuration
 
-<!-- Printed by `python -m relay.config.reference` from the tables in relay/config/. -->
+<!-- Printed by `python -m relay.config.reference` from the tables in relay/config/keys/. -->
 
 A configuration is a TOML file. `relay check CONFIG.toml` prints every mistake in it, each with
 the file, its key and line, or the routes in the order in which they are tried. `relay check -`
@@ -76,28 +70,28 @@ else in those fields passes as it came.
 """
 
 _SECTIONS: Final = (
-    ("[server]", keys.SERVER, ""),
-    ("[limits]", keys.LIMITS, ""),
+    ("[server]", server.SERVER, ""),
+    ("[limits]", server.LIMITS, ""),
     (
         "[limits.by.NAME]",
         quotas.SHARED,
         "A limit for each value of a key, counted per process. NAME stands in the 429 and in the log.",
     ),
-    ("[timeouts]", keys.TIMEOUTS, ""),
-    ("[upstreams.NAME]", keys.UPSTREAM, ""),
-    ("[upstreams.NAME.health]", keys.HEALTH, ""),
-    ("[streams]", resume_keys.STREAMS, "For routes with `[routes.resume]`."),
+    ("[timeouts]", server.TIMEOUTS, ""),
+    ("[upstreams.NAME]", upstreams.UPSTREAM, ""),
+    ("[upstreams.NAME.health]", upstreams.HEALTH, ""),
+    ("[streams]", resume.STREAMS, "For routes with `[routes.resume]`."),
     ("[[routes]]", route_keys.ROUTE, ""),
-    ("routes.timeouts", keys.ROUTE_TIMEOUTS, "Defaults are those of `[timeouts]`."),
-    ("routes.limits", keys.ROUTE_LIMITS, "Defaults are those of `[limits]`."),
+    ("routes.timeouts", server.ROUTE_TIMEOUTS, "Defaults are those of `[timeouts]`."),
+    ("routes.limits", server.ROUTE_LIMITS, "Defaults are those of `[limits]`."),
     (
         "[routes.limits.by.NAME]",
         quotas.OWN,
         'The same, counted on the route alone; `request_rate` and `streams` `"off"` switch one of `[limits.by]` off here.',
     ),
     ("routes.cors", route_keys.CORS, ""),
-    ("[routes.auth]", resume_keys.AUTH, "On any route: an upstream says who may."),
-    ("[routes.resume]", resume_keys.RESUME, "The event streams of the route are resumable."),
+    ("[routes.auth]", resume.AUTH, "On any route: an upstream says who may."),
+    ("[routes.resume]", resume.RESUME, "The event streams of the route are resumable."),
     *(section for each in SOURCES.values() for section in each.sections),
     ("[translations.NAME]", translations.TRANSLATION, "Rules are tried in the order of the file."),
     ("[translations.NAME.KEY]", translations.RULE, "One rule."),

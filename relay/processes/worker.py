@@ -29,8 +29,7 @@ import trio
 
 from relay.admin.control import RemoteControl, answer, handlers
 from relay.config import ConfigError, loads, parse_address
-from relay.config.overrides import Override
-from relay.config.values import Config
+from relay.config.values import Config, Override
 from relay.exchange.worker import Worker
 from relay.observing.log import LineLog
 from relay.serving.listeners import Listener

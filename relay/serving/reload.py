@@ -22,8 +22,8 @@ from itertools import chain
 from pathlib import Path
 
 from relay.config import ConfigError, loads
-from relay.config.interpolation import written_as
 from relay.config.values import Address, Config
+from relay.config.values.filled import written_as
 from relay.observing.log_file import open_path
 from relay.serving.activation import Passed
 from relay.serving.listeners import BindError, Listener, open_listeners

@@ -25,8 +25,8 @@ from math import inf
 
 import trio
 
-from relay.config.answer_events import Events
-from relay.config.sources.answer import Answer
+from relay.config.keys.sources.answer import Answer
+from relay.config.keys.sources.answer_events import Events
 from relay.config.values import Upstream
 from relay.http.retry_after import retry_after
 from relay.observing.ending import Cause, Ending, Phase, Side

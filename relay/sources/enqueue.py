@@ -21,8 +21,8 @@ from functools import partial
 
 import trio
 
-from relay.config.sources.enqueue import Enqueue
-from relay.config.sources.steps import Step
+from relay.config.keys.sources.enqueue import Enqueue
+from relay.config.keys.sources.steps import Step
 from relay.http.coding import READABLE
 from relay.http.heads import ResponseHead
 from relay.observing.ending import Cause, Side

@@ -26,8 +26,8 @@ from typing import Final
 
 import trio
 
-from relay.config.interpolation import value_of
-from relay.config.sources.files import Files
+from relay.config.keys.sources.files import Files
+from relay.config.values.filled import value_of
 from relay.http.bodies import Fields
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.routing.pattern import decode

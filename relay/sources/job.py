@@ -23,8 +23,8 @@ from math import inf
 
 import trio
 
-from relay.config.sources.enqueue import Enqueue
-from relay.config.sources.steps import Step
+from relay.config.keys.sources.enqueue import Enqueue
+from relay.config.keys.sources.steps import Step
 from relay.observing.ending import Cause, Phase
 from relay.routing.template import Template, TemplateError
 from relay.sources.call import call

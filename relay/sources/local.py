@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from relay.config.sources.local import Local
+from relay.config.keys.sources.local import Local
 from relay.http.bodies import Fields
 from relay.sources.context import Context
 from relay.sources.reply import Reply

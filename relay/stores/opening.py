@@ -18,8 +18,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 from relay import INSTALL
-from relay.config.redis_place import Place
 from relay.config.values import Config, Streams
+from relay.config.values.redis_place import Place
 from relay.stores.store import Store, StoreUnusable
 
 _DIR = "dir:"

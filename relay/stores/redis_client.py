@@ -21,7 +21,7 @@ import trio
 from coredis.connection import TCPLocation
 from coredis.exceptions import RedisError
 
-from relay.config.redis_place import Place
+from relay.config.values.redis_place import Place
 from relay.stores.redis_link import tls
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typing import Final
 
 import trio
 
-from relay.config.redis_place import Place
+from relay.config.values.redis_place import Place
 from relay.stores.store import StoreUnusable
 
 BACKLOG: Final = 8 * 1024 * 1024  # bytes

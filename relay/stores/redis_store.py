@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import coredis
 import trio
 
-from relay.config.redis_place import Place
+from relay.config.values.redis_place import Place
 from relay.flows.event_log import End
 from relay.observing.ending import Ending
 from relay.stores.redis_client import ASK, Client, why

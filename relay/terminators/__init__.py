@@ -17,7 +17,7 @@ from importlib.resources import files
 from ipaddress import ip_address
 from typing import Final
 
-from relay.config.addresses import parse_address
+from relay.config.reading.addresses import parse_address
 from relay.config.values import Address
 
 SOCKET: Final = "unix:/run/relay/relay.sock"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.config.addresses import parse_address, parse_url
+from relay.config.reading.addresses import parse_address, parse_url
 from relay.config.values import Address, Url
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from relay.config import ConfigError, describe, loads
-from relay.config.interpolation import Filled, Interpolation
+from relay.config.reading.interpolation import Interpolation
+from relay.config.values.filled import Filled
 
 SECRET = "s3cret-value"
 ENVIRON = {"TOKEN": SECRET, "EMPTY": "", "DOLLAR": "${TOKEN}", "HOST": "example.org", "N": "3"}

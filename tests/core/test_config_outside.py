@@ -16,17 +16,18 @@ from typing import Any
 import pytest
 
 from relay.config import ConfigError, describe, loads, warnings
-from relay.config.interpolation import Filled, value_of, written_as
-from relay.config.keys import HEALTH, LIMITS, SERVER, TIMEOUTS, UPSTREAM
-from relay.config.resume_keys import AUTH, RESUME, STREAMS
-from relay.config.route_keys import CORS, ROUTE
-from relay.config.schema import ListOf, MapOf, Table
-from relay.config.sources.answer import ANSWER
-from relay.config.sources.enqueue import CANCEL, ENQUEUE, FOLLOW
-from relay.config.sources.files import FILES
-from relay.config.sources.local import LOCAL
-from relay.config.translations import RULE
+from relay.config.keys.resume import AUTH, RESUME, STREAMS
+from relay.config.keys.route_keys import CORS, ROUTE
+from relay.config.keys.server import LIMITS, SERVER, TIMEOUTS
+from relay.config.keys.sources.answer import ANSWER
+from relay.config.keys.sources.enqueue import CANCEL, ENQUEUE, FOLLOW
+from relay.config.keys.sources.files import FILES
+from relay.config.keys.sources.local import LOCAL
+from relay.config.keys.translations import RULE
+from relay.config.keys.upstreams import HEALTH, UPSTREAM
+from relay.config.reading.schema import ListOf, MapOf, Table
 from relay.config.values import Address, Config, Url
+from relay.config.values.filled import Filled, value_of, written_as
 
 Raw = dict[str, Any]
 KeyPath = tuple[str | int, ...]

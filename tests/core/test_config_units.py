@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from relay.config.units import (
+from relay.config.reading.units import (
     parse_duration,
     parse_rate,
     parse_size,

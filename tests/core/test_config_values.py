@@ -13,17 +13,18 @@ from pathlib import Path
 import pytest
 
 from relay.config import forward_config, loads, parse_address
-from relay.config.interpolation import Interpolation
-from relay.config.keys import HEALTH, LIMITS, SERVER, TIMEOUTS, UPSTREAM
-from relay.config.lines import Lines
-from relay.config.route_keys import CORS, ROUTE
-from relay.config.schema import REQUIRED, Reader, Table
-from relay.config.sources.answer import ANSWER, Answer
-from relay.config.sources.enqueue import CANCEL, ENQUEUE, FOLLOW, Enqueue
-from relay.config.sources.files import Files
-from relay.config.sources.local import LOCAL, Local
-from relay.config.sources.steps import Step
-from relay.config.translations import RULE
+from relay.config.keys.route_keys import CORS, ROUTE
+from relay.config.keys.server import LIMITS, SERVER, TIMEOUTS
+from relay.config.keys.sources.answer import ANSWER, Answer
+from relay.config.keys.sources.enqueue import CANCEL, ENQUEUE, FOLLOW, Enqueue
+from relay.config.keys.sources.files import Files
+from relay.config.keys.sources.local import LOCAL, Local
+from relay.config.keys.sources.steps import Step
+from relay.config.keys.translations import RULE
+from relay.config.keys.upstreams import HEALTH, UPSTREAM
+from relay.config.reading.interpolation import Interpolation
+from relay.config.reading.lines import Lines
+from relay.config.reading.schema import REQUIRED, Reader, Table
 from relay.config.values import (
     Cors,
     Forward,
@@ -238,7 +239,13 @@ def test_forward_takes_everything_to_one_upstream() -> None:
 
 
 def test_forward_starts_without_what_it_does_not_need() -> None:
-    heavy = ("jmespath", "tomllib", "difflib", "relay.config.reading", "relay.config.schema")
+    heavy = (
+        "jmespath",
+        "tomllib",
+        "difflib",
+        "relay.config.loading",
+        "relay.config.reading.schema",
+    )
     script = (
         "import sys; from relay.config import forward_config; forward_config('http://x');"
         f"print([name for name in {heavy!r} if name in sys.modules])"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.config.interpolation import Filled
+from relay.config.values.filled import Filled
 from relay.routing.hidden import shown
 from relay.routing.pattern import Pattern
 

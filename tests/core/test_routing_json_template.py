@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.config.expressions import compile_expression
+from relay.config.reading.expressions import compile_expression
 from relay.routing.json_template import Expression, JsonTemplate
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.config.expressions import compile_expression, words_of
+from relay.config.reading.expressions import compile_expression, words_of
 from relay.sse import capture
 from relay.sse.capture import Capture, Plan, Value, Wanted, Watch
 from relay.sse.completion import Completion

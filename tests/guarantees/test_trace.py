@@ -208,6 +208,6 @@ async def test_nothing_of_opentelemetry_is_loaded_unless_asked_for() -> None:
 
 
 def test_otel_without_the_extra_is_a_mistake_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.config.keys.find_spec", lambda name: None)
+    monkeypatch.setattr("relay.config.keys.server.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs OpenTelemetry"):
         loads(route_to("http://127.0.0.1:9", more=mode("otel")), {})

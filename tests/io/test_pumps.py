@@ -17,7 +17,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from relay.config.sources.local import Local
+from relay.config.keys.sources.local import Local
 from relay.config.values import Limits, Route, Timeouts
 from relay.exchange.epoll_pump import HURRIED, EpollPump
 from relay.exchange.transfer import Transfer

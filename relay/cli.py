@@ -204,7 +204,7 @@ def _serve(options: argparse.Namespace) -> int:
     if options.watch and options.config == "-":
         _complain("--watch needs a file: what stdin gives is read once")
         return USAGE
-    from relay.processes.watching import Watch
+    from relay.processes.file_watch import Watch
 
     watch = Watch(options.config) if options.watch else None  # before the file is read
     config = _loaded(options)
@@ -242,7 +242,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _completion(options: argparse.Namespace) -> int:
-    from relay.completion import script
+    from relay.shell_completion import script
 
     print(script(options.shell, parser_of_commands()))
     return 0

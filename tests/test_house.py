@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "relay"
 # From top to bottom. A module imports from its own room and from rooms below it.
 ROOMS = [
     "cli",
-    "completion",
+    "shell_completion",
     "terminators",
     "demo",
     "asgi",

@@ -2,7 +2,7 @@
 
     whole      the last http.response.body, with more_body False, once the request body is read
     not whole  HTTP/1.1: stop; the server closes the connection without the last chunk
-               (a moment later, so that the client can read what says why: see wires.parting)
+               (a moment later, so that the client can read what says why: see wires.delayed_cut)
                HTTP/2, HTTP/3: a reset, where the server can be asked for one; otherwise an end
                before the length that was said, which clients must refuse (RFC 9113 §8.1.1);
                otherwise stop
@@ -26,7 +26,7 @@ from relay.asgi.stream import RequestStream
 from relay.exchange.connection import LINGER
 from relay.exchange.worker import Worker
 from relay.http.heads import ResponseHead
-from relay.wires.parting import UNSEEN
+from relay.wires.delayed_cut import UNSEEN
 from relay.wires.stream_wire import StreamWire
 
 

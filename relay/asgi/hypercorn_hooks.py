@@ -38,7 +38,7 @@ from typing import Any, Final
 import trio
 
 from relay.asgi.request import Send
-from relay.wires.parting import UNSEEN
+from relay.wires.delayed_cut import UNSEEN
 
 Wait = Callable[[], Awaitable[None]]
 

@@ -20,7 +20,7 @@ import trio
 
 from relay import INSTALL
 from relay.config import parse_address
-from relay.processes.standard import Standard
+from relay.processes.standard_streams import Standard
 from relay.serving.listeners import BindError, bind
 
 HERE = Path(__file__).parent

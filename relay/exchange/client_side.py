@@ -35,7 +35,7 @@ from relay.sources.reply import Reply
 from relay.sources.request_body import RequestBody
 from relay.upstreams.lease import Lease
 from relay.wires.client_wire import ClientWire, on_engine, watch
-from relay.wires.parting import Cut
+from relay.wires.delayed_cut import Cut
 
 _NO_PARAMETERS: dict[str, bytes] = {}  # never written: a route's are the table's own
 # Stand in for the head of a request whose response is under way: the version is all that is still asked for.

@@ -32,12 +32,12 @@ from relay.http.heads import RequestHead, parse_request
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.ids import new_id
 from relay.observing.record import Record, logged
-from relay.routing.hidden import shown
+from relay.routing.printed_paths import shown
 from relay.routing.table import STANDARD_METHODS
 from relay.sources.attempt import Begun
 from relay.sources.reply import Reply
 from relay.wires.client_wire import ClientWire, on_engine
-from relay.wires.parting import Cut, linger
+from relay.wires.delayed_cut import Cut, linger
 from relay.wires.wire import Expired, Gone
 
 logger = logging.getLogger("relay")

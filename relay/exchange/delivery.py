@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import trio
 
+from relay.exchange.body_flow import new_flow
 from relay.exchange.channel_wire import ChannelWire
 from relay.exchange.client_head import EVENT_STREAM, event_framing, late_in_response
 from relay.exchange.client_side import ClientSide
 from relay.exchange.epoll_pump import EpollPump
 from relay.exchange.file_body import send_file
 from relay.exchange.refusal import in_words
-from relay.exchange.streaming import new_flow
 from relay.exchange.transfer import LEFT, STALLED, Transfer
 from relay.exchange.trio_pump import TrioPump
 from relay.exchange.tunnel import tunnel
@@ -31,7 +31,7 @@ from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.sources.own_events import retry_in
 from relay.sources.reply import Failure, OpenFile, Reply, SendEvents, UpstreamBody, unreadable
 from relay.wires.client_wire import on_engine
-from relay.wires.parting import Cut, reset
+from relay.wires.delayed_cut import Cut, reset
 from relay.wires.wire import READ_SIZE, Expired, Gone, Source
 
 Pump = EpollPump | TrioPump | SocketViewer | StreamViewer

@@ -18,11 +18,11 @@ from math import inf
 import trio
 
 from relay.exchange import own_answers, refusal
+from relay.exchange.answer_at_shutdown import last_ending, last_event, last_reply
+from relay.exchange.body_peek import granted
 from relay.exchange.client_head import event_framing
 from relay.exchange.client_side import Carrier, ClientSide
 from relay.exchange.delivery import Delivery, Pump
-from relay.exchange.last_answer import last_ending, last_event, last_reply
-from relay.exchange.looking import granted
 from relay.exchange.quotas import keys_of
 from relay.exchange.resumption import resumed
 from relay.exchange.worker import RouteState
@@ -35,7 +35,7 @@ from relay.sources.attempt import Begun
 from relay.sources.reply import Failure, Reply
 from relay.sources.request_body import RequestBody
 from relay.wires.client_wire import on_engine, send_last
-from relay.wires.parting import Cut
+from relay.wires.delayed_cut import Cut
 from relay.wires.wire import Expired, Gone
 
 

@@ -19,10 +19,10 @@ import trio
 
 from relay.config.values import Route
 from relay.exchange import refusal
+from relay.exchange.body_flow import capture_of, kept_flow
 from relay.exchange.channel_wire import ChannelWire
 from relay.exchange.epoll_pump import EpollPump
 from relay.exchange.run_request import FrozenRequest, RunRequest
-from relay.exchange.streaming import capture_of, kept_flow
 from relay.exchange.transfer import Transfer
 from relay.exchange.trio_pump import TrioPump
 from relay.feeds.asking import CURSOR_FIELD

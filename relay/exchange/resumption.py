@@ -16,12 +16,12 @@ from typing import Final
 import trio
 
 from relay.exchange import refusal
+from relay.exchange.body_peek import json_in, look
 from relay.exchange.client_head import NO_STORE
 from relay.exchange.client_side import ClientSide
 from relay.exchange.feed import Feed as Begun
-from relay.exchange.looking import json_in, look
 from relay.exchange.run_request import FrozenRequest, frozen_head
-from relay.exchange.stream_words import (
+from relay.exchange.stream_answers import (
     SAID,
     Place,
     gone,

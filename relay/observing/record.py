@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Final
 
 from relay.http.bodies import Fields
-from relay.routing.hidden import shown
+from relay.routing.printed_paths import shown
 from relay.sse.capture import Capture
 
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})

@@ -11,7 +11,7 @@ from math import inf
 from typing import NoReturn
 
 from relay.admin.control import open_slot
-from relay.processes.standard import Standard
+from relay.processes.standard_streams import Standard
 from relay.serving.listeners import Listener
 
 STABLE = 10.0  # seconds after which a death counts as the first again

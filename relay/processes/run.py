@@ -14,10 +14,10 @@ from contextlib import suppress
 import trio
 
 from relay.config.values import Config
+from relay.processes.file_watch import Watch
 from relay.processes.notify import Notifier
 from relay.processes.single import Single
-from relay.processes.standard import Standard
-from relay.processes.watching import Watch
+from relay.processes.standard_streams import Standard
 from relay.serving.activation import Passed
 from relay.serving.listeners import BindError, Listener, open_listeners
 from relay.serving.reload import Refused
@@ -49,7 +49,7 @@ def serve(config: Config, *, takeover: bool = False, watch: Watch | None = None)
     try:
         return _serve(config, standard, takeover, watch)
     except Exception:
-        traceback.print_exc()  # here, where it waits for nobody: see `standard`
+        traceback.print_exc()  # here, where it waits for nobody: see `standard_streams`
         return FAULT
     finally:
         standard.give_back()

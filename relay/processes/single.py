@@ -20,7 +20,7 @@ from relay.admin.control import Control, LocalControl
 from relay.config.values import Config
 from relay.exchange.worker import Worker
 from relay.processes.notify import Notifier
-from relay.processes.standard import Standard
+from relay.processes.standard_streams import Standard
 from relay.serving import reload
 from relay.serving.activation import Passed
 from relay.serving.listeners import Listener

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 
 from relay.config.values import Config
 from relay.processes.children import Slot, fork
-from relay.processes.sharing import Sharing
-from relay.processes.standard import Standard
+from relay.processes.standard_streams import Standard
 from relay.processes.worker import Seat, admin_main, worker_main
+from relay.processes.worker_sockets import Sharing
 from relay.serving.listeners import Listener
 
 

@@ -6,12 +6,12 @@
 
 Rules
   * It knows no Trio, no HTTP and no connection: what it does not do cannot fail. It never waits but
-    in its one `select`: neither for the reader of its log (`standard`) nor for a file (`reload`).
+    in its one `select`: neither for the reader of its log (`standard_streams`) nor for a file (`reload`).
   * It forks. Its only other threads are the log's, which hold nothing that a child needs, and the
     one that reads a new configuration: nothing is forked before that has ended.
   * Each worker has sockets of its own for every TCP address (SO_REUSEPORT: the kernel spreads the
     connections by hash, nobody is woken in vain). The supervisor holds them too, from the start to
-    the drain: a queue outlives its worker, and while there is none another serves it (`covering`).
+    the drain: a queue outlives its worker, and while there is none another serves it (`orphaned_queues`).
   * A worker that dies again and again is started ever later.
   * unix sockets and those passed in are shared: whichever worker is free accepts.
 """
@@ -34,13 +34,13 @@ from typing import Any
 from relay.admin.control import tell
 from relay.config.values import Config
 from relay.processes.children import Child, Restarts, Slot, describe_end
-from relay.processes.covering import Covering
 from relay.processes.notify import Notifier
-from relay.processes.sharing import Sharing
+from relay.processes.orphaned_queues import Covering
 from relay.processes.single import announce, tell_refused, tell_reloaded
-from relay.processes.standard import Standard
+from relay.processes.standard_streams import Standard
 from relay.processes.starting import Starter
 from relay.processes.worker import ALONE, LEAVING, READY
+from relay.processes.worker_sockets import Sharing
 from relay.serving import reload
 from relay.serving.activation import Passed
 from relay.serving.listeners import Listener

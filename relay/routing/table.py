@@ -12,7 +12,7 @@ Rules
 * A path with a dot segment, plain or encoded, matches nothing (the http room refuses it before;
   this is the second lock).
 * Where the table is strict, a path that a server before or behind relay would read as one of
-  another route takes none (`readings` lists how they read). It would carry one route's credentials
+  another route takes none (`ambiguity` lists how they read). It would carry one route's credentials
   to what another route guards.
 
 Cost: a dictionary look-up for a literal path, else one walk down a trie. No node is visited
@@ -24,8 +24,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from relay.routing.ambiguity import Unreadable, has_other_readings, other_readings
 from relay.routing.pattern import Kind, Pattern, decode
-from relay.routing.readings import Unreadable, has_other_readings, other_readings
 
 T = TypeVar("T")
 

@@ -29,11 +29,11 @@ from relay.feeds.viewer import Viewer
 from relay.flows.event_flow import EventFlow
 from relay.observing.ending import Cause
 from relay.serving import handover
+from relay.serving.connection_slots import Slots
 from relay.serving.listeners import Listener
-from relay.serving.slots import Slots
 from relay.wires.acceptor import Acceptor
+from relay.wires.dead_links import watch_client
 from relay.wires.descriptors import in_reserve, is_lack, open_now, room_for_clients
-from relay.wires.links import watch_client
 from relay.wires.socket_wire import SocketWire
 
 if TYPE_CHECKING:  # loaded when a figure is asked for

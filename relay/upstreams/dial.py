@@ -30,9 +30,9 @@ from relay.observing.ending import Side
 from relay.upstreams.names import look_up
 from relay.wires.alarms import Alarms
 from relay.wires.connecting import connected
+from relay.wires.dead_links import probe
 from relay.wires.descriptors import is_lack, none_left, refuse_reserve
 from relay.wires.engine import Engine
-from relay.wires.links import probe
 from relay.wires.socket_wire import SocketWire
 from relay.wires.tls_wire import TlsWire
 from relay.wires.wire import Gone

@@ -32,8 +32,8 @@ import trio
 
 from relay.observing.ending import Side
 from relay.wires.alarms import Alarms, Entry
+from relay.wires.dead_links import unacknowledged, unread, watch_client
 from relay.wires.engine import Engine
-from relay.wires.links import unacknowledged, unread, watch_client
 from relay.wires.splice import TAKE
 from relay.wires.wire import READ_SIZE, Expired, Gone
 
@@ -119,7 +119,7 @@ class SocketWire:
         self.write_within = inf
         self.unread_within = (
             -1.0
-        )  # the `write` that the kernel goes by (see wires.links); -1: it was not told
+        )  # the `write` that the kernel goes by (see wires.dead_links); -1: it was not told
         engine.add(self, self.fd)
 
     # -- reading ---------------------------------------------------------------------------------------------

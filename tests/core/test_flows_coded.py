@@ -16,7 +16,7 @@ from relay.sse.completion import Completion
 from relay.sse.dialects import HEARTBEAT
 from tests.core.coded import FLUSHES, NAMES, WBITS, Coder, coded, in_turn
 from tests.core.test_flows_intake import BIG, KINDS, LAST, E, cut, payloads, through, translator
-from tests.guarantees.event_ground import STREAMS, dechunked, read
+from tests.guarantees.event_setup import STREAMS, dechunked, read
 from tests.harness import chunked
 
 kinds = pytest.mark.parametrize("kind", WBITS)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.guarantees.grounds import upstream
+from tests.guarantees.relay_processes import upstream
 from tests.harness import EVENT_HEAD, RawPeer, Upstream, chunked
 from tests.interop.processes import Server, require, start_relay
 

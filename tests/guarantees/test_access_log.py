@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from relay.config import ConfigError, loads
-from tests.guarantees.grounds import children_of
+from tests.guarantees.relay_processes import children_of
 from tests.harness import EVENT_HEAD, Upstream, chunked, route_to, running
 from tests.interop.processes import Server, start_relay, wait_until
 

@@ -12,9 +12,9 @@ import pytest
 import trio
 
 from relay.admin.listener import CONNECTIONS
-from tests.guarantees.admin_ground import admin, response
+from tests.guarantees.admin_setup import admin, response
 from tests.harness import EVENT_HEAD, RawPeer, chunked, route_to, running, scene
-from tests.io.upstreams_ground import refusing_port
+from tests.io.upstreams_setup import refusing_port
 
 PATHS = ["/", "/page.css", "/page.js", "/table.js", "/words.js", "/healthz", "/readyz"]
 PATHS += ["/metrics", "/streams", "/status"]

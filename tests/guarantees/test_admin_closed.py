@@ -16,7 +16,7 @@ from relay.admin.guard import Guard, is_local_name
 from relay.admin.pages import Pages
 from relay.http.fault import Fault
 from relay.http.heads import parse_request
-from tests.guarantees.admin_ground import Response, admin, response
+from tests.guarantees.admin_setup import Response, admin, response
 from tests.harness import RawPeer, route_to, running, scene
 
 TOKEN = "0pen-sesame"

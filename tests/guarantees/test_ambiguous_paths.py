@@ -11,7 +11,7 @@ import pytest
 
 from relay.config import loads, warnings
 from tests.harness import Relay, Upstream, scene
-from tests.io.asgi_ground import serving
+from tests.io.asgi_setup import serving
 
 GUARD = """
 [[routes]]

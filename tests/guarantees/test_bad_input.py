@@ -18,9 +18,9 @@ import trio
 from relay.exchange.worker import TOKEN
 from relay.observing.ending import Cause
 from tests.core.coded import coded
-from tests.guarantees.descriptor_ground import no_descriptors_left
+from tests.guarantees.descriptor_setup import no_descriptors_left
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, route_to, running, settle
-from tests.io.upstreams_ground import Blackhole, refusing_port
+from tests.io.upstreams_setup import Blackhole, refusing_port
 
 PAGE = Path(__file__).parents[2] / "docs/reference/errors.md"
 Play = Callable[[Relay, Upstream], Awaitable[RawPeer]]

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from tests.core.coded import coded
-from tests.guarantees.event_ground import dechunked
+from tests.guarantees.event_setup import dechunked
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, scene, settle
 
 LIMIT = 64 * 1024

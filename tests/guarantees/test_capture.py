@@ -8,12 +8,12 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from relay.config import ConfigError, describe, loads
-from tests.guarantees.admin_ground import admin
-from tests.guarantees.resume_ground import LOGS, event, ground
+from tests.guarantees.admin_setup import admin
+from tests.guarantees.resume_setup import LOGS, event, ground
 from tests.guarantees.test_trace import exported as exported  # noqa: PLC0414 - a fixture
 from tests.guarantees.test_trace import only
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, route_to, running
-from tests.io.sources_ground import opened
+from tests.io.sources_setup import opened
 
 CAPTURE = """
 [routes.capture]

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.guarantees.chaos_ground import Marks, Upstream, client
-from tests.guarantees.grounds import children_of
+from tests.guarantees.chaos_setup import Marks, Upstream, client
+from tests.guarantees.relay_processes import children_of
 from tests.harness import LIMIT
 from tests.interop.processes import Server, start_relay
 

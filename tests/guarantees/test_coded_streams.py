@@ -14,9 +14,9 @@ from trio.testing import memory_stream_pair
 
 from relay.observing.ending import Cause
 from tests.core.coded import NAMES, WBITS, Coder, coded
-from tests.guarantees.event_ground import dechunked
+from tests.guarantees.event_setup import dechunked
 from tests.harness import RawPeer, Relay, Upstream, chunked, running, scene, settle
-from tests.io.broker_ground import JOB, broker
+from tests.io.broker_setup import JOB, broker
 
 LAST = b"0\r\n\r\n"
 E = b"data: 1\n\n"

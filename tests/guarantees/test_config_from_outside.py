@@ -18,7 +18,7 @@ import pytest
 from relay.cli import parser_of_commands
 from relay.config import ConfigError, forward_config, loads, overrides_of
 from relay.config.reading.overrides import parse_override
-from tests.guarantees.grounds import upstream
+from tests.guarantees.relay_processes import upstream
 from tests.harness import EVENT_HEAD, RawPeer, chunked
 from tests.interop.processes import ROOT, Server, start_forward, start_relay, wait_until
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.guarantees.event_ground import STREAMS, dechunked, read
+from tests.guarantees.event_setup import STREAMS, dechunked, read
 from tests.harness import EVENT_HEAD, RawPeer, chunked, scene
 
 HEADS = {

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from tests.harness import EVENT_HEAD, RawPeer, chunked, route_to, running, scene, settle
-from tests.io.upstreams_ground import Blackhole
+from tests.io.upstreams_setup import Blackhole
 
 TRICKLE = 0.005  # seconds between two bytes
 

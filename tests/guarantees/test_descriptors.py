@@ -16,7 +16,7 @@ import trio.testing
 from relay.admin.control import RemoteControl, answer, open_slot, tell
 from relay.upstreams.dial import DialError, dial
 from relay.wires.descriptors import in_reserve, open_now, reserved, room_for_clients
-from tests.guarantees.descriptor_ground import (
+from tests.guarantees.descriptor_setup import (
     limited,
     no_descriptors_left,
     only_the_reserve_left,

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.guarantees.admin_ground import Admin
-from tests.guarantees.grounds import children_of, is_gone
+from tests.guarantees.admin_setup import Admin
+from tests.guarantees.relay_processes import children_of, is_gone
 from tests.harness import EVENT_HEAD, LIMIT, RawPeer, Upstream, chunked
 from tests.interop.processes import Server, start, wait_until
 

@@ -24,7 +24,7 @@ from tests.harness import (
     scene,
     settle,
 )
-from tests.io.upstreams_ground import Blackhole
+from tests.io.upstreams_setup import Blackhole
 
 Ends = tuple[RawPeer, RawPeer]
 Phase = Callable[[Relay, Upstream], Awaitable[Ends]]

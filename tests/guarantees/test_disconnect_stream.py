@@ -23,7 +23,7 @@ from tests.harness import (
     scene,
     settle,
 )
-from tests.io.upstreams_ground import Blackhole
+from tests.io.upstreams_setup import Blackhole
 
 Ends = tuple[MemoryPeer, RawPeer]
 Phase = Callable[[MemoryPeer, Upstream], Awaitable[Ends]]

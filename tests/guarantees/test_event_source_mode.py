@@ -10,9 +10,9 @@ import re
 
 import pytest
 
-from tests.guarantees.event_ground import dechunked, read
+from tests.guarantees.event_setup import dechunked, read
 from tests.harness import RawPeer, Relay, route_to, running, scene
-from tests.io.upstreams_ground import refusing_port
+from tests.io.upstreams_setup import refusing_port
 
 MODE = 'unavailable = "retry-event"\nretry_hint = "2s"'
 

@@ -12,7 +12,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, running
-from tests.io.upstreams_ground import refusing_port
+from tests.io.upstreams_setup import refusing_port
 
 LAST = b"0\r\n\r\n"
 Fail = Callable[[RawPeer], Awaitable[None]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.guarantees.event_ground import dechunked, read
+from tests.guarantees.event_setup import dechunked, read
 from tests.harness import EVENT_HEAD, chunked, scene
 
 LAST = b"0\r\n\r\n"

@@ -14,7 +14,7 @@ from relay.flows.event_flow import EventFlow
 from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.observing.ending import Cause
 from relay.sse.dialects import HEARTBEAT
-from tests.guarantees.event_ground import STREAMS, dechunked, read
+from tests.guarantees.event_setup import STREAMS, dechunked, read
 from tests.harness import EVENT_HEAD, chunked, scene
 
 streams = pytest.mark.parametrize("sent", STREAMS.values(), ids=STREAMS)

@@ -18,7 +18,7 @@ import pytest
 from relay.config import parse_address
 from relay.serving.activation import Passed
 from relay.serving.listeners import BindError, bind, open_listeners
-from tests.guarantees.grounds import local
+from tests.guarantees.relay_processes import local
 from tests.interop.processes import ROOT, Server, free_port, start_relay, wait_until
 
 

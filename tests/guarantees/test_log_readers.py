@@ -24,7 +24,7 @@ import httpx
 import pytest
 import trio
 
-from tests.guarantees.grounds import children_of, stream, upstream
+from tests.guarantees.relay_processes import children_of, stream, upstream
 from tests.harness import RawPeer, Upstream, chunked, route_to
 from tests.interop.processes import ROOT, STOP, free_port, start_relay, wait_until
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guarantees.grounds import relay, upstream
+from tests.guarantees.relay_processes import relay, upstream
 from tests.harness import RawPeer, route_to
 from tests.interop.processes import free_port, start_relay
 

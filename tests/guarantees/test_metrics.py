@@ -14,7 +14,7 @@ import trio.testing
 
 from relay.observing.counters import TTFB_BOUNDS
 from relay.observing.ending import Cause
-from tests.guarantees.admin_ground import Admin, Sample, admin, sample, samples
+from tests.guarantees.admin_setup import Admin, Sample, admin, sample, samples
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, route_to, running, scene
 
 ROUTES = """

@@ -12,9 +12,9 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.observing.ending import Cause
-from tests.guarantees.admin_ground import admin
+from tests.guarantees.admin_setup import admin
 from tests.harness import route_to, running
-from tests.io.upstreams_ground import refusing_port
+from tests.io.upstreams_setup import refusing_port
 
 DOCS = Path(__file__).parents[2] / "docs"
 # The contract (design): these names and these labels.

@@ -12,8 +12,8 @@ import trio
 from relay.observing.counters import Counters
 from relay.observing.ending import Cause
 from relay.observing.exposition import Snapshot, Totals, down, snapshot
-from tests.guarantees.admin_ground import Admin, sample
-from tests.guarantees.grounds import children_of, stream, upstream
+from tests.guarantees.admin_setup import Admin, sample
+from tests.guarantees.relay_processes import children_of, stream, upstream
 from tests.harness import RawPeer, Upstream, chunked, route_to
 from tests.interop.processes import Server, start_relay, wait_until
 

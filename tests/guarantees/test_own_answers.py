@@ -23,7 +23,7 @@ from tests.harness import (
     running,
     scene,
 )
-from tests.io.upstreams_ground import refusing_port
+from tests.io.upstreams_setup import refusing_port
 
 APP = "https://app.example"
 CORS = f'cors = {{ origins = ["{APP}"], credentials = true, expose = ["Retry-After"] }}'

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import trio
 
-from tests.guarantees.grounds import children_of, stream, upstream
+from tests.guarantees.relay_processes import children_of, stream, upstream
 from tests.harness import LIMIT, RawPeer, chunked
 from tests.interop.processes import Server, free_port, start, start_relay
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.guarantees.grounds import local, relay, stream, upstream
+from tests.guarantees.relay_processes import local, relay, stream, upstream
 from tests.harness import RawPeer, chunked
 from tests.interop.processes import Server, start, start_relay
 

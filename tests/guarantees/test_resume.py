@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from tests.guarantees.admin_ground import admin
-from tests.guarantees.resume_ground import LOGS, OURS, STORES, chat, event, ground, keeping
+from tests.guarantees.admin_setup import admin
+from tests.guarantees.resume_setup import LOGS, OURS, STORES, chat, event, ground, keeping
 from tests.harness import EVENT_HEAD, chunked, settle
 
 

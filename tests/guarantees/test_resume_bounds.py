@@ -11,7 +11,7 @@ from relay.feeds.run import OVERHEAD
 from relay.flows.event_log import End
 from relay.observing.ending import COMPLETE
 from relay.routing.table import Found
-from tests.guarantees.resume_ground import LOGS, chat, event, ground
+from tests.guarantees.resume_setup import LOGS, chat, event, ground
 from tests.harness import settle
 
 BODY = b'{"id":"c%d"}'

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from tests.guarantees.resume_ground import LOGS, STORES, Reader, event, ground, keeping
+from tests.guarantees.resume_setup import LOGS, STORES, Reader, event, ground, keeping
 from tests.harness import EVENT_HEAD, RawPeer, chunked, settle
 
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from relay.observing.ending import Cause
-from tests.guarantees.resume_ground import LOGS, chat, event, ground
+from tests.guarantees.resume_setup import LOGS, chat, event, ground
 from tests.harness import EVENT_HEAD, chunked, settle
 
 GONE = "A" * 22 + "-3"

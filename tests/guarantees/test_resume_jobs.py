@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.guarantees.resume_ground import Reader, event
+from tests.guarantees.resume_setup import Reader, event
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, running, settle
 
 JOBS = """

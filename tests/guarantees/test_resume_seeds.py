@@ -16,7 +16,7 @@ import re
 import pytest
 import trio
 
-from tests.guarantees.resume_ground import LOGS, OURS, Ground, Reader, event, ground
+from tests.guarantees.resume_setup import LOGS, OURS, Ground, Reader, event, ground
 
 SEEDS = int(os.environ.get("RELAY_SEEDS", "15"))
 TEXT = re.compile(r"(\d+):(x*)")

@@ -14,7 +14,7 @@ import pytest
 from relay.config import ConfigError, loads
 from relay.config.values import Config
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, route_to, running
-from tests.io.upstreams_ground import refusing_port
+from tests.io.upstreams_setup import refusing_port
 
 SECRET = "s3cr3t-t0ken-0f-the-backend"
 KEYS = """

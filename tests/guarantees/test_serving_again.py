@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.guarantees.tapes import KINDS, Ground, Plan, Tape
+from tests.guarantees.recording_upstream import KINDS, Ground, Plan, Tape
 from tests.harness import LIMIT, RawPeer, chunked
 
 # What a parser in the wrong place would take for a request.

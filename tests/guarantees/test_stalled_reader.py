@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import trio
 
-from tests.guarantees.event_ground import dechunked
+from tests.guarantees.event_setup import dechunked
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, scene, settle
 
 EVENT = b"data: " + b"x" * 10_000 + b"\n\n"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.guarantees.redis_ground import certificates, nodes, store
 from tests.guarantees.redis_server import Redis, redis, shared_redis, watched
-from tests.guarantees.resume_ground import CHAT, LOGS, ROUTE, Ground, Reader, event
+from tests.guarantees.redis_setup import certificates, nodes, store
+from tests.guarantees.resume_setup import CHAT, LOGS, ROUTE, Ground, Reader, event
 from tests.harness import EVENT_HEAD, LIMIT, Upstream, running, settle
 from tests.interop.processes import start_relay
 

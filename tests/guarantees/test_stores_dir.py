@@ -27,7 +27,7 @@ from relay.stores.dir_process import Process
 from relay.stores.dir_segments import SegmentReader, SegmentWriter, count, split
 from relay.stores.dir_store import DirStore
 from relay.stores.store import Card, Known, Sealed, StoreUnusable
-from tests.guarantees.resume_ground import event, ground
+from tests.guarantees.resume_setup import event, ground
 from tests.harness import chunked, settle
 
 LAST = chunked(b"data: last\n\n") + b"0\r\n\r\n"

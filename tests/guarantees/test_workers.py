@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.guarantees.grounds import (
+from tests.guarantees.relay_processes import (
     children_of,
     is_owner,
     owner_of,

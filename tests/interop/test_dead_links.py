@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.wires import links
+from relay.wires import dead_links
 from tests.harness import EVENT_HEAD, chunked, scene, settle
 from tests.interop.processes import ROOT, require
 
@@ -80,7 +80,7 @@ async def test_what_the_kernel_is_told() -> None:
             await peer.send(b"0\r\n\r\n")
             await client.until(b"0\r\n\r\n")
             peer.close()
-        probes = (1, links.QUIET, links.BETWEEN)
+        probes = (1, dead_links.QUIET, dead_links.BETWEEN)
         assert seen == [(*probes, 7000), (*probes, 0), (*probes, 7000)]
 
         other = await relay.client()

@@ -21,7 +21,7 @@ import trio
 import trustme
 
 from relay.cli import main
-from tests.guarantees.grounds import upstream
+from tests.guarantees.relay_processes import upstream
 from tests.harness import EVENT_HEAD, RawPeer, Upstream, chunked
 from tests.interop.processes import Server, free_port, require, start, start_relay
 

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from tests.harness import EVENT_HEAD, chunked, settle
-from tests.io.asgi_ground import END, LEFT, serving
+from tests.io.asgi_setup import END, LEFT, serving
 
 
 async def test_one_message_for_every_event() -> None:

@@ -12,7 +12,7 @@ import trio
 import relay.asgi
 from relay.config import ConfigError, loads
 from tests.harness import EVENT_HEAD, LIMIT, Upstream, chunked, route_to, settle
-from tests.io.asgi_ground import LEFT, serving
+from tests.io.asgi_setup import LEFT, serving
 
 CONFIG = route_to("http://127.0.0.1:9")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.harness import EVENT_HEAD, chunked
-from tests.io.asgi_ground import LEFT, serving
+from tests.io.asgi_setup import LEFT, serving
 
 LIMIT = '[limits.by.customer]\nkey = "{header.x-api-key}"\nstreams = 1\n'
 CAPTURE = '[routes.capture]\ntokens = "usage.tokens"\n'

@@ -25,7 +25,7 @@ from relay.wires.engine import BATCH
 from relay.wires.socket_wire import SocketWire
 from tests.harness import settle
 from tests.io.test_pumps import SILENT_ROUTE
-from tests.io.upstreams_ground import data_plane, until
+from tests.io.upstreams_setup import data_plane, until
 
 CHECKPOINTS = 50
 

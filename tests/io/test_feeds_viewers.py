@@ -30,7 +30,7 @@ from relay.wires.socket_wire import SocketWire
 from relay.wires.stream_wire import StreamWire, close_now
 from tests.harness import LIMIT, settle
 from tests.io.test_pumps import SILENT_ROUTE
-from tests.io.upstreams_ground import Plane, data_plane
+from tests.io.upstreams_setup import Plane, data_plane
 
 COMPLETE = Ending(Side.UPSTREAM, Phase.BODY, Cause.COMPLETE)
 BROKE = Ending(Side.UPSTREAM, Phase.BODY, Cause.BROKE)

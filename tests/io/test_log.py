@@ -396,7 +396,7 @@ def test_a_descriptor_that_does_not_block(pipe: tuple[int, int]) -> None:
 
 STANDARD = r"""
 import logging, os, sys, traceback, warnings
-from relay.processes.standard import Standard
+from relay.processes.standard_streams import Standard
 
 standard = Standard("relay")
 print("out", end=" ")
@@ -430,7 +430,7 @@ def test_all_that_is_printed_goes_through_the_log() -> None:
 
 CLOSED = """
 import os, sys
-from relay.processes.standard import Standard
+from relay.processes.standard_streams import Standard
 
 os.close(1)
 standard = Standard("relay")

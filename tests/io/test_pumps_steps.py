@@ -15,7 +15,7 @@ from relay.http.framing import CHUNKED, UNTIL_CLOSE
 from relay.observing.ending import Cause, Side
 from relay.sse.event import Event
 from relay.sse.translate import Translation, Translator
-from tests.guarantees.event_ground import dechunked
+from tests.guarantees.event_setup import dechunked
 from tests.harness import chunked
 from tests.io.test_pumps import LAST, Stage, route, stage
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tests.harness import Relay, running, settle
-from tests.io.sources_ground import Asked, Backend, opened, response
+from tests.io.sources_setup import Asked, Backend, opened, response
 
 Script = Callable[[Asked], Awaitable[None]]
 

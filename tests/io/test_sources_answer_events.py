@@ -9,7 +9,7 @@ import pytest
 
 from relay.config import ConfigError, loads
 from tests.harness import running
-from tests.io.sources_ground import Backend, Response, opened, response
+from tests.io.sources_setup import Backend, Response, opened, response
 from tests.io.test_sources_answer import ANSWER, ASK, ISO_8601, TEXT, pipeline
 
 

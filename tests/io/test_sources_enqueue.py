@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from tests.harness import running
-from tests.io.broker_ground import JOB, broker, nothing_left
-from tests.io.sources_ground import STREAM_HEAD, Asked, Backend, event, opened, response
+from tests.io.broker_setup import JOB, broker, nothing_left
+from tests.io.sources_setup import STREAM_HEAD, Asked, Backend, event, opened, response
 
 Script = Callable[[Asked], Awaitable[None]]
 

@@ -11,9 +11,9 @@ import trio.testing
 from relay.exchange.connection import Connection
 from relay.wires.stream_wire import StreamWire
 from tests.harness import RawPeer, descriptors, running, settle
-from tests.io.broker_ground import JOB, ORDER, broker, nothing_left, turns_of
-from tests.io.sources_ground import STREAM_HEAD, Backend, event, opened, response
-from tests.io.upstreams_ground import Blackhole
+from tests.io.broker_setup import JOB, ORDER, broker, nothing_left, turns_of
+from tests.io.sources_setup import STREAM_HEAD, Backend, event, opened, response
+from tests.io.upstreams_setup import Blackhole
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.harness import running, settle
-from tests.io.broker_ground import JOB, ORDER, broker, turns_of
-from tests.io.sources_ground import Backend, opened, response
+from tests.io.broker_setup import JOB, ORDER, broker, turns_of
+from tests.io.sources_setup import Backend, opened, response
 
 
 @pytest.fixture

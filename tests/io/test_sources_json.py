@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.harness import Relay, running, settle
-from tests.io.broker_ground import JOB, broker
-from tests.io.sources_ground import STREAM_HEAD, Backend, event, opened, response
+from tests.io.broker_setup import JOB, broker
+from tests.io.sources_setup import STREAM_HEAD, Backend, event, opened, response
 from tests.io.test_sources_answer import ANSWER, ASK, TEXT, pipeline
 
 BOM = b"\xef\xbb\xbf"

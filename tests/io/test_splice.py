@@ -10,7 +10,7 @@ import pytest
 
 from relay.wires.splice import TAKE, Pipe
 from relay.wires.wire import Gone
-from tests.io.upstreams_ground import descriptors
+from tests.io.upstreams_setup import descriptors
 
 Ends = tuple[socket.socket, socket.socket]
 

@@ -9,7 +9,7 @@ import pytest
 
 from relay.upstreams.balance import choose
 from relay.upstreams.group import Group
-from tests.io.upstreams_ground import data_plane, http, upstream
+from tests.io.upstreams_setup import data_plane, http, upstream
 
 
 @dataclass(eq=False)

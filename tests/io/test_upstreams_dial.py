@@ -20,7 +20,7 @@ from relay.upstreams.dial import DialError, dial, interleave, race
 from relay.wires.connecting import connected
 from relay.wires.engine import Engine
 from relay.wires.socket_wire import SocketWire
-from tests.io.upstreams_ground import (
+from tests.io.upstreams_setup import (
     Blackhole,
     data_plane,
     descriptors,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from relay.config.values import Upstream
 from relay.upstreams.group import Groups
-from tests.io.upstreams_ground import Plane, config, data_plane, http, upstream, wire_pair
+from tests.io.upstreams_setup import Plane, config, data_plane, http, upstream, wire_pair
 
 
 def named(name: str, port: int) -> Upstream:

@@ -12,7 +12,7 @@ from relay.config.values import FieldEdits, HealthCheck, Url
 from relay.upstreams.group import Group, Groups
 from relay.upstreams.health import Verdict, check, probe, states, watch
 from relay.upstreams.origin import Origin
-from tests.io.upstreams_ground import (
+from tests.io.upstreams_setup import (
     Blackhole,
     Plane,
     config,

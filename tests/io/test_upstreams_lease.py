@@ -11,7 +11,7 @@ from relay.http.heads import parse_response
 from relay.upstreams.lease import Lease
 from relay.upstreams.origin import Origin
 from relay.wires.wire import Gone
-from tests.io.upstreams_ground import data_plane, origin, until, wire_pair
+from tests.io.upstreams_setup import data_plane, origin, until, wire_pair
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from relay.upstreams.names import ANEW, THREADS, AddrInfo, look_up
-from tests.guarantees.admin_ground import admin
+from tests.guarantees.admin_setup import admin
 from tests.harness import LIMIT, Upstream, route_to, running
 
 Found = list[tuple[Any, Any, int, str, Any]]

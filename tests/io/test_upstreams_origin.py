@@ -13,7 +13,7 @@ from relay.upstreams import origin as origin_module
 from relay.upstreams.origin import Origin
 from relay.wires.alarms import Alarms
 from relay.wires.socket_wire import SocketWire
-from tests.io.upstreams_ground import (
+from tests.io.upstreams_setup import (
     Plane,
     data_plane,
     descriptors,

@@ -19,7 +19,7 @@ from relay.upstreams.origin import Origin
 from relay.wires.socket_wire import SocketWire
 from relay.wires.tls_wire import TlsWire
 from relay.wires.wire import Expired, Gone
-from tests.io.upstreams_ground import (
+from tests.io.upstreams_setup import (
     Plane,
     data_plane,
     descriptors,

@@ -75,7 +75,7 @@ class Server:
     via: str = field(default="relay", repr=False)  # the pseudonym in Via
     request_id_header: bytes = b"x-request-id"
     trace: Literal["pass", "create", "otel"] = "pass"  # relay's part in traces (traceparent)
-    ambiguous_paths: Literal["refuse", "pass"] = "refuse"  # see routing.readings
+    ambiguous_paths: Literal["refuse", "pass"] = "refuse"  # see routing.ambiguity
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import re
 import pytest
 
 from tests.harness import RawPeer, Relay, Upstream, chunked, scene
-from tests.io.asgi_ground import serving
+from tests.io.asgi_setup import serving
 
 KEYS = """
 [upstreams.backend.request_headers]

@@ -1,4 +1,4 @@
-"""The promise: a relay that is stopped and goes on has cut nobody (test_stood_still.py tells why, clock by clock).
+"""The promise: a relay that is stopped and goes on has cut nobody (test_process_stood_still.py tells why, clock by clock).
 
 A real process gets SIGSTOP for longer than its clocks. Meanwhile everybody else does what it should, so that all of it
 lies in the kernel, or in the pipes of the ASGI server, when relay goes on.
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.guarantees.grounds import upstream
+from tests.guarantees.relay_processes import upstream
 from tests.harness import EVENT_HEAD, LIMIT, RawPeer, Upstream, chunked
 from tests.interop.asgi_front import start_plain_front
 from tests.interop.processes import Server, start_relay

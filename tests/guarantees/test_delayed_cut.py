@@ -14,10 +14,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from relay.wires.parting import MOMENT, Parting
+from relay.wires.delayed_cut import MOMENT, Parting
 from relay.wires.socket_wire import SocketWire
 from tests.harness import EVENT_HEAD, RawPeer, Relay, chunked, scene, settle
-from tests.io.upstreams_ground import data_plane
+from tests.io.upstreams_setup import data_plane
 
 WORD = b"the last word"
 WRITE = 5.0  # seconds

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import lockstep_stream_pair
 
-from tests.guarantees.event_ground import dechunked, read
+from tests.guarantees.event_setup import dechunked, read
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, scene
 
 LAST = b"0\r\n\r\n"

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from relay.routing.ambiguity import MAX_DECODES
 from relay.routing.pattern import decode
-from relay.routing.readings import MAX_DECODES
 
 MASK: Final = b"***"
 # A literal of so many bytes is no accident inside of a longer segment either (arbitrary).

@@ -12,7 +12,7 @@ import trio
 from relay.http.bodies import body_reader
 from relay.http.heads import parse_response
 from tests.harness import LIMIT, RawPeer, running, scene
-from tests.io.upstreams_ground import refusing_port
+from tests.io.upstreams_setup import refusing_port
 
 CONFIG = """
 [timeouts]

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from relay.routing.ambiguity import MAX_READ, MAX_READINGS, Unreadable, has_other_readings, readings
 from relay.routing.pattern import Kind, Pattern
-from relay.routing.readings import MAX_READ, MAX_READINGS, Unreadable, has_other_readings, readings
 from relay.routing.table import Ambiguous, Found, MethodNotAllowed, NotFound, RouteTable
 
 Written = tuple[str, str]  # "GET,POST" or "" for all, pattern

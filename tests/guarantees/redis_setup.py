@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from tests.guarantees.resume_ground import LOGS, ROUTE, Ground
+from tests.guarantees.resume_setup import LOGS, ROUTE, Ground
 from tests.harness import Upstream, running
 
 

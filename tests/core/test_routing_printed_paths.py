@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from relay.config.values.filled import Filled
-from relay.routing.hidden import shown
 from relay.routing.pattern import Pattern
+from relay.routing.printed_paths import shown
 
 HIDDEN = Pattern.parse(Filled("/hook/s3cr3t-token/{id}", "/hook/${TOKEN}/{id}")).hidden
 

@@ -2,8 +2,8 @@
 on counts, and the time it stood still is not the others'.
 
 1. Relay waits for somebody, and a clock runs. 2. It stands still: SIGSTOP, a frozen container, a paused machine; here
-a clock that jumps, in test_stopped.py a real SIGSTOP. 3. Meanwhile the other one does what it should: the bytes lie in
-the kernel. 4. Relay goes on.
+a clock that jumps, in test_process_stopped.py a real SIGSTOP. 3. Meanwhile the other one does what it should: the bytes
+lie in the kernel. 4. Relay goes on.
 
 Two lengths: far longer than the clock, and so short that the clock is only just missed, which nothing can tell from a
 busy machine.
@@ -27,11 +27,11 @@ from relay.upstreams.group import Group
 from relay.upstreams.health import check
 from relay.upstreams.origin import Origin
 from relay.wires.alarms import LOOK
-from tests.guarantees.resume_ground import LOGS, Reader, event, ground
+from tests.guarantees.resume_setup import LOGS, Reader, event, ground
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, running, scene
-from tests.io.sources_ground import opened
+from tests.io.sources_setup import opened
 from tests.io.test_sources_answer import ASK, pipeline
-from tests.io.upstreams_ground import data_plane, http, upstream
+from tests.io.upstreams_setup import data_plane, http, upstream
 
 MANY = 10  # of each: Trio runs what is ready in any order
 CLOCK = 1.0  # seconds: every clock of these tests

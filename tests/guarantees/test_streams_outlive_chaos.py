@@ -3,7 +3,7 @@
 Every reader's union is what the upstream sent, from the first event on, or ends with a terminal event exactly where
 something is missing; nothing twice, nothing out of order, nothing running for ever; afterwards no descriptor more.
 
-Longer: RELAY_CHAOS=300 python -m pytest tests/guarantees/test_outlive_chaos.py
+Longer: RELAY_CHAOS=300 python -m pytest tests/guarantees/test_streams_outlive_chaos.py
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from random import Random
 import pytest
 import trio
 
-from tests.guarantees.grounds import wait_gone
-from tests.guarantees.resume_ground import OURS, Reader
-from tests.guarantees.test_outlive import Served, config
+from tests.guarantees.relay_processes import wait_gone
+from tests.guarantees.resume_setup import OURS, Reader
+from tests.guarantees.test_streams_outlive import Served, config
 from tests.harness import EVENT_HEAD, RawPeer, Upstream, chunked, settle
 from tests.interop.processes import free_port, start_relay
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import trio
 
-from tests.guarantees.grounds import children_of, owner_of, stop, wait_gone
-from tests.guarantees.resume_ground import LOGS, ROUTE, Ground, Reader, event
+from tests.guarantees.relay_processes import children_of, owner_of, stop, wait_gone
+from tests.guarantees.resume_setup import LOGS, ROUTE, Ground, Reader, event
 from tests.harness import LIMIT, RawPeer, Upstream, chunked
 from tests.interop.processes import Server, start_relay
 

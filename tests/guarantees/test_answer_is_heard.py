@@ -17,9 +17,9 @@ import trustme
 from relay.config.values import Url
 from relay.upstreams.dial import dial
 from relay.wires.wire import Gone
-from tests.guarantees.event_ground import dechunked, read
+from tests.guarantees.event_setup import dechunked, read
 from tests.harness import LIMIT, RawPeer, route_to, running, scene
-from tests.io.upstreams_ground import data_plane, upstream
+from tests.io.upstreams_setup import data_plane, upstream
 
 REFUSAL = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\n\r\nlarge"
 JSON = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n{"response":"hi"}'

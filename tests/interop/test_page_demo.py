@@ -106,6 +106,34 @@ def test_it_needs_no_other_host(page: Page, demo: Server) -> None:
     assert all(name.startswith((demo.url, "data:")) for name in names), names
 
 
+PEERS_LATER = """
+const { fetch } = globalThis;
+let letGo;
+const gone = new Promise((resolve) => (letGo = resolve));
+globalThis.letGo = letGo;
+globalThis.fetch = async (url, options) => {
+  if (url === "/demo/peers") await gone;
+  return fetch(url, options);
+};
+"""
+
+
+def test_who_is_quick_starts_nothing_at_the_wrong_server(browser: Page, demo: Server) -> None:
+    """1. The page does not know yet where the buffering proxy is. 2. "Start all" is pressed. 3. It
+    learns it, and a system is started: nothing was asked of relay in the proxy's place.
+    """
+    page = browser
+    added = page.command("Page.addScriptToEvaluateOnNewDocument", source=PEERS_LATER)
+    page.open(demo.url)
+    page.command("Page.removeScriptToEvaluateOnNewDocument", **added)
+    click(page, "#start-all")
+    page.run("letGo()")
+    page.wait_for("globalThis.demo")
+    press(page, "Start", "workload-logs")
+    page.wait_for(f"{lane('workload-logs', 'proxy')}.events.length")
+    assert page.errors() == []
+
+
 @pytest.mark.parametrize("system", SENDERS)
 def test_events_arrive_one_by_one(page: Page, system: str) -> None:
     alone(page)

@@ -159,7 +159,7 @@ class System {
     this.stop_ = this.#button("Stop", () => this.stop());
     this.output = $(".text", element);
     this.network = new Network();
-    this.base = ""; // of the address that its requests go to
+    this.base = this.shared ? beside(peers.shared_port) : ""; // of the address that its requests go to
     this.lanes = ["relay", "proxy"].map((kind) => new Lane(kind, element, this));
     for (const lane of this.lanes) lane.since = () => (this.shared ? this.lanes[0].began : lane.began);
     if (this.shared) this.#addWays();
@@ -291,7 +291,10 @@ function describe(error) {
 
 // --- the backend -----------------------------------------------------------------------------------
 
-let buffering = "";
+// Known before the first strip is there: a lane that is started without it would ask the wrong server.
+const peers = await fetch("/demo/peers").then((reply) => reply.json()).catch(() => ({}));
+const beside = (port) => `${location.protocol}//${location.hostname}:${port}`;
+const buffering = beside(peers.buffering_port);
 let stalled = false;
 
 async function poll() {
@@ -397,10 +400,6 @@ requestAnimationFrame(function frame(time) {
   requestAnimationFrame(frame);
 });
 
-const peers = await fetch("/demo/peers").then((reply) => reply.json()).catch(() => ({}));
-const beside = (port) => `${location.protocol}//${location.hostname}:${port}`;
-buffering = beside(peers.buffering_port);
-for (const system of strips) if (system.shared) system.base = beside(peers.shared_port);
 globalThis.demo = Object.fromEntries(strips.map((system) => [system.id, system])); // for the console
 for (const system of strips) if (system.shared) system.comeBack();
 poll();

@@ -26,7 +26,7 @@ from relay.asgi.stream import RequestStream
 from relay.exchange.connection import LINGER
 from relay.exchange.worker import Worker
 from relay.http.heads import ResponseHead
-from relay.wires.delayed_cut import UNSEEN
+from relay.wires.delayed_cut import MOMENT
 from relay.wires.stream_wire import StreamWire
 
 
@@ -212,7 +212,7 @@ class Answering:
     async def _cut(self) -> None:
         """Let the client see that the response is not whole, once it has had the time to read."""
         if self._http1:
-            await trio.sleep(UNSEEN)
+            await trio.sleep(MOMENT)
             return
         if await self._hooks.reset(self._write):
             if self._hooks.silent:  # HTTP/3 lets an upload go on

@@ -38,7 +38,7 @@ from typing import Any, Final
 import trio
 
 from relay.asgi.request import Send
-from relay.wires.delayed_cut import UNSEEN
+from relay.wires.delayed_cut import MOMENT
 
 Wait = Callable[[], Awaitable[None]]
 
@@ -170,7 +170,7 @@ class HypercornHooks:
         if h2 is not None and flush is not None:
             with trio.move_on_after(within):  # a reset overtakes what is still in the buffer
                 await self.room()
-            await trio.sleep(UNSEEN)
+            await trio.sleep(MOMENT)
             await _say(h2, self._stream_id, _H2_INTERNAL_ERROR, flush)
             forget = getattr(self._protocol, "_window_updated", None)
             if forget is not None:  # the buffer goes, as after a reset of the client's
@@ -179,7 +179,7 @@ class HypercornHooks:
         h3 = getattr(self._quic, "reset_stream", None)
         flush = getattr(self._protocol, "send", None)
         if h3 is not None and flush is not None:
-            await trio.sleep(UNSEEN)
+            await trio.sleep(MOMENT)
             await _say(h3, self._stream_id, _H3_INTERNAL_ERROR, flush)
             return True
         return False

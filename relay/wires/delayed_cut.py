@@ -24,8 +24,7 @@ from relay.wires.socket_wire import SocketWire
 from relay.wires.stream_wire import StreamWire
 from relay.wires.wire import Expired, Gone
 
-MOMENT: Final = 0.1  # seconds from the acknowledgement to the cut: a page that is busy for as long still reads (measured)
-UNSEEN: Final = 0.3  # seconds from write to cut inside an ASGI server, which sees no acknowledgement (0.1 lost 1 of 50)
+MOMENT: Final = 0.3  # seconds from the acknowledgement to the cut: a page that is busy for as long still reads (measured)
 LONGEST: Final = (
     30.0  # seconds, also where `write` is off: nobody is served any more; the default of `write`
 )

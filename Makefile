@@ -6,6 +6,9 @@ BASE ?= python3
 JOBS ?= 3
 NPM := tests/interop/npm
 
+# Each of some thousand processes that the tests start would compile relay anew: 0.2 s of a core.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test lint bench npm clean
 
 # What each command needs and nothing more; a stamp for each says that it is there.

@@ -8,6 +8,7 @@ separator, `//` is an empty segment, `;` and `\` are letters. Others read the sa
     without `;…`      servlet containers, before or after they decode
     `\` as `/`        IIS, and every URL parser of the WHATWG kind
     without `//host`  `new URL(request.url, …)` of Node, and other parsers of URLs
+                      (WHATWG URL §4.4: any number of slashes may stand before the host)
 
 A server may do several of these one after the other, in any order, so every order is tried. All of
 them work from left to right, and a route table looks at a few segments only: so of a long path no
@@ -104,5 +105,5 @@ def _read_on(reading: Reading) -> list[Reading]:
     if decodes < MAX_DECODES and b"%" in path:
         found.append(Reading(decode(path), decodes + 1, parsed))
     if not parsed and path.startswith(b"//"):
-        found.append(Reading(b"/" + path[2:].partition(b"/")[2], decodes, True))
+        found.append(Reading(b"/" + path.lstrip(b"/").partition(b"/")[2], decodes, True))
     return found

@@ -62,6 +62,10 @@ def refused(found: object) -> bool:
         b"//host/internal/x",
         b"/\\host/internal/x",
         b"/%2Fhost/internal/x",
+        b"///host/internal/x",  # WHATWG: any number of slashes, of either kind, before the host
+        b"/////host:80/internal/x",
+        b"/\\/host/internal/x",
+        b"/%2F/host%2Finternal/x",
         b"/admin;jsessionid=1",
         b"//admin",
         b"/%2561dmin",

@@ -1,4 +1,4 @@
-"""The command line (design §7).
+"""The command line (docs/reference/command-line.md).
 
 Rules
   * Who reads our output may stop: `relay completion bash | head` ends quietly.

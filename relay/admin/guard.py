@@ -6,7 +6,7 @@ Attack → defence
   * A page on the web that sends a request it cannot read (CSRF): Origin must be this listener's,
     and a browser that says `Sec-Fetch-Site` must not come from elsewhere. Browsers send Origin with
     every DELETE; what sends none is no browser.
-  * A page that frames this one (clickjacking): `frame-ancestors 'none'`, see `admin_pages`.
+  * A page that frames this one (clickjacking): `frame-ancestors 'none'`, see `admin.pages`.
   * Guessing the token: compared in constant time.
 """
 

@@ -1,4 +1,4 @@
-"""The admin listener: health, metrics, the live streams, and a page that shows them (design §9).
+"""The admin listener: health, metrics, the live streams, and a page that shows them (docs/reference/admin.md).
 
     accept ─► head (http.heads) ─► Pages.answer ─► response (http.serialise) ─► next head …
 

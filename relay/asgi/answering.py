@@ -67,7 +67,7 @@ class Answering:
         self._send = send
         self._worker = worker
         self._handed = 0  # messages that the server has taken
-        self._telling = False  # it is at one
+        self._telling = False  # a message is being handed over just now
         self._http1 = scope["http_version"].startswith("1")
         self._hooks = HypercornHooks(send)
         self._piece = PIECE if self._hooks.taken() is None else None

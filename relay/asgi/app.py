@@ -49,7 +49,7 @@ _NO_LIFESPAN = (
 )
 _NO_TRIO = "relay needs Trio: start the server with its Trio worker (hypercorn --worker-class trio)"
 _NO_WEBSOCKETS = "relay cannot tunnel a WebSocket out of an ASGI server"
-_MARGIN = 0.9  # of the server's own grace is ours: the last farewells need time to get out
+_MARGIN = 0.9  # share of the server's own grace that relay drains in; the rest is for the last farewells to get out
 
 
 class CannotStart(Exception):
@@ -224,7 +224,7 @@ async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
 def create(path: str | Path) -> App:
     """The application for a configuration file, with secrets from this process's environment.
 
-    `listen`, `workers` and `proxy_protocol` are the ASGI server's affair and left unused; relay's
+    `listen`, `workers` and `proxy_protocol` are left to the ASGI server and not used; relay's
     own admin listener is served, by each of the server's processes.
     Raises: relay.config.ConfigError with every mistake.
     """

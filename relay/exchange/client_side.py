@@ -37,7 +37,7 @@ from relay.upstreams.lease import Lease
 from relay.wires.client_wire import ClientWire, on_engine, watch
 from relay.wires.delayed_cut import Cut
 
-_NO_PARAMETERS: dict[str, bytes] = {}  # never written: a route's are the table's own
+_NO_PARAMETERS: dict[str, bytes] = {}  # shared by all exchanges, so never written to
 # Stand in for the head of a request whose response is under way: the version is all that is still asked for.
 _FORGOTTEN_1_1 = RequestHead(b"", b"", b"", b"", b"1.1", [], b"")
 _FORGOTTEN_1_0 = RequestHead(b"", b"", b"", b"", b"1.0", [], b"")

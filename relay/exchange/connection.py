@@ -54,7 +54,7 @@ REFUSED_LINGER = 0.5  # seconds, behind the 429 to a connection too many
 
 @lru_cache(maxsize=1024)
 def _text(value: bytes) -> str:
-    """One object for all exchanges that have the same, however long they live."""
+    """The text, as one object for all exchanges with the same bytes: they may live for hours."""
     return value.decode("latin-1")
 
 

@@ -207,7 +207,7 @@ class Delivery:
         self.pump = self._viewer
 
     async def _say(self, reply: Shown, head: bytes, framing: int) -> None:
-        """One thing, and the end."""
+        """Send one block of relay's own, then end the body."""
         words = reply.framed(framing)
         self._exchange.record.bytes_out = len(words)
         if reply.abort:

@@ -324,7 +324,7 @@ class Feed:
 
 
 def _release(reply: Reply) -> None:
-    """Nobody takes it."""
+    """Release a reply that nobody takes."""
     if reply.upstream is not None:
         reply.upstream.release()
     unfinished, reply.on_unfinished = reply.on_unfinished, None

@@ -1,4 +1,4 @@
-"""Relay's own answers: what the client gets when there is nothing to forward (design §9).
+"""Relay's own answers: what the client gets when there is nothing to forward (docs/reference/errors.md).
 
 One body shape, `{"error": {"code": …, "message": …}}`, and one table from what happened to status and Ending.
 """

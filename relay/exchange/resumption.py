@@ -96,7 +96,7 @@ async def resumed(exchange: ClientSide) -> Reply:
 
 
 async def _given(exchange: ClientSide, place: Place, outcome: Outcome[AnyRun]) -> Reply:
-    """What was decided, done. Raises: Failure, Fault."""
+    """Do what was decided. Raises: Failure, Fault."""
     if exchange.head.method == b"HEAD":
         return await _head_only(exchange, place, outcome)
     if outcome.what in (What.BEGIN, What.VIEW) and (crowded := exchange.take_place()) is not None:
@@ -110,7 +110,10 @@ async def _given(exchange: ClientSide, place: Place, outcome: Outcome[AnyRun]) -
 
 
 async def _place(exchange: ClientSide, cursor: Cursor | None) -> Place | None:
-    """Whose, which, and behind what. None: the body is too large to be looked at, so the stream is the client's alone."""
+    """Whose stream is asked for, which one, and behind which event.
+
+    None: the body is too large to be looked at, so the stream is the client's alone.
+    """
     head, route, state = exchange.head, exchange.route, exchange.state
     resume = route.resume
     assert resume is not None and state is not None

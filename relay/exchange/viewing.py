@@ -1,6 +1,6 @@
 """A reply that is read from a log: the place of one client in a run, on its way out.
 
-Viewing ─► head, then a viewer (feeds.viewers): on the engine where the client is a plain socket
+Viewing ─► head, then a viewer (feeds.viewer): on the engine where the client is a plain socket
 words   ─► head, one block, the end
 """
 

@@ -9,9 +9,9 @@ Rules
   * A tail above `max_event` passes as it comes, and the stream is `open` until its boundary. Where only whole events are of
     use (they are translated, or kept), one that is longer than `max_event` is the end of the stream instead, in whatever
     pieces it came.
-  * The tail is dropped when the upstream broke (facts §1, fusion). At a clean end it is passed on: an EventSource
-    discards it, a hand-written reader may want it. There a marker of completion counts in it too: some servers leave
-    the blank line behind `data: [DONE]` out.
+  * The tail is dropped when the upstream broke: with an error event behind it, it would be read as one event. At a
+    clean end it is passed on: an EventSource discards it, a hand-written reader may want it. There a marker of
+    completion counts in it too: some servers leave the blank line behind `data: [DONE]` out.
   * One call does a bounded piece of work. What is still to be done of the bytes that came is `pending`: who pumps calls
     `feed(b"")` for it when the others had their turn, and reads nothing more until then.
   * Whatever the bytes, they lead to an Ending, and whatever the split, to the same one and the same bytes.

@@ -6,7 +6,7 @@ One reader per framing, all with the same face, each fed with whatever a read br
 
 `whole` tells that the last `data` was nothing but complete, plain chunks, so the same bytes object may be passed on
 as it is. Everything that a lenient reader could understand in two ways is refused, because relay and the next server
-would disagree about where the body ends (facts §3): chunk sizes with signs, spaces, underscores or a bare `;`, line
+would disagree about where the body ends: chunk sizes with signs, spaces, underscores or a bare `;`, line
 ends other than CRLF, extensions that are not tokens, framing fields in a request's trailers.
 
 Trailers that may not stand there, or that the route bars (`late`), are dropped. A response's framing fields are among

@@ -58,7 +58,7 @@ def error_response(
     allow: tuple[bytes, ...] = (),
     fields: Sequence[tuple[bytes, bytes]] = (),
 ) -> bytes:
-    """A whole response of relay's own: `{"error": {"code": …, "message": …}}` (design §9).
+    """A whole response of relay's own: `{"error": {"code": …, "message": …}}` (docs/reference/errors.md).
 
     Args:
         close: the connection ends after it.

@@ -1,4 +1,4 @@
-"""Counters of a worker: plain integers that the hot path adds to and a scrape reads (design §9).
+"""Counters of a worker: plain integers that the hot path adds to and a scrape reads (docs/reference/metrics.md).
 
 A histogram here is a list of integers and one `bisect` per observation; exposition (labels, text,
 sums over workers) is the business of `observing.exposition`, at scrape time only.

@@ -1,4 +1,4 @@
-"""The figures of all workers as Prometheus reads them (design §9). Loaded by the first scrape.
+"""The figures of all workers as Prometheus reads them. Loaded by the first scrape.
 
 Names and labels are a contract; `docs/reference/metrics.md` says what each means, and
 `docs/grafana-dashboard.json` draws them.

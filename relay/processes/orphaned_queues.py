@@ -64,7 +64,7 @@ class Covering:
         return min(serving, key=covering.count, default=None)
 
     def _say(self, by: Child, slot: Slot, what: str, fds: Sequence[int]) -> None:
-        """To this worker: a successor that finds the word in its slot leaves it alone."""
+        """Send to this worker, by its process id: a successor that finds the message in the slot ignores it."""
         assert by.slot is not None
         addresses = [each.place for each in slot.listeners] if fds else []
         request = {"do": what, "to": by.pid, "slot": slot.number, "addresses": addresses}

@@ -1,4 +1,4 @@
-"""From a configuration to running processes with an exit code (design §7)."""
+"""From a configuration to running processes with an exit code (docs/reference/command-line.md)."""
 
 from __future__ import annotations
 

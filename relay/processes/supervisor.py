@@ -322,7 +322,8 @@ class Supervisor:
         self._tell_drain(time.monotonic())
 
     def _tell_drain(self, now: float) -> None:
-        """Tell all workers, again and again: one that leaves alone may have taken the message to its successor."""
+        """Tell all workers, every _TELL_AGAIN seconds: a worker that was leaving already shares its slot with its
+        successor, and may have read the message that was meant for that one."""
         self._tell_at = now + _TELL_AGAIN
         for slot in self._slots:
             if slot.child is not None:

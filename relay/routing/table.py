@@ -116,7 +116,7 @@ class RouteTable(Generic[T]):
 
     Args:
         strict: refuse a path that other servers read as one of another route.
-        own: tells which values are relay's own affair, whose paths no other server ever reads.
+        own: tells which values relay answers by itself: no other server ever reads their paths.
 
     Raises: ValueError when two rows tie (`find_ties` tells which).
     """
@@ -188,7 +188,7 @@ class RouteTable(Generic[T]):
     ) -> bool:
         """Whether any other reading of the path finds a route that `found` has not.
 
-        A reading that finds no route is none of relay's: `/files/a%2Fb` is one segment of
+        A reading that finds no route does no harm: `/files/a%2Fb` is one segment of
         `/files/{name}`, whatever else `/files/a/b` might be.
         """
         if isinstance(found, Found) and self._own(found.value):

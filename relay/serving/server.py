@@ -212,7 +212,8 @@ class Server:
                     await self._wait_for_descriptors()
 
     def _say_lack(self) -> None:
-        """Once a minute: where clients come and go there is room again and again."""
+        """Tell the log that descriptors are lacking, at most once in _QUIET seconds: where clients come and go, the lack
+        ends and begins again many times a second."""
         now = trio.current_time()
         if now >= self._say_lack_at:
             self._say_lack_at = now + _QUIET

@@ -1,10 +1,11 @@
-"""source = "answer": one JSON answer of the backend, told as events (design §6.5).
+"""source = "answer": one JSON answer of the backend, told as events (docs/how-to/json-answer-as-a-stream.md).
 
     body ─► 200 ─► start ─► (the backend thinks; heartbeats) ─► chunk … ─► metadata ─► complete
                 └────────────────────────────────────────────► error
 
 Rules
-  * What each event holds is the route's affair (`[routes.answer.events]`); its defaults are the words of the pattern.
+  * What each event holds, the route says (`[routes.answer.events]`). The defaults are what the clients of such
+    backends read already.
   * The status is 200 from the start; what goes wrong is the last event, `error`, the stream ends
     cleanly behind it, and the Ending tells what it was.
   * Nothing was shown before the first chunk, so until then another attempt is honest: `retries`
@@ -208,7 +209,7 @@ class _Telling:
                 raise _timed_out(plan.timeout) from None
             if failure.code == "answer_too_large" or failure.cause is Cause.NONSENSE:
                 raise _bad_answer(failure.message, failure.cause) from None
-            # Not its own words: they name the upstream, which is the operator's affair.
+            # Not in the upstream's words: they may name it, and the client is not to learn where it is.
             raise _unavailable("the backend cannot be reached", failure.cause) from None
         _check_status(result)
         take = partial(_taken, plan, question.events, self._capture)

@@ -1,4 +1,4 @@
-"""source = "enqueue": one request of the client becomes two (design §6.4).
+"""source = "enqueue": one request of the client becomes two (docs/how-to/two-step-broker.md).
 
     body ─► (its turn) ─► POST the job ─► reply ─► GET its stream ─► Reply
                                    └─► (cancel), where nobody will read the stream to its end

@@ -1,6 +1,6 @@
 """The request body: on its way upstream, and kept as long as it may have to be sent again.
 
-A body is kept whole up to KEPT bytes (facts §2); a larger one can be sent once. Sources that read it themselves
+A body is kept whole up to KEPT bytes; a larger one can be sent once. Sources that read it themselves
 (`enqueue`, `answer`) take the payload instead.
 """
 

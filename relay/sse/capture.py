@@ -6,8 +6,8 @@ Rules
   * Only the last value that is not null counts, so events are kept as they came and read newest first, a few at a time:
     a member that stands in every event (`model`) costs a parse in sixteen events and not in each.
   * An event without a word of any expression is not looked at. A word is a name that has to stand in the event for the
-    expression to find anything; config.expressions finds it.
-  * What cannot be read is passed over: it is the stream's affair, and the client has it already.
+    expression to find anything; config.reading.expressions finds it.
+  * What cannot be read is skipped without an error: the client has received it already.
   * Every bound is small, because all of this is only for the log: see the constants.
 """
 

@@ -1,4 +1,4 @@
-"""Whether a stream said that it is complete (facts §1: what "complete" looks like).
+"""Whether a stream said that it is complete: what models and servers send last (docs/technical-notes/sse.md).
 
 `complete_when` is one marker, or several with `|` between them, any of which completes the stream:
 

@@ -8,7 +8,7 @@ Rules
     number is an upper bound of what the parser would build, and counting them builds nothing.
   * Nested deeper than MAX_DEPTH is refused too: what is done with a value is recursive.
   * Measuring goes through the text in pieces of at most WINDOW, so that a thread that does it lets the others run.
-  * Whether the text is JSON is the parser's affair: only a text that is JSON is measured right.
+  * Whether the text is JSON is left to the parser. Of a text that is not, the count may be wrong: the parser refuses it.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
 Rules
   * A connection serves again only if its upstream had taken all of the request before the head of the answer came, the
     answer lets it and is whole, and nothing came before the request or behind the answer.
-  * What nobody has said to be so is not so. Whatever ends an exchange early, a cancelled task too, leaves a step
-    unsaid, and `release` closes.
+  * Every step has to be reported, and one that was not reported counts as not done. Whatever ends an exchange early, a
+    cancelled task too, leaves a step unreported, and `release` closes the connection.
   * The reason: an upstream that is still owed a part of one request takes the next bytes on the connection for it. Then
     the rest of one client's request is read as a request of its own, which no route has seen, and the answers go to the
     wrong clients (RFC 9112 §9.3, §11.2).

@@ -102,7 +102,7 @@ class Alarms:
             alarm.entry = None
 
     def _leave(self, entry: Entry) -> None:
-        """An entry is about nobody any more."""
+        """Count an entry that no alarm wants any more; where most are such, take them out."""
         entry[2] = None
         self._forgotten += 1
         if self._forgotten > FORGOTTEN and 2 * self._forgotten > len(self._heap):

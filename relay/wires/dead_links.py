@@ -41,7 +41,7 @@ def unacknowledged(fd: int) -> int:
 
 
 def unread(fd: int) -> int:
-    """Bytes that have come in on a socket and nobody has read; its end is none."""
+    """Bytes that have come in on a socket and nobody has read; the end of the stream does not count as one."""
     try:
         ioctl(fd, FIONREAD, _queued)
     except OSError:

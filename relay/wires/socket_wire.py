@@ -301,8 +301,8 @@ class SocketWire:
         return unacknowledged(self.fd)
 
     def unread(self) -> int:
-        """Bytes that have come in and were not read; the end of the stream is none. A third of what a read costs that finds
-        nothing."""
+        """Bytes that have come in and were not read; the end of the stream does not count as one. It
+        costs a third of a read that finds nothing."""
         return unread(self.fd)
 
     def bound_unread(self, write: float) -> None:

@@ -3,8 +3,8 @@
 Rules
   * One reader and one writer at a time; nothing is locked.
   * A deadline belongs to the caller: it sets `read_by` / `write_within` and sees `Expired`.
-  * `Gone` is the other end's doing and an expected value of the way; after it, or after a failed or cancelled
-    send, the wire is dead and is only closed.
+  * `Gone` says that the other end closed or reset the connection, which is expected. After it, or after a failed or
+    cancelled send, the wire is dead and is only closed.
   * `close` is synchronous and by force, so no cleanup ever waits and no shield is needed.
 """
 

@@ -1,6 +1,6 @@
 """The promise: a model that is dead behind an upstream that keeps sending comments is found out.
 Bytes and
-events have clocks of their own (facts §1: provider keep-alives mask a dead model).
+events have clocks of their own (the keep-alives of a provider mask a dead model).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The promise: exit codes and signals say how it ended (design §7), and nothing lies about
+"""The promise: exit codes and signals say how it ended, and nothing lies about
 afterwards: no socket file, no descriptor.
 """
 

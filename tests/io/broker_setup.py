@@ -1,4 +1,4 @@
-"""The message broker of design §6.4, as the tests of `enqueue` configure it."""
+"""A two-step message broker, as the tests of `enqueue` configure it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def broker(
     cancel: bool = False,
     cancel_path: str = "/cancel?id={reply.message_id}",
 ) -> str:
-    """TOML of the message broker of design §6.4, with further lines for each table."""
+    """TOML of the message broker, with further lines for each table."""
     told = f"""
 [routes.cancel]
 upstream = "broker"

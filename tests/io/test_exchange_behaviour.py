@@ -1,4 +1,4 @@
-"""What peers' suites hold their proxies to, written anew (facts §7): Go's reverseproxy_test.go,
+"""What peers' suites hold their proxies to, written anew: Go's reverseproxy_test.go,
 Caddy's
 integration tests, and a few of our own. Hop-by-hop fields have a file of their own in guarantees/.
 """

@@ -21,7 +21,7 @@ ANSWER = {"response": TEXT, "confidence": 0.5, "sources": ["a", "b"]}
 
 
 def pipeline(url: str, keys: str = "", *, route: str = "", fallback: str = "") -> str:
-    """TOML of the ask route of design §6.5."""
+    """TOML of a route that asks a pipeline and tells its answer as events."""
     second = f'[upstreams.spare]\nurl = "{fallback}"' if fallback else ""
     use = 'fallback = "spare"' if fallback else ""
     return f"""

@@ -74,7 +74,7 @@ EXPRESSION = Kind("JMESPath", "a JMESPath expression", _read)
 
 # -- words -------------------------------------------------------------------------------------------------------
 
-# What these make of null is not null, so a value may have any text.
+# Functions that turn null into a value: what they find may come from an event with any text.
 _OF_NULL: Final = frozenset(("type", "to_string", "to_array"))
 _WORD: Final = re.compile(r"[A-Za-z0-9_.$ -]+")  # what everybody writes as it is in JSON
 _LEFT_NEEDED: Final = frozenset(
@@ -84,9 +84,9 @@ _PATH: Final = _LEFT_NEEDED | {"field", "subexpression", "current", "identity", 
 
 
 def words_of(text: str) -> tuple[bytes, ...]:
-    """Words of which one stands in the JSON text of every value that an expression, which compiles, finds anything in.
+    """Words, one of which must stand in a JSON text if the expression is to find anything in it.
 
-    Empty where there are none that are sure. A server that escapes plain letters (`\\u006dodel`) is not thought of.
+    Empty where no word is certain. A server that escapes plain letters (`\\u006dodel`) is missed.
     """
     import jmespath
 
@@ -95,7 +95,7 @@ def words_of(text: str) -> tuple[bytes, ...]:
 
 
 def _words(node: Mapping[str, Any]) -> frozenset[str] | None:
-    """The same of a part; None: nothing is sure."""
+    """The same for one node of the parsed expression; None: no word is certain."""
     kind, children = node["type"], node["children"]
     if kind == "field":
         runs = sorted(_WORD.findall(node["value"]), key=len)
@@ -117,7 +117,7 @@ def _words(node: Mapping[str, Any]) -> frozenset[str] | None:
 
 
 def _is_path(node: Mapping[str, Any]) -> bool:
-    """Whether all names that a part can give stand in the text: nothing in it makes an object of its own."""
+    """Whether every name that a node can yield stands in the text: none of its parts builds an object of its own."""
     if node["type"] not in _PATH:
         return False
     return all(_is_path(child) for child in node["children"] if isinstance(child, Mapping))

@@ -1,4 +1,4 @@
-"""On which line of a TOML text a key stands. tomllib, which does the real reading, does not tell.
+"""On which line of a TOML text a key stands: tomllib, which reads the file, does not say.
 
 Only texts that tomllib has accepted come here, so the scan needs to know no more than where
 strings, comments and brackets begin and end. A key inside an inline table has a line of its own

@@ -70,7 +70,7 @@ def shown(value: object) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean "x"?`, or what there is when nothing comes near or nothing may be said."""
+    """`; did you mean "x"?`, or the list of what there is, where nothing is similar enough or nothing may be suggested."""
     if isinstance(name, Filled):
         return ""
     from difflib import get_close_matches  # 5 ms that only a mistake pays for

@@ -1,8 +1,8 @@
 """What a configuration is once it has been read: frozen values that the rest of relay trusts.
 
 Units: times are seconds (`inf` means off), sizes are bytes (`UNLIMITED` means off). Field names
-are the keys of the file (design §8). Nothing here reads, checks or resolves anything:
-`config.load` does that once.
+are the keys of the file (docs/reference/configuration.md). Nothing here reads, checks or resolves anything:
+`relay.config.load` does that once.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class Cors:
 class Source:
     """What a source was configured to do, and what it says of itself: relay asks the plan and not which one it is.
 
-    A source is a module in config/sources (its plan, its keys) and the module of the same name in relay/sources
+    A source is a module in config/keys/sources (its plan, its keys) and the module of the same name in relay/sources
     (`run`, which does it).
 
     Attributes:
@@ -351,7 +351,7 @@ class Route:
     response_headers: FieldEdits = FieldEdits()
     cors: Cors | None = None
     expects_events: bool = (
-        False  # a key says what its events are like: `_EXPECT_EVENTS` in config.routes
+        False  # a key says what its events are like: `_EXPECT_EVENTS` in config.keys.route_builder
     )
     auth: Auth | None = None
     resume: Resume | None = None

@@ -23,7 +23,7 @@ from relay.routing.template import Template
 
 @dataclass(frozen=True, slots=True)
 class Answer(Source):
-    """source = "answer": one JSON answer turned into events (design §6.5)."""
+    """source = "answer": one JSON answer turned into events (docs/how-to/json-answer-as-a-stream.md)."""
 
     name: ClassVar = "answer"
     streams: ClassVar = True

@@ -1,4 +1,4 @@
-"""What the events of `source = "answer"` hold: `[routes.answer.events]` (design §6.5).
+"""What the events of `source = "answer"` hold: `[routes.answer.events]`.
 
 An event is a table, written as the client is to get it, with placeholders in its texts (see routing.json_template). The
 defaults are the words of the pattern: its own client reads `content`, `query`, `timestamp` and `success`.

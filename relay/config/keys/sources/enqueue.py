@@ -18,7 +18,7 @@ _ORDER_KEYS: Final = frozenset(("order_by", "order_wait", "max_body"))
 
 @dataclass(frozen=True, slots=True)
 class Enqueue(Source):
-    """source = "enqueue": POST a job, then GET its stream (design §6.4)."""
+    """source = "enqueue": POST a job, then GET its stream (docs/how-to/two-step-broker.md)."""
 
     name: ClassVar = "enqueue"
     streams: ClassVar = True

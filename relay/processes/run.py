@@ -16,6 +16,7 @@ import trio
 from relay.config.values import Config
 from relay.processes.file_watch import Watch
 from relay.processes.notify import Notifier
+from relay.processes.setup import Setup
 from relay.processes.single import Single
 from relay.processes.standard_streams import Standard
 from relay.serving.activation import Passed
@@ -76,11 +77,12 @@ def _serve(config: Config, standard: Standard, takeover: bool, watch: Watch | No
             logger.warning("%s was passed in, and nothing in the configuration names it", name)
         if watch is not None:
             watch.start()
+        setup = Setup(config, served, admin, passed, notifier, standard)
         if config.server.workers > 1:
             from relay.processes.supervisor import Supervisor
 
-            return Supervisor(config, served, admin, passed, notifier, standard).run()
-        return trio.run(Single(config, served, admin, passed, notifier, standard).run)
+            return Supervisor(setup).run()
+        return trio.run(Single(setup).run)
     except (BindError, OSError, Refused, StoreUnusable) as error:
         hint = ""
         if isinstance(error, BindError) and error.taken:

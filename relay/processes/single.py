@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -19,10 +18,9 @@ import trio
 from relay.admin.control import Control, LocalControl
 from relay.config.values import Config
 from relay.exchange.worker import Worker
-from relay.processes.notify import Notifier
-from relay.processes.standard_streams import Standard
+from relay.processes.messages import announce, tell_refused, tell_reloaded
+from relay.processes.setup import Setup
 from relay.serving import reload
-from relay.serving.activation import Passed
 from relay.serving.listeners import Listener
 from relay.serving.reload import Change, Planning, Refused
 from relay.serving.server import Server
@@ -33,21 +31,13 @@ logger = logging.getLogger("relay")
 class Single:
     """The one process. `run` returns the exit code."""
 
-    def __init__(
-        self,
-        config: Config,
-        listeners: list[Listener],
-        admin: list[Listener],
-        passed: Passed,
-        notifier: Notifier,
-        standard: Standard,
-    ) -> None:
-        self._config = config
-        self._opened = listeners
-        self._admin = admin
-        self._passed = passed
-        self._notifier = notifier
-        self._standard = standard
+    def __init__(self, setup: Setup) -> None:
+        self._config = setup.config
+        self._opened = setup.listeners
+        self._admin = setup.admin
+        self._passed = setup.passed
+        self._notifier = setup.notifier
+        self._standard = setup.standard
 
     async def run(self) -> int:
         """Serve until a signal, then drain. Raises: Refused: there is no access log."""
@@ -160,19 +150,3 @@ async def _run_then_cancel(
 ) -> None:
     await server.run(task_status=task_status)
     scope.cancel()
-
-
-def announce(names: list[str]) -> None:
-    """Say that connections are accepted, a line for each listener."""
-    print("".join(f"relay: listening on {name}\n" for name in names), end="", file=sys.stderr)
-
-
-def tell_refused(refused: Refused) -> None:
-    logger.error("the new configuration is refused, nothing changes: %s", refused)
-
-
-def tell_reloaded(change: Change) -> None:
-    logger.info("reloaded")
-    announce([listener.name for listener in change.opened])
-    for key in change.restart:
-        logger.warning("%s has changed: that takes effect at the next start", key)

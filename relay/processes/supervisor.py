@@ -32,18 +32,14 @@ from socket import socketpair
 from typing import Any
 
 from relay.admin.control import tell
-from relay.config.values import Config
 from relay.processes.children import Child, Restarts, Slot, describe_end
-from relay.processes.notify import Notifier
+from relay.processes.messages import announce, tell_refused, tell_reloaded
 from relay.processes.orphaned_queues import Covering
-from relay.processes.single import announce, tell_refused, tell_reloaded
-from relay.processes.standard_streams import Standard
+from relay.processes.setup import Setup
 from relay.processes.starting import Starter
 from relay.processes.worker import ALONE, LEAVING, READY
 from relay.processes.worker_sockets import Sharing
 from relay.serving import reload
-from relay.serving.activation import Passed
-from relay.serving.listeners import Listener
 from relay.serving.reload import Change, Planning, Refused
 from relay.stores.opening import keep_store
 
@@ -63,25 +59,19 @@ FAULT = 1
 class Supervisor:
     """Keeps the workers. `run` returns the exit code."""
 
-    def __init__(
-        self,
-        config: Config,
-        listeners: list[Listener],
-        admin: list[Listener],
-        passed: Passed,
-        notifier: Notifier,
-        standard: Standard,
-    ) -> None:
+    def __init__(self, setup: Setup) -> None:
         """Raises: BindError, OSError: not every worker can have its sockets."""
-        self._config = config
-        self._names = [each.name for each in listeners]
-        self._slots = [Slot(number) for number in range(config.server.workers)]
-        self._sharing = Sharing(listeners, self._slots)
-        self._starter = Starter(self._slots, self._sharing, admin, standard, self._put_down)
+        self._config = setup.config
+        self._names = [each.name for each in setup.listeners]
+        self._slots = [Slot(number) for number in range(setup.config.server.workers)]
+        self._sharing = Sharing(setup.listeners, self._slots)
+        self._starter = Starter(
+            self._slots, self._sharing, setup.admin, setup.standard, self._put_down
+        )
         self._covering = Covering(self._slots, self._tell)
         self._admin_restarts = Restarts()
-        self._passed = passed
-        self._notifier = notifier
+        self._passed = setup.passed
+        self._notifier = setup.notifier
         self._children: dict[int, Child] = {}
         self._selector = selectors.DefaultSelector()
         self._woken, self._wake = socketpair()
@@ -92,7 +82,7 @@ class Supervisor:
         self._draining = False
         self._kill_at = inf
         self._tell_at = inf
-        self._beat = min(_BEAT, notifier.watchdog)
+        self._beat = min(_BEAT, setup.notifier.watchdog)
         self._beat_at = time.monotonic()
         self._code = 0
 

@@ -118,6 +118,26 @@ async def test_a_resting_wire_hears_at_the_end_of_its_rest_what_came_meanwhile()
         theirs.close()
 
 
+async def test_a_resting_wire_hears_of_a_hang_up_and_of_nothing_else() -> None:
+    """1. A wire rests. 2. Bytes come: the engine looks, and the wire does not hear of them. 3. The other end hangs up."""
+    async with data_plane() as plane:
+        ours, theirs = socket.socketpair()
+        wire = SocketWire(ours, plane.engine, plane.alarms)
+        wire.sock.setblocking(False)
+        await trio.sleep(0.01)  # whatever was reported when it was registered is over
+        heard, gone = trio.Event(), trio.Event()
+        wire.on_readable, wire.on_gone = heard.set, gone.set
+        # Without an await in between: the engine's own task has no turn, so the rest does not end.
+        plane.engine.rest(wire)
+        theirs.send(b"x")
+        plane.engine.look()
+        assert not heard.is_set()
+        theirs.close()
+        plane.engine.look()
+        assert gone.is_set()
+        wire.close()
+
+
 async def test_a_wire_that_waits_to_write_does_so_behind_its_rest_too() -> None:
     """An upload goes up on the wire on which the response comes down."""
     async with data_plane() as plane:

@@ -6,6 +6,7 @@ clock from a test's own arguments, so each test names it).
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -587,6 +588,28 @@ async def test_a_flood_arrives_whole_and_in_order(mock_clock: MockClock, stage: 
     await pumped.ended(Cause.COMPLETE)
     assert await pumped.rest() == LAST
     assert pumped.transfer.flow.events == 2 * HURRIED
+
+
+async def test_what_comes_in_a_rest_of_a_flood_goes_out_together(mock_clock: MockClock) -> None:
+    """1. Small reads follow each other closely, until the upstream's socket rests. 2. Two more events come: the engine
+    looks at its sockets and does not hear of them. 3. The rest is over, and both go out."""
+    async with _staged("epoll", mock_clock) as stage:
+        pumped = stage.pump()
+        await stage.quiet()
+        far_end = pumped.upstream.stream.socket.fileno()
+        events = [_event(number) for number in range(HURRIED + 2)]
+        # Without an await in between: the engine's own task has no turn, so no rest ends.
+        for event in events[:-1]:
+            os.write(far_end, event)
+            stage.engine.look()
+        sent = pumped.transfer.sent
+        assert sent == sum(map(len, events[:-1]))
+        for event in (events[-1], LAST):
+            os.write(far_end, event)
+            stage.engine.look()
+            assert pumped.transfer.sent == sent
+        await pumped.ended(Cause.COMPLETE)
+        assert await pumped.rest() == b"".join(events) + LAST
 
 
 @pytest.mark.parametrize("seen_first", [True, False])

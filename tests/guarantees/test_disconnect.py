@@ -1,9 +1,9 @@
-"""The promise: when the client leaves, in whatever phase, the upstream connection is closed at
-once and nothing is
-left of the exchange: no task, no socket, no descriptor, no place in the pool. The log says who
-ended it.
+"""The promise: when the client leaves, in whatever phase, the upstream connection is closed at once and nothing is left
+of the exchange: no task, no socket, no descriptor, no place in the pool. The log says who ended it.
 
-Each phase below is a function that brings one exchange there and hands back its two ends.
+Each phase below is a function that brings one exchange there and hands back its upstream's end. Every phase is tried with
+every kind of client: a socket, which the engine watches, and the in-memory streams of the embedded form, of which nothing
+is known without reading them. What is of such a stream alone is in test_disconnect_stream.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+from trio.testing import lockstep_stream_pair, memory_stream_pair
 
 from tests.harness import (
     EVENT_HEAD,
+    MemoryPeer,
     RawPeer,
     Relay,
     Upstream,
@@ -26,69 +28,85 @@ from tests.harness import (
 )
 from tests.io.upstreams_setup import Blackhole
 
-Ends = tuple[RawPeer, RawPeer]
-Phase = Callable[[Relay, Upstream], Awaitable[Ends]]
+Phase = Callable[[RawPeer, Relay, Upstream], Awaitable[RawPeer]]
+Connect = Callable[[Relay], Awaitable[RawPeer]]
 Leave = Callable[[RawPeer], None]
 
-UPLOAD = "POST /up HTTP/1.1\r\nHost: relay.test\r\nContent-Length: 1000000\r\n\r\n"
+UPLOAD = b"POST /up HTTP/1.1\r\nHost: relay.test\r\nContent-Length: %d\r\n\r\n"
 UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 GET = b"GET %b HTTP/1.1\r\nHost: relay.test\r\n\r\n"
 
 
-async def answer_awaited(relay: Relay, up: Upstream) -> Ends:
-    client = await relay.get()
+async def socket_client(relay: Relay) -> RawPeer:
+    return await relay.client()
+
+
+async def memory_client(relay: Relay) -> RawPeer:
+    """Its stream takes whatever is written to it."""
+    return relay.attach(memory_stream_pair())
+
+
+async def lockstep_client(relay: Relay) -> RawPeer:
+    """Its stream takes nothing until its reader asks."""
+    return relay.attach(lockstep_stream_pair())
+
+
+async def answer_awaited(client: RawPeer, relay: Relay, up: Upstream) -> RawPeer:
+    await client.send(GET % b"/")
     peer, _ = await up.request()
-    return client, peer
+    return peer
 
 
-async def head_unfinished(relay: Relay, up: Upstream) -> Ends:
-    client, peer = await answer_awaited(relay, up)
+async def head_unfinished(client: RawPeer, relay: Relay, up: Upstream) -> RawPeer:
+    peer = await answer_awaited(client, relay, up)
     await peer.send(b"HTTP/1.1 200 OK\r\nContent-")
-    return client, peer
+    return peer
 
 
-async def interim_passed(relay: Relay, up: Upstream) -> Ends:
-    client, peer = await answer_awaited(relay, up)
+async def interim_passed(client: RawPeer, relay: Relay, up: Upstream) -> RawPeer:
+    peer = await answer_awaited(client, relay, up)
     await peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n")
     assert b" 103 " in await client.head()
-    return client, peer
+    return peer
 
 
-async def stream_silent(relay: Relay, up: Upstream) -> Ends:
-    client, peer = await answer_awaited(relay, up)
+async def stream_silent(client: RawPeer, relay: Relay, up: Upstream) -> RawPeer:
+    peer = await answer_awaited(client, relay, up)
     await peer.send(EVENT_HEAD)
     await client.head()
-    return client, peer
+    return peer
 
 
-async def stream_flowing(relay: Relay, up: Upstream) -> Ends:
-    client, peer = await stream_silent(relay, up)
+async def stream_flowing(client: RawPeer, relay: Relay, up: Upstream) -> RawPeer:
+    peer = await stream_silent(client, relay, up)
     for n in range(3):
         await peer.send(chunked(b"data: %d\n\n" % n))
         await client.until(b"data: %d\n\n\r\n" % n)
-    return client, peer
+    return peer
 
 
-async def event_unfinished(relay: Relay, up: Upstream) -> Ends:
-    client, peer = await stream_flowing(relay, up)
+async def event_unfinished(client: RawPeer, relay: Relay, up: Upstream) -> RawPeer:
+    peer = await stream_flowing(client, relay, up)
     await peer.send(chunked(b"data: half an ev"))
     [transfer] = relay.worker.registry
     await settle(lambda: transfer.flow.held > 0)
-    return client, peer
+    return peer
 
 
-async def body_of_known_length(relay: Relay, up: Upstream) -> Ends:
-    client, peer = await answer_awaited(relay, up)
+async def body_of_known_length(client: RawPeer, relay: Relay, up: Upstream) -> RawPeer:
+    peer = await answer_awaited(client, relay, up)
     await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
     await client.until(b"12345")
-    return client, peer
+    return peer
 
 
-async def write_blocked(relay: Relay, up: Upstream) -> Ends:
-    """The client does not read, so relay waits for its socket."""
-    client, peer = await answer_awaited(relay, up)
+async def write_blocked(client: RawPeer, relay: Relay, up: Upstream) -> RawPeer:
+    """The client does not read, so relay waits for it."""
+    peer = await answer_awaited(client, relay, up)
     await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+    if isinstance(client, MemoryPeer):
+        await client.head()  # its stream takes not even that unasked
     await settle(lambda: len(relay.worker.registry) == 1)
     [transfer] = relay.worker.registry
     async with trio.open_nursery() as sending:
@@ -100,55 +118,62 @@ async def write_blocked(relay: Relay, up: Upstream) -> Ends:
         sending.start_soon(send)
         await settle(lambda: transfer.paused)
         sending.cancel_scope.cancel()
-    return client, peer
+    return peer
 
 
-async def upload_under_way(relay: Relay, up: Upstream) -> Ends:
-    client = await relay.client()
-    await client.send(UPLOAD.encode() + b"x" * 1000)
+async def upload_under_way(client: RawPeer, relay: Relay, up: Upstream) -> RawPeer:
+    await client.send(UPLOAD % 1_000_000 + b"x" * 1000)
     peer, _ = await up.request()
     await peer.exactly(1000)
-    return client, peer
+    return peer
 
 
-async def upload_blocked(relay: Relay, up: Upstream) -> Ends:
+async def upload_blocked(client: RawPeer, relay: Relay, up: Upstream) -> RawPeer:
     """The upstream does not read what the client sends."""
-    client = await relay.client()
-    await client.send(UPLOAD.replace("1000000", "1000000000").encode())
+    await client.send(UPLOAD % 1_000_000_000)
     peer, _ = await up.request()
     with trio.move_on_after(0.001) as scope:
         while True:
             await client.stream.send_all(bytes(65536))
             scope.deadline = trio.current_time() + 0.05
-    return client, peer
+    return peer
 
 
-async def upload_answered_early(relay: Relay, up: Upstream) -> Ends:
-    client, peer = await upload_under_way(relay, up)
+async def upload_answered_early(client: RawPeer, relay: Relay, up: Upstream) -> RawPeer:
+    peer = await upload_under_way(client, relay, up)
     await peer.send(EVENT_HEAD + chunked(b"data: early\n\n"))
     await client.until(b"data: early\n\n\r\n")
-    return client, peer
+    return peer
 
 
-async def continue_awaited(relay: Relay, up: Upstream) -> Ends:
-    client = await relay.client()
-    await client.send(UPLOAD.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n").encode())
+async def upload_complete(client: RawPeer, relay: Relay, up: Upstream) -> RawPeer:
+    await client.send(UPLOAD % 10 + b"123")
+    peer, _ = await up.request()
+    await client.send(b"4567890")
+    await peer.exactly(10)
+    await peer.send(EVENT_HEAD)
+    await client.head()
+    return peer
+
+
+async def continue_awaited(client: RawPeer, relay: Relay, up: Upstream) -> RawPeer:
+    expecting = (UPLOAD % 10).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
+    await client.send(expecting)
     peer, head = await up.request()
     assert b"100-continue" in head
-    return client, peer
+    return peer
 
 
-async def next_request_waiting(relay: Relay, up: Upstream) -> Ends:
-    """A pipelined request stands behind a stream: Go and nginx stop noticing a hang-up then (facts
-    §2)."""
-    client, peer = await stream_flowing(relay, up)
+async def next_request_waiting(client: RawPeer, relay: Relay, up: Upstream) -> RawPeer:
+    """A pipelined request stands behind a stream: Go and nginx stop noticing a hang-up then."""
+    peer = await stream_flowing(client, relay, up)
     await client.send(GET % b"/next")
-    return client, peer
+    return peer
 
 
-async def connection_reused(relay: Relay, up: Upstream) -> Ends:
+async def connection_reused(client: RawPeer, relay: Relay, up: Upstream) -> RawPeer:
     """The second exchange on both connections, the engine's state left over from the first."""
-    client, peer = await answer_awaited(relay, up)
+    peer = await answer_awaited(client, relay, up)
     await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     await client.until(b"ok")
     assert (await relay.line())["ending"] == "complete"
@@ -156,7 +181,7 @@ async def connection_reused(relay: Relay, up: Upstream) -> Ends:
     await peer.head()
     await peer.send(EVENT_HEAD + chunked(b"data: 2\n\n"))
     await client.until(b"data: 2\n\n\r\n")
-    return client, peer
+    return peer
 
 
 # phase → (status, phase) in the log
@@ -172,10 +197,13 @@ PHASES: dict[Phase, tuple[int, str]] = {
     upload_under_way: (499, "request"),
     upload_blocked: (499, "request"),
     upload_answered_early: (200, "body"),
+    upload_complete: (200, "body"),
     continue_awaited: (499, "request"),
     next_request_waiting: (200, "body"),
     connection_reused: (200, "body"),
 }
+# Not with a stream that takes everything.
+NEEDS_A_FULL_STREAM = (write_blocked, upload_blocked)
 
 
 def fin(client: RawPeer) -> None:
@@ -187,6 +215,8 @@ def rst(client: RawPeer) -> None:
 
 
 leaving = pytest.mark.parametrize("leave", [fin, rst])
+CLIENTS: tuple[Connect, ...] = (socket_client, memory_client, lockstep_client)
+connecting = pytest.mark.parametrize("connect", CLIENTS, ids=lambda connect: connect.__name__)
 
 
 async def gone(peer: RawPeer) -> None:
@@ -195,12 +225,21 @@ async def gone(peer: RawPeer) -> None:
 
 
 @leaving
-@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.__name__)
-async def test_the_upstream_is_closed(phase: Phase, leave: Leave) -> None:
+@pytest.mark.parametrize(
+    ("connect", "phase"),
+    [
+        pytest.param(connect, phase, id=f"{connect.__name__}-{phase.__name__}")
+        for connect in CLIENTS
+        for phase in PHASES
+        if connect is not memory_client or phase not in NEEDS_A_FULL_STREAM
+    ],
+)
+async def test_the_upstream_is_closed(connect: Connect, phase: Phase, leave: Leave) -> None:
     status, reached = PHASES[phase]
     async with scene() as (relay, up):
         before = relay.inventory()
-        client, peer = await phase(relay, up)
+        client = await connect(relay)
+        peer = await phase(client, relay, up)
         leave(client)
         await gone(peer)
         line = await relay.line()
@@ -216,7 +255,8 @@ async def test_a_reset_overtakes_pipelined_requests() -> None:
     """
     async with scene() as (relay, up):
         before = relay.inventory()
-        client, peer = await stream_flowing(relay, up)
+        client = await relay.client()
+        peer = await stream_flowing(client, relay, up)
         with trio.move_on_after(0.001) as scope:
             while True:
                 await client.stream.send_all(GET % b"/next" * 1000)
@@ -234,7 +274,8 @@ async def test_while_waiting_for_a_connection_slot(leave: Leave) -> None:
     4. Nobody asks the upstream on its behalf."""
     async with scene(more="[limits]\nconnections = 1") as (relay, up):
         before = relay.inventory()
-        first, peer = await answer_awaited(relay, up)
+        first = await relay.client()
+        peer = await answer_awaited(first, relay, up)
         second = await relay.get("/second")
         leave(second)
         await peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
@@ -252,13 +293,15 @@ async def test_while_waiting_for_a_connection_slot(leave: Leave) -> None:
 
 
 @leaving
-async def test_while_dialling(leave: Leave) -> None:
+@connecting
+async def test_while_dialling(connect: Connect, leave: Leave) -> None:
     """The upstream's address answers no SYN."""
     hole = Blackhole()
     async with running(route_to(f"http://127.0.0.1:{hole.port}")) as relay:
         before = relay.inventory()
-        client = await relay.get()
-        await settle(lambda: relay.inventory().descriptors > before.descriptors + 1)
+        client = await connect(relay)
+        await client.send(GET % b"/")
+        await settle(lambda: relay.inventory().streams == 1)
         leave(client)
         line = await relay.line()
         assert (line["ending"], line["phase"], line["status"]) == ("client_left", "dial", 499)
@@ -267,12 +310,14 @@ async def test_while_dialling(leave: Leave) -> None:
 
 
 @leaving
-async def test_while_the_tls_handshake_stalls(leave: Leave) -> None:
+@connecting
+async def test_while_the_tls_handshake_stalls(connect: Connect, leave: Leave) -> None:
     """The upstream takes the ClientHello and says nothing."""
     up = await Upstream.open()
     async with running(route_to(up.url.replace("http:", "https:"))) as relay:
         before = relay.inventory()
-        client = await relay.get()
+        client = await connect(relay)
+        await client.send(GET % b"/")
         peer = await up.accept()
         await peer.exactly(1)
         leave(client)
@@ -284,11 +329,13 @@ async def test_while_the_tls_handshake_stalls(leave: Leave) -> None:
 
 
 @leaving
-async def test_after_an_early_commitment(leave: Leave) -> None:
+@connecting
+async def test_after_an_early_head(connect: Connect, leave: Leave) -> None:
     """200 is out, the upstream still thinks."""
     async with scene('commit = "after 1ms"') as (relay, up):
         before = relay.inventory()
-        client, peer = await answer_awaited(relay, up)
+        client = await connect(relay)
+        peer = await answer_awaited(client, relay, up)
         await client.head()
         leave(client)
         await gone(peer)
@@ -298,11 +345,13 @@ async def test_after_an_early_commitment(leave: Leave) -> None:
 
 
 @leaving
-async def test_while_a_first_event_is_awaited(leave: Leave) -> None:
+@connecting
+async def test_while_a_first_event_is_awaited(connect: Connect, leave: Leave) -> None:
     """The head is in, and held back until the upstream has proved itself."""
     async with scene("retries = 1") as (relay, up):
         before = relay.inventory()
-        client, peer = await answer_awaited(relay, up)
+        client = await connect(relay)
+        peer = await answer_awaited(client, relay, up)
         await peer.send(EVENT_HEAD + chunked(b": think"))
         await settle(lambda: relay.inventory().streams == 1)
         leave(client)
@@ -312,7 +361,7 @@ async def test_while_a_first_event_is_awaited(leave: Leave) -> None:
         await relay.nothing_left(before)
 
 
-async def in_a_tunnel(relay: Relay, up: Upstream) -> Ends:
+async def in_a_tunnel(relay: Relay, up: Upstream) -> tuple[RawPeer, RawPeer]:
     client = await relay.get("/ws", UPGRADE)
     peer, _ = await up.request()
     await peer.send(SWITCHING)
@@ -345,10 +394,12 @@ async def test_an_end_in_a_tunnel_is_passed_on() -> None:
         await relay.nothing_left(before)
 
 
-async def test_between_two_requests() -> None:
+@connecting
+async def test_between_two_requests(connect: Connect) -> None:
     async with scene() as (relay, up):
         before = relay.inventory()
-        client, peer = await answer_awaited(relay, up)
+        client = await connect(relay)
+        peer = await answer_awaited(client, relay, up)
         await peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
         await client.head()
         client.close()
@@ -357,12 +408,14 @@ async def test_between_two_requests() -> None:
 
 
 @leaving
-async def test_in_the_middle_of_a_request_head(leave: Leave) -> None:
+@connecting
+async def test_in_the_middle_of_a_request_head(connect: Connect, leave: Leave) -> None:
     async with scene() as (relay, _):
         before = relay.inventory()
-        client = await relay.client()
+        client = await connect(relay)
         await client.send(b"GET / HTTP/1.1\r\nHo")
-        await settle(lambda: relay.inventory().connections == 1)
+        if connect is socket_client:
+            await settle(lambda: relay.inventory().connections == 1)
         leave(client)
         await relay.nothing_left(before)
 
@@ -372,7 +425,8 @@ class TestHalfCloseKept:
 
     async def test_the_answer_arrives(self) -> None:
         async with scene('half_close = "keep"') as (relay, up):
-            client, peer = await stream_silent(relay, up)
+            client = await relay.client()
+            peer = await stream_silent(client, relay, up)
             client.half_close()
             await peer.send(chunked(b"data: 1\n\n") + b"0\r\n\r\n")
             assert b"data: 1\n\n" in await client.rest()
@@ -405,7 +459,8 @@ class TestHalfCloseKept:
     async def test_a_reset_still_ends_it(self, phase: Phase) -> None:
         async with scene('half_close = "keep"') as (relay, up):
             before = relay.inventory()
-            client, peer = await phase(relay, up)
+            client = await relay.client()
+            peer = await phase(client, relay, up)
             client.reset()
             await gone(peer)
             assert (await relay.line())["ending"] == "client_left"
@@ -416,7 +471,8 @@ class TestHalfCloseKept:
         enough."""
         async with scene('half_close = "keep"\nheartbeat = "20ms"') as (relay, up):
             before = relay.inventory()
-            client, peer = await stream_silent(relay, up)
+            client = await relay.client()
+            peer = await stream_silent(client, relay, up)
             client.close()
             await gone(peer)
             assert (await relay.line())["ending"] == "client_left"
@@ -425,7 +481,8 @@ class TestHalfCloseKept:
     async def test_an_upload_cut_short_is_no_request(self) -> None:
         async with scene('half_close = "keep"') as (relay, up):
             before = relay.inventory()
-            client, peer = await upload_under_way(relay, up)
+            client = await relay.client()
+            peer = await upload_under_way(client, relay, up)
             client.half_close()
             await gone(peer)
             assert (await relay.line())["ending"] == "client_left"

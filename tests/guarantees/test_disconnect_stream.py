@@ -1,23 +1,18 @@
-"""The promise of test_disconnect.py for a client that is not a socket: in-memory streams, as in the
-embedded form. Such a stream tells of its end only to a reader, so relay reads ahead, up to a bound.
+"""The promise of test_disconnect.py where a client that is not a socket differs: in-memory streams, as in the embedded
+form. Such a stream tells of its end only to a reader, so relay reads ahead, up to a bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import pytest
 import trio
 from trio.testing import lockstep_stream_pair, memory_stream_pair
 
 from tests.harness import (
-    EVENT_HEAD,
     MemoryPair,
-    MemoryPeer,
-    RawPeer,
-    Relay,
     Upstream,
-    chunked,
     route_to,
     running,
     scene,
@@ -25,8 +20,6 @@ from tests.harness import (
 )
 from tests.io.upstreams_setup import Blackhole
 
-Ends = tuple[MemoryPeer, RawPeer]
-Phase = Callable[[MemoryPeer, Upstream], Awaitable[Ends]]
 MakePair = Callable[[], MemoryPair]
 
 GET = b"GET / HTTP/1.1\r\nHost: relay.test\r\n\r\n"
@@ -37,105 +30,14 @@ pairs = pytest.mark.parametrize(
 )
 
 
-async def answer_awaited(client: MemoryPeer, up: Upstream) -> Ends:
-    await client.send(GET)
-    peer, _ = await up.request()
-    return client, peer
-
-
-async def stream_silent(client: MemoryPeer, up: Upstream) -> Ends:
-    client, peer = await answer_awaited(client, up)
-    await peer.send(EVENT_HEAD)
-    await client.head()
-    return client, peer
-
-
-async def stream_flowing(client: MemoryPeer, up: Upstream) -> Ends:
-    client, peer = await stream_silent(client, up)
-    for n in range(3):
-        await peer.send(chunked(b"data: %d\n\n" % n))
-        await client.until(b"data: %d\n\n\r\n" % n)
-    return client, peer
-
-
-async def next_request_waiting(client: MemoryPeer, up: Upstream) -> Ends:
-    client, peer = await stream_flowing(client, up)
-    await client.send(GET)
-    return client, peer
-
-
-async def upload_under_way(client: MemoryPeer, up: Upstream) -> Ends:
-    await client.send(POST + b"123")
-    peer, _ = await up.request()
-    await peer.exactly(3)
-    return client, peer
-
-
-async def upload_answered_early(client: MemoryPeer, up: Upstream) -> Ends:
-    client, peer = await upload_under_way(client, up)
-    await peer.send(EVENT_HEAD + chunked(b"data: early\n\n"))
-    await client.until(b"data: early\n\n\r\n")
-    return client, peer
-
-
-async def upload_complete(client: MemoryPeer, up: Upstream) -> Ends:
-    client, peer = await upload_under_way(client, up)
-    await client.send(b"4567890")
-    await peer.exactly(7)
-    await peer.send(EVENT_HEAD)
-    await client.head()
-    return client, peer
-
-
-PHASES: dict[Phase, int] = {
-    answer_awaited: 499,
-    stream_silent: 200,
-    stream_flowing: 200,
-    next_request_waiting: 200,
-    upload_under_way: 499,
-    upload_answered_early: 200,
-    upload_complete: 200,
-}
-
-
-async def left(relay: Relay, peer: RawPeer, status: int) -> None:
-    await peer.rest()
-    line = await relay.line()
-    assert (line["ending"], line["side"], line["status"]) == ("client_left", "client", status)
-
-
-@pairs
-@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.__name__)
-@pytest.mark.parametrize("leave", [MemoryPeer.half_close, MemoryPeer.close])
-async def test_the_upstream_is_closed(
-    phase: Phase, leave: Callable[[MemoryPeer], None], pair: MakePair
-) -> None:
-    async with scene() as (relay, up):
-        before = relay.inventory()
-        client, peer = await phase(relay.attach(pair()), up)
-        leave(client)
-        await left(relay, peer, PHASES[phase])
-        await relay.nothing_left(before)
-
-
-async def test_while_a_write_is_blocked() -> None:
-    """A lockstep stream takes nothing until its reader asks."""
-    async with scene() as (relay, up):
-        before = relay.inventory()
-        client, peer = await stream_silent(relay.attach(lockstep_stream_pair()), up)
-        await peer.send(chunked(b"data: 1\n\n"))
-        await settle(lambda: any(transfer.paused for transfer in relay.worker.registry))
-        client.close()
-        await left(relay, peer, 200)
-        await relay.nothing_left(before)
-
-
 @pairs
 async def test_two_requests_on_one_connection(pair: MakePair) -> None:
     """What was read ahead is the next request."""
     async with scene() as (relay, up):
         before = relay.inventory()
-        client, peer = await answer_awaited(relay.attach(pair()), up)
+        client = relay.attach(pair())
+        await client.send(GET)
+        peer, _ = await up.request()
         await client.send(GET)
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         await client.until(b"ok")

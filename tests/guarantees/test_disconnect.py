@@ -402,8 +402,8 @@ async def test_between_two_requests(connect: Connect) -> None:
         peer = await answer_awaited(client, relay, up)
         await peer.send(b"HTTP/1.1 204 No Content\r\n\r\n")
         await client.head()
-        client.close()
         assert (await relay.line())["ending"] == "complete"
+        client.close()
         await relay.nothing_left(before)
 
 

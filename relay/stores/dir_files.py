@@ -19,13 +19,16 @@ Rules
   * An r- entry is made by link(), which one of several wins, and removed by who unlinked the claim of its run, which one of
     several does. If that one dies in between, requests like this one are just not shared until the janitor has been here.
   * An end is written beside and linked, so it is whole or not there.
+  * What is found may be anybody's: a run with a file that is not what relay writes is not there (NotOurs), costs the others
+    nothing, and is taken away by the janitor. No link is followed, no pipe is waited for, and a file is read up to LARGEST.
   * Nothing is synced: what a process wrote outlives that process, not the loss of power.
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import os
+import re
 import secrets
 import stat
 import time
@@ -37,19 +40,26 @@ from typing import Final
 from relay.http.bodies import Fields
 from relay.stores.store import Card, Known, Look, Sealed, StoreUnusable
 from relay.stores.written import (
-    as_fields,
+    NotOurs,
     as_json,
-    as_texts,
     read_card,
     read_end,
+    read_fields,
     written_card,
     written_end,
+    written_fields,
 )
 
 _CLAIM_TRIES: Final = 3
 _ENDED: Final = (
     16  # runs of a key that have ended, as a look knows them beside the current one (arbitrary)
 )
+LARGEST: Final = (
+    8 * 1024 * 1024  # bytes of a file that is read whole: a head of 1 MiB, escaped (arbitrary)
+)
+_RUN: Final = re.compile("[0-9a-f]{32}")  # a run's name
+_ENTRY: Final = re.compile("[ace]-[0-9]{20}-[0-9a-f]{32}")
+_SEGMENT: Final = re.compile("s-([1-9][0-9]{0,18})")
 _DIGITS: Final = 20  # of a number, so that names sort as numbers do
 
 Alive = Callable[[str], bool]
@@ -163,7 +173,7 @@ class Files:
     def head(self, card: Card, fields: Fields) -> None:
         """Its head has come: the key moves, by the rule above."""
         self._mark(card, "c")
-        put_once(f"{self.run(card.identity)}/fields", as_json(as_texts(fields)))  # now it moves
+        put_once(f"{self.run(card.identity)}/fields", written_fields(fields))  # now it moves
         mine = _entry(card, "c")
         for name in self._entries(card.key, "c"):
             if name != mine:
@@ -190,7 +200,7 @@ class Files:
     def end(self, identity: bytes) -> Sealed | None:
         """The end of a run; None: there is none."""
         try:
-            return read_end(json.loads(_read(f"{self.run(identity)}/end")))
+            return read_end(_read(f"{self.run(identity)}/end"))
         except FileNotFoundError:
             return None
 
@@ -208,20 +218,29 @@ class Files:
             os.rmdir(directory)
 
     def remove(self, path: str) -> None:
-        """The directory of a run."""
-        names = ["head"]  # first: without it there is no run
-        with suppress(FileNotFoundError):
+        """The directory of a run. What is in it and none of ours may stay: without a head it is no run."""
+        names = ["head"]  # first
+        with suppress(FileNotFoundError, NotADirectoryError):
             names += os.listdir(path)
         for name in names:
-            with suppress(FileNotFoundError):
-                os.unlink(f"{path}/{name}")
+            with suppress(FileNotFoundError, NotADirectoryError):
+                try:
+                    os.unlink(f"{path}/{name}")
+                except (IsADirectoryError, PermissionError):  # what unlink says of a folder
+                    os.rmdir(f"{path}/{name}")
         with suppress(OSError):
             os.rmdir(path)
 
     # -- looking -------------------------------------------------------------------------------------------------
 
     def known(self, identity: bytes, alive: Alive) -> Known | None:
-        """A run as it is now."""
+        """A run as it is now; None: there is none, or what there is is not ours."""
+        try:
+            return self._known(identity, alive)
+        except NotOurs:
+            return None
+
+    def _known(self, identity: bytes, alive: Alive) -> Known | None:
         found = self.card(identity)
         if found is None:
             return None
@@ -239,17 +258,17 @@ class Files:
     def card(self, identity: bytes) -> tuple[Card, str] | None:
         """What a run is, and whose process owns it."""
         try:
-            return read_card(json.loads(_read(f"{self.run(identity)}/head")))
-        except (FileNotFoundError, ValueError, KeyError):  # a head that is being written, too
+            card, process = read_card(_read(f"{self.run(identity)}/head"))
+        except (FileNotFoundError, NotOurs):  # a head that is being written, too
             return None
+        return (card, process) if card.identity == identity else None
 
     def fields(self, identity: bytes) -> Fields | None:
         """Of its response head; None: it has none yet."""
         try:
-            texts = json.loads(_read(f"{self.run(identity)}/fields"))
+            return read_fields(_read(f"{self.run(identity)}/fields"))
         except FileNotFoundError:
             return None
-        return as_fields(texts)
 
     def segments(self, identity: bytes) -> list[int]:
         """The numbers of the first events of its segments, in order."""
@@ -257,7 +276,12 @@ class Files:
             names = os.listdir(self.run(identity))
         except FileNotFoundError:
             return []
-        return sorted(int(name[2:]) for name in names if name.startswith("s-"))
+        return sorted(int(found[1]) for name in names if (found := _SEGMENT.fullmatch(name)))
+
+    def runs(self) -> list[bytes]:
+        """The identities of all runs, whatever is in them."""
+        names = os.listdir(f"{self.root}/runs")
+        return [bytes.fromhex(name) for name in names if _RUN.fullmatch(name)]
 
     def look(self, identity: bytes | None, key: str | None, alive: Alive) -> Look:
         """See store.Store.look."""
@@ -295,7 +319,7 @@ class Files:
             names = os.listdir(self.key(key))
         except FileNotFoundError:
             return []
-        return sorted(name for name in names if name.startswith(f"{kind}-"))
+        return sorted(name for name in names if name[:1] == kind and _ENTRY.fullmatch(name))
 
 
 # -- files -------------------------------------------------------------------------------------------------------
@@ -325,10 +349,19 @@ def _write(path: str, data: bytes) -> None:
 
 
 def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    """A whole file. Raises: NotOurs: what stands there is none, or larger than any of ours."""
     try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):  # a link, no run, a socket
+            raise NotOurs from None
+        raise
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+            raise NotOurs
         data = part = os.read(fd, 1 << 16)
-        while len(part) == 1 << 16:
+        while len(part) == 1 << 16 and len(data) <= LARGEST:
             part = os.read(fd, 1 << 16)
             data += part
         return data

@@ -3,6 +3,7 @@
 Rules
   * One janitor at a time in a directory, by a lock that nobody waits for. It touches only files, and nothing that a process
     could be making just now: what belongs to nobody is left alone for YOUNG seconds.
+  * What is none of relay's stops it nowhere: a run with a broken file goes when it is old, a foreign name stays.
   * Above `space` finished runs go first, those of the principal that has most, oldest first; then the older segments of runs
     under way, of the largest.
 """
@@ -20,6 +21,7 @@ from typing import Final
 from relay.stores.dir_files import Files
 from relay.stores.dir_process import lives
 from relay.stores.store import Card, Sealed
+from relay.stores.written import NotOurs
 
 YOUNG: Final = 60.0  # seconds in which something may still be in the making
 _ROOM: Final = 0.9  # of `space` that is left after making room
@@ -50,35 +52,52 @@ def sweep(files: Files, space: int) -> None:
 
 
 def _sweep_runs(files: Files) -> list[_Kept]:
-    now = time.time()
     kept: list[_Kept] = []
-    for name in os.listdir(f"{files.root}/runs"):
-        identity = bytes.fromhex(name)
-        path = files.run(identity)
-        size, touched = _measure(path)
-        found = files.card(identity)
-        if found is None:
-            if touched + YOUNG < now:
-                files.remove(path)
-            continue
-        card, process = found
-        sealed = files.end(identity)
-        if sealed is not None:
-            over = sealed.until < now
-        else:
-            over = touched + max(card.keep, YOUNG) < now and not lives(files.lock(process))
-        if over:
-            files.forget(card)
-        else:
-            kept.append(_Kept(card, sealed, size, process))
+    for identity in files.runs():
+        with suppress(OSError):  # what cannot be taken away keeps nothing else here
+            found = _sweep_run(files, identity)
+            if found is not None:
+                kept.append(found)
     return kept
+
+
+def _sweep_run(files: Files, identity: bytes) -> _Kept | None:
+    now = time.time()
+    path = files.run(identity)
+    if os.path.islink(path):  # what it leads to is somebody's
+        os.unlink(path)
+        return None
+    size, touched = _measure(path)
+    found = files.card(identity)
+    sealed = None
+    try:
+        sealed = files.end(identity)
+        files.fields(identity)
+        broken = found is None
+    except NotOurs:
+        broken = True
+    if found is None or broken:
+        if touched + YOUNG < now:
+            if found is not None:
+                files.forget(found[0])
+            files.remove(path)
+        return None
+    card, process = found
+    if sealed is not None:
+        over = sealed.until < now
+    else:
+        over = touched + max(card.keep, YOUNG) < now and not lives(files.lock(process))
+    if over:
+        files.forget(card)
+        return None
+    return _Kept(card, sealed, size, process)
 
 
 def _measure(path: str) -> tuple[int, float]:
     """The bytes of a run's files, and when they were last written to."""
     size, touched = 0, 0.0
-    with suppress(FileNotFoundError):
-        touched = os.stat(path).st_mtime
+    with suppress(FileNotFoundError, NotADirectoryError):
+        touched = os.lstat(path).st_mtime
         for entry in os.scandir(path):
             with suppress(FileNotFoundError):
                 found = entry.stat(follow_symlinks=False)
@@ -92,31 +111,33 @@ def _sweep_keys(files: Files) -> None:
     now = time.time()
     for key in os.listdir(f"{files.root}/keys"):
         directory = files.key(key)
-        with suppress(FileNotFoundError):
+        if os.path.islink(directory):
+            continue
+        with suppress(OSError):
             for name in os.listdir(directory):
                 path = f"{directory}/{name}"
-                with suppress(FileNotFoundError):
-                    if os.stat(path).st_mtime + YOUNG < now and not _has_run(files, path, name):
+                with suppress(OSError):
+                    if os.lstat(path).st_mtime + YOUNG < now and not _has_run(files, path, name):
                         os.unlink(path)
-        with suppress(OSError):
             os.rmdir(directory)
 
 
 def _has_run(files: Files, path: str, name: str) -> bool:
     """Whether the run of an entry is there. Of a claim: whether it is a candidate still."""
     if name.startswith("r-"):
-        return os.stat(path).st_nlink > 1
-    return os.path.exists(f"{files.run(bytes.fromhex(name[-32:]))}/head")
+        return os.lstat(path).st_nlink > 1
+    return os.path.exists(f"{files.root}/runs/{name[-32:]}/head")
 
 
 def _sweep_processes(files: Files) -> None:
     for name in os.listdir(files.processes):
         if name.endswith(".lock"):
             lock = f"{files.processes}/{name}"
-            if not lives(lock):
-                for path in (lock.removesuffix(".lock") + ".sock", lock):
+            with suppress(OSError):
+                if not lives(lock):
                     with suppress(FileNotFoundError):
-                        os.unlink(path)
+                        os.unlink(lock.removesuffix(".lock") + ".sock")
+                    os.unlink(lock)
 
 
 def _make_room(files: Files, kept: list[_Kept], space: int) -> None:

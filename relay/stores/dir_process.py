@@ -26,6 +26,8 @@ from relay.stores.dir_files import Files
 
 NAME: Final = 16  # characters of a process's name
 _LONGEST: Final = 107  # bytes of a unix socket's path (unix(7))
+# There is no such file, or what is there is no file: no process of relay's has that for its lock.
+_NO_LOCK: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO))
 _FULL: Final = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -120,11 +122,13 @@ class Process:
 
 
 def lives(lock: str) -> bool:
-    """Whether somebody holds this lock file."""
+    """Whether somebody holds this lock file. Raises: OSError: it cannot be told (no descriptor is left, or no right)."""
     try:
-        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
+        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in _NO_LOCK:
+            return False
+        raise
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False

@@ -7,6 +7,8 @@ Rules
   * A reader takes whole chunks. What a write has put down in part, or left torn, is no event: it is not counted, and the
     writer cuts it off in the same step.
   * A segment holds the kept size of the run (`card.limit`), and two are kept, so that much is there at least.
+  * What no write of ours has put there (another spelling of a size, an event without bound) is read no further:
+    it would go out to readers as it stands.
   * A reader that finds its next segment gone goes on with the oldest: its mirror sees a greater number, which is a hole.
 """
 
@@ -19,9 +21,9 @@ from contextlib import suppress
 from typing import Final
 
 from relay.stores.dir_files import Files
+from relay.stores.written import NotOurs, chunks
 
 _ROLLED: Final = b"0\r\n"  # no event is empty
-_SIZE_LINE: Final = 18  # bytes of the longest size line that is written
 READ: Final = 256 * 1024  # bytes at a time: some thousand events, a few milliseconds
 
 
@@ -140,23 +142,13 @@ class SegmentReader:
 
 def split(data: bytes) -> tuple[list[bytes], int, int, bool]:
     """Whole chunks at the beginning of `data`: them, their size, the bytes up to the end of the one that is not whole yet,
-    and whether the segment ends there."""
-    events: list[bytes] = []
-    at, size = 0, len(data)
-    find, take = data.find, events.append
-    while at < size:
-        line = find(b"\r\n", at, at + _SIZE_LINE)
-        if line < 0:
-            return events, at, at, False
-        length = int(data[at:line], 16)
-        if not length:
-            return events, at, at, not events
-        end = line + length + 4
-        if end > size:
-            return events, at, end, False
-        take(data[at:end])
-        at = end
-    return events, at, at, False
+    and whether the segment ends there. Raises: NotOurs: none of ours begins there."""
+    events, used, wanted = chunks(data)
+    if wanted >= 0:
+        return events, used, wanted, False
+    if not events and not data.startswith(_ROLLED):
+        raise NotOurs
+    return events, used, used, not events
 
 
 def count(files: Files, identity: bytes) -> int:

@@ -31,6 +31,7 @@ from relay.stores.dir_process import NAME, Process
 from relay.stores.dir_segments import count
 from relay.stores.dir_tail import Tail
 from relay.stores.store import Card, Known, Look, Reader, Sealed, StoreUnusable
+from relay.stores.written import NotOurs
 
 WATCH: Final = 4.0  # seconds between two looks at whether others live: a death is noticed within 10
 AGAIN: Final = 1.0  # seconds until what could not be written is written again
@@ -145,21 +146,24 @@ class DirStore:
         return stands
 
     async def read(self, identity: bytes, reader: Reader) -> Tail | None:
-        found = self.files.card(identity)
-        if found is None:
-            await trio.lowlevel.checkpoint()
-            return None
-        process = found[1]
-        tail = self._tails[identity] = Tail(self.files, identity, process, reader, self._left)
-        self._process.tell(process, b"w" + identity + self._process.name.encode())
+        await trio.lowlevel.checkpoint()
+        tail = None
         try:
+            found = self.files.card(identity)
+            if found is None:
+                return None
+            process = found[1]
+            tail = self._tails[identity] = Tail(self.files, identity, process, reader, self._left)
+            self._process.tell(process, b"w" + identity + self._process.name.encode())
             await tail.load()
         except OSError as error:
             self._count("read", error)
-            tail.close()
+            if tail is not None:
+                tail.close()
             return None
         except BaseException:
-            tail.close()
+            if tail is not None:
+                tail.close()
             raise
         self._busy.set()
         self._look_at(identity)  # what came since
@@ -221,8 +225,10 @@ class DirStore:
     def _pulled(self, tail: Tail) -> bool:
         try:
             return tail.pull()
-        except (OSError, ValueError) as error:
+        except OSError as error:
             self._count("read", error)
+            if isinstance(error, NotOurs):
+                tail.fail()
             return False
 
     # -- clocks --------------------------------------------------------------------------------------------------
@@ -232,27 +238,33 @@ class DirStore:
         while True:
             await self._busy.wait()
             await trio.sleep(WATCH)
-            tails = [tail for tail in self._tails.values() if not tail.over]
-            dead = {
-                name for name in {tail.process for tail in tails} if not self._process.alive(name)
-            }
-            for tail in tails:
-                if tail.process in dead:
-                    self._bury(tail)
-            watchers = {name for each in self._journals.values() for name in each.watchers}
-            for name in watchers:
-                if not self._process.alive(name):
-                    self._gone(name)
-            if not self._tails and not watchers:
-                self._busy = trio.Event()
+            try:
+                self._look_after()
+            except OSError as error:  # no descriptor is left: it cannot be told who lives
+                self._count("watch", error)
+
+    def _look_after(self) -> None:
+        tails = [tail for tail in self._tails.values() if not tail.over]
+        dead = {name for name in {tail.process for tail in tails} if not self._process.alive(name)}
+        for tail in tails:
+            if tail.process in dead:
+                self._bury(tail)
+        watchers = {name for each in self._journals.values() for name in each.watchers}
+        for name in watchers:
+            if not self._process.alive(name):
+                self._gone(name)
+        if not self._tails and not watchers:
+            self._busy = trio.Event()
 
     def _bury(self, tail: Tail) -> None:
         try:
             found = self.files.card(tail.identity)
             keep = found[0].keep if found is not None else 0.0
             tail.lost(self.files.seal, keep)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             self._count("seal", error)
+            if isinstance(error, NotOurs):
+                tail.fail()
 
     def _gone(self, name: str) -> None:
         """A process is dead: it reads no run of ours any more."""

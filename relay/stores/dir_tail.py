@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 import trio
 
-from relay.observing.ending import Ending
 from relay.stores.dir_files import Files
 from relay.stores.dir_segments import SegmentReader
 from relay.stores.store import Reader, Sealed
@@ -97,10 +96,10 @@ class Tail:
             while self._step():
                 pass
 
-    def fail(self, ending: Ending) -> None:
+    def fail(self) -> None:
         """It cannot be read any more."""
         if not self.over:
-            end, _ = self._reader.last_words()
+            end, ending = self._reader.last_words()
             self._end(Sealed(end, ending, self._segments.next - 1, time.time()))
 
     def close(self) -> None:

@@ -12,7 +12,6 @@ Rules
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -228,7 +227,7 @@ class Journal:
         if reply[0]:
             assert isinstance(reply[0], bytes)
             last, until = int(reply[1]), int(reply[2]) / 1000  # type: ignore[arg-type]
-            stands = replace(read_end(json.loads(reply[0])), last=last, until=until)
+            stands = replace(read_end(reply[0]), last=last, until=until)
             self.missing = False
             ours, self.sealed = self.sealed, stands
             self._closed(self)

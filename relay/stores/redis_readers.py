@@ -8,7 +8,6 @@ was away, or has lost some of its keys in a fail-over, ends no run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -23,7 +22,7 @@ from relay.stores.redis_link import Replies, connect, drop
 from relay.stores.redis_scripts import END, LEFT, READ, RING, WATCH
 from relay.stores.redis_tail import COUNT, MOST, Entry, Group, Tail, load
 from relay.stores.store import Reader, Sealed
-from relay.stores.written import read_end
+from relay.stores.written import NotOurs, read_end
 
 if TYPE_CHECKING:
     from coredis import Redis
@@ -70,8 +69,12 @@ class Readers:
         if not isinstance(reply, list):
             return None
         tail = Tail(run, reply[0], reader, self._left)
-        if reply[1]:
-            tail.head(reply[1])
+        try:
+            if reply[1]:
+                tail.head(reply[1])
+        except NotOurs as error:
+            client.failed("read", why(error))
+            return None
         self._tails.setdefault(identity, []).append(tail)
         redis = client.redis
         try:
@@ -126,14 +129,14 @@ class Readers:
     async def _end(self, tail: Tail) -> None:
         """The end of a run, which its stream has announced."""
         reply = await self._client.ask("read", END, tail.run)
-        if isinstance(reply, list):
-            tail.end(sealed_in(reply))
-        elif reply == 0:
-            self._gone(tail)
-
-    def _gone(self, tail: Tail) -> None:
-        end, ending = tail.reader.last_words()
-        tail.end(Sealed(end, ending, tail.last, 0.0))
+        try:
+            if isinstance(reply, list):
+                tail.end(sealed_in(reply))
+            elif reply == 0:
+                tail.fail()
+        except NotOurs as error:
+            self._client.failed("read", why(error))
+            tail.fail()
 
     def _left(self, tail: Tail) -> None:
         identity = bytes.fromhex(tail.run)
@@ -171,7 +174,7 @@ class Readers:
 
     async def _lost(self, tail: Tail, *, forgotten: bool) -> None:
         if forgotten:
-            self._gone(tail)
+            tail.fail()
             return
         end, ending = tail.reader.last_words()
         await self._seal(bytes.fromhex(tail.run), end, ending)
@@ -187,6 +190,9 @@ async def _entries(redis: Redis[bytes], key: str, start: bytes) -> list[Entry]:
 
 
 def sealed_in(reply: list[bytes]) -> Sealed:
-    """An end as the scripts give it."""
-    written, last, until = reply
-    return replace(read_end(json.loads(written)), last=int(last), until=int(until) / 1000)
+    """An end as the scripts give it. Raises: NotOurs."""
+    try:
+        written, last, until = reply
+        return replace(read_end(written), last=int(last), until=int(until) / 1000)
+    except (ValueError, TypeError, OverflowError):
+        raise NotOurs from None

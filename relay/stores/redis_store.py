@@ -12,7 +12,6 @@ Rules
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 import time
 from collections.abc import Callable
@@ -40,7 +39,7 @@ from relay.stores.redis_scripts import (
 )
 from relay.stores.redis_tail import Tail
 from relay.stores.store import Card, Known, Look, Reader, Sealed
-from relay.stores.written import as_json, read_card, read_fields, written_card, written_end
+from relay.stores.written import NotOurs, as_json, read_card, read_fields, written_card, written_end
 
 if TYPE_CHECKING:
     from coredis import Redis
@@ -146,8 +145,11 @@ class RedisStore:
             journal.forget()
             raise
         if isinstance(reply, list):
-            del self._journals[card.identity]
-            return self._known(reply)
+            repeated = self._known(reply)
+            if repeated is not None:
+                del self._journals[card.identity]
+                return repeated
+            reply = None
         if reply is None:
             journal.missed()
             self._repair.set()
@@ -160,7 +162,7 @@ class RedisStore:
         if not isinstance(reply, list):
             return Look(None, ())
         records = [self._known(record) for record in reply[1]]
-        below = [known for known in records if not _past(known)]
+        below = [known for known in records if known is not None and not _past(known)]
         found = self._known(reply[0]) if isinstance(reply[0], list) else None
         if found is not None and _past(found):
             found = None
@@ -177,24 +179,33 @@ class RedisStore:
         record = as_json(written_end(Sealed(end, ending, 0, 0.0)))
         keep, linger = int(known.run.card.keep * 1000), int(LINGER * 1000)
         reply = await self._client.ask("seal", SEAL, identity.hex(), record, keep, linger, "")
-        return sealed_in(reply) if isinstance(reply, list) else None
+        try:
+            return sealed_in(reply) if isinstance(reply, list) else None
+        except NotOurs as error:
+            self._client.failed("seal", why(error))
+            return None
 
     async def read(self, identity: bytes, reader: Reader) -> Tail | None:
         """See store.Store."""
         return await self._readers.open(identity, reader)
 
-    def _known(self, record: list[bytes]) -> Known:
+    def _known(self, record: list[bytes]) -> Known | None:
+        """A run as a script tells of it; None: what Redis has is not ours."""
         card, _, fields, sealed, last, until, alive, first, *current = record
-        end = sealed_in([sealed, last, until]) if sealed else None
         steady = trio.current_time() - self._client.since > UNSEEN
-        return Known(
-            read_card(json.loads(card))[0],
-            read_fields(fields) if fields else None,
-            min(int(first), 1 << 60) if len(first) < 19 else 1,
-            end,
-            current=bool(current) and current[0] == b"1",
-            lost=end is None and alive == b"0" and steady,
-        )
+        try:
+            end = sealed_in([sealed, last, until]) if sealed else None
+            return Known(
+                read_card(card)[0],
+                read_fields(fields) if fields else None,
+                min(int(first), 1 << 60) if len(first) < 19 else 1,
+                end,
+                current=bool(current) and current[0] == b"1",
+                lost=end is None and alive == b"0" and steady,
+            )
+        except NotOurs as error:
+            self._client.failed("look", why(error))
+            return None
 
     # -- what others say -----------------------------------------------------------------------------------------
 
@@ -270,7 +281,10 @@ class RedisStore:
         if not isinstance(reply, list):
             return False
         if not journal.gone:
-            journal.restored(reply)
+            try:
+                journal.restored(reply)
+            except NotOurs as error:  # the others are not kept waiting by it
+                self._client.failed("append", why(error))
         return True
 
 

@@ -15,7 +15,7 @@ import trio
 from relay.stores.redis_link import Replies, Reply, Stream, bulk
 from relay.stores.redis_scripts import MAX_ID
 from relay.stores.store import Reader, Sealed
-from relay.stores.written import read_fields
+from relay.stores.written import LARGEST_EVENT, NotOurs, chunks, read_fields
 
 MOST: Final = 256  # streams that one connection waits for
 COUNT: Final = 32  # entries of at most 64 KiB that are asked for at once
@@ -50,19 +50,20 @@ class Tail:
         self._left = left
         self._headed = False
         self._next = 1
-        self._parts: list[bytes] = []
+        self._parts: list[bytes] = []  # of an event that is larger than an entry
+        self._size = 0  # of them together
 
     def close(self) -> None:
         self._left(self)
 
     def head(self, record: bytes) -> None:
-        """The fields of its head."""
+        """The fields of its head. Raises: NotOurs."""
         if not self._headed:
             self._headed = True
             self.reader.head(read_fields(record))
 
     def take(self, entries: Iterable[Entry]) -> None:
-        """Entries that came, in order."""
+        """Entries that came, in order. Raises: NotOurs."""
         events: list[bytes] = []
         first = self._next
         for place, values in entries:
@@ -74,6 +75,9 @@ class Tail:
                 self.head(values[b"h"])
                 continue
             if b"m" in values:
+                self._size += len(values[b"m"])
+                if self._size > LARGEST_EVENT:
+                    raise NotOurs
                 self._parts.append(values[b"m"])
                 continue
             if b"d" not in values:
@@ -82,6 +86,7 @@ class Tail:
             if self._parts:
                 data = b"".join([*self._parts, data])
                 self._parts.clear()
+                self._size = 0
             last = int(place.partition(b"-")[0])
             some = chunks_in(data)
             start = last - len(some) + 1
@@ -105,6 +110,11 @@ class Tail:
             self.over = True
             self.reader.ended(sealed)
 
+    def fail(self) -> None:
+        """It cannot be read any more."""
+        end, ending = self.reader.last_words()
+        self.end(Sealed(end, ending, self.last, 0.0))
+
     @property
     def last(self) -> int:
         """The number of the last event that was told."""
@@ -113,18 +123,7 @@ class Tail:
 
 def chunks_in(data: bytes) -> list[bytes]:
     """The chunks (RFC 9112 §7.1) that stand one behind the other. What is none of ours ends it."""
-    out, at = [], 0
-    while at < len(data):
-        line = data.find(b"\r\n", at)
-        try:
-            end = line + 2 + int(data[at:line], 16) + 2
-        except ValueError:
-            break
-        if line < 0 or end > len(data):
-            break
-        out.append(data[at:end])
-        at = end
-    return out
+    return chunks(data)[0]
 
 
 class Group:
@@ -200,7 +199,12 @@ class Group:
             return
         tail = self._tails.get(key)
         if tail is not None:
-            tail.take(entries)
+            try:
+                tail.take(entries)
+            except NotOurs:  # costs its readers this run, and those of others nothing
+                self.leave(key, tail)
+                tail.fail()
+                return
             if tail.ended:
                 self.leave(key, tail)
                 self._ended(tail)

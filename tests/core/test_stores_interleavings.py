@@ -8,6 +8,7 @@ so it can be put aside at every call, without threads. States that are alike are
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -177,6 +178,10 @@ class Calls:
     def read(self, fd: int, size: int) -> bytes:
         data: bytes = self._call("read", self._names[fd])
         return data
+
+    def fstat(self, fd: int) -> os.stat_result:
+        """It was opened, so it is a file."""
+        return os.stat_result((stat.S_IFREG, *[0] * 9))
 
     def close(self, fd: int) -> None:
         pass

@@ -12,13 +12,14 @@ from typing import Final
 
 import trio
 
-from relay.stores.redis_link import Replies, Reply, Stream, bulk
+from relay.stores.redis_link import Refused, Replies, Reply, Stream, bulk, command
 from relay.stores.redis_scripts import MAX_ID
 from relay.stores.store import Reader, Sealed
 from relay.stores.written import LARGEST_EVENT, NotOurs, chunks, read_fields
 
 MOST: Final = 256  # streams that one connection waits for
 COUNT: Final = 32  # entries of at most 64 KiB that are asked for at once
+_OTHER_KIND: Final = "WRONGTYPE"  # what Redis says of a key that is no stream
 _BLOCK: Final = 4000  # milliseconds
 _SILENT: Final = 5.0  # seconds beyond it after which the connection is taken for dead
 
@@ -166,19 +167,44 @@ class Group:
     async def run(self, stream: Stream, replies: Replies) -> None:
         """Read, until the connection ends. Raises: OSError, trio.BrokenResourceError, ValueError, Refused."""
         while True:
-            await stream.send_all(self._question())
-            got: list[Reply] = []
-            with trio.fail_after(_BLOCK / 1000 + _SILENT):
-                while not got:
-                    data = await stream.receive_some(256 * 1024)
-                    if not data:
-                        return
-                    got = replies.feed(bytes(data))
-            reply = got[0]
+            reply = (await self._asked(stream, replies, self._question(), 1))[0]
+            if isinstance(reply, Refused) and str(reply).startswith(_OTHER_KIND):
+                await self._find_foreign(stream, replies)
+                continue
             if isinstance(reply, Exception):
                 raise reply
             for key, entries in reply or ():  # type: ignore[misc, union-attr]
                 self._came(key, list(map(_entry, entries)))  # type: ignore[arg-type]
+
+    async def _asked(
+        self, stream: Stream, replies: Replies, question: bytes, answers: int
+    ) -> list[Reply]:
+        await stream.send_all(question)
+        got: list[Reply] = []
+        with trio.fail_after(_BLOCK / 1000 + _SILENT):
+            while len(got) < answers:
+                data = await stream.receive_some(256 * 1024)
+                if not data:
+                    raise trio.BrokenResourceError
+                got += replies.feed(bytes(data))
+        return got
+
+    async def _find_foreign(self, stream: Stream, replies: Replies) -> None:
+        """One of the keys is no stream, and refuses the question for all: end the reading of those that are refused alone.
+
+        Raises: Refused: it is the key that wakes this process, or it changed meanwhile.
+        """
+        tails = list(self._tails.items())
+        each = [command("XREAD", "COUNT", 1, "STREAMS", key, MAX_ID) for key, _ in tails]
+        found = await self._asked(stream, replies, b"".join(each), len(each)) if each else []
+        foreign = [
+            pair for pair, reply in zip(tails, found, strict=True) if isinstance(reply, Refused)
+        ]
+        if not foreign:
+            raise Refused(_OTHER_KIND)
+        for key, tail in foreign:
+            self.leave(key, tail)
+            tail.fail()
 
     def _question(self) -> bytes:
         if not self._asking:

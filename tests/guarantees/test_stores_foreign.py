@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from relay.feeds.endings import ended_by_us
-from relay.flows.event_log import End
+from relay.flows.event_log import End, EventLog
 from relay.http.bodies import Fields, chunk
 from relay.observing.ending import COMPLETE, Cause
 from relay.stores.dir_files import LARGEST, Files
@@ -24,7 +24,7 @@ from relay.stores.dir_janitor import sweep
 from relay.stores.dir_segments import SegmentReader, split
 from relay.stores.dir_store import DirStore
 from relay.stores.redis_tail import chunks_in
-from relay.stores.store import Card, Sealed
+from relay.stores.store import Card, Known, Sealed
 from relay.stores.written import NotOurs, as_json, read_card, read_end, read_fields, written_card
 from tests.harness import LIMIT, settle
 
@@ -196,19 +196,38 @@ async def test_a_run_that_is_broken_while_it_is_read_ends_for_its_reader(tmp_pat
     async with trio.open_nursery() as nursery:
         nursery.start_soon(here.run)
         nursery.start_soon(there.run)
-        await here.begin(BROKEN)
-        here.files.head(BROKEN, [])
-        segment = f"{root}/runs/{BROKEN.identity.hex()}/s-1"
-        write(segment, chunk(b"data: 1\n\n"))
+        journal = await here.begin(BROKEN)
+        assert not isinstance(journal, Known)
+        journal.owner = owner = Owned()
+        await journal.head([])
         reader = Ended()
         tail = await there.read(BROKEN.identity, reader)  # type: ignore[arg-type]
         assert tail is not None
+        await settle(lambda: owner.watched == 1)
+        owner.log.append(b"data: 1\n\n")
+        journal.grown()
         await settle(lambda: len(reader.events) == 1)
-        async with await trio.open_file(segment, "ab") as more:
-            await more.write(b"-6\r\n-6\r\n")
-        there._look_at(BROKEN.identity)
+        async with await trio.open_file(f"{root}/runs/{BROKEN.identity.hex()}/s-1", "ab") as more:
+            await more.write(b"x" * 100)
+        owner.log.append(b"data: 2\n\n")  # over the beginning of it
+        journal.grown()
         await settle(lambda: reader.end is not None)
+        assert reader.events == [chunk(b"data: 1\n\n"), chunk(b"data: 2\n\n")]
         nursery.cancel_scope.cancel()
+
+
+class Owned:
+    """A run of this process."""
+
+    def __init__(self) -> None:
+        self.log = EventLog(1000)
+        self.watched = 0
+
+    def watched_elsewhere(self, processes: int) -> None:
+        self.watched = processes
+
+    def ended_elsewhere(self, sealed: Sealed) -> None:
+        raise AssertionError
 
 
 class Ended:

@@ -78,6 +78,7 @@ async def _run(listen: str) -> int:
     hypercorn = [*python, "hypercorn", "-k", "trio", "--workers", "0", "--log-level", "ERROR"]
     buffering = [*python, "relay.demo.buffering", f"http://{origin}", "--port", str(buffering_port)]
     relay = [*python, "relay", "serve", str(HERE / "relay.toml")]
+    code = 0  # where a signal ends it
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
@@ -88,8 +89,7 @@ async def _run(listen: str) -> int:
             print(f"relay demo: open http://{listen}/ (Ctrl-C ends it)", file=sys.stderr)
             code = await _child(relay, environment)
             nursery.cancel_scope.cancel()
-            return code
-    return 0
+    return code
 
 
 async def _child(command: Sequence[str], environment: Mapping[str, str]) -> int:

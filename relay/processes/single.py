@@ -47,10 +47,9 @@ class Single:
         # One wish is kept while another is granted: what it would read is read then.
         ask, asked = trio.open_memory_channel[None](1)
         try:
-            async with trio.open_nursery() as nursery:
-                with trio.open_signal_receiver(
-                    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1
-                ) as signals:
+            numbers = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1
+            with trio.open_signal_receiver(*numbers) as signals:
+                async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._obey, signals, server, nursery.cancel_scope, ask)
                     nursery.start_soon(self._reload_when_asked, server, asked)
                     await nursery.start(_run_then_cancel, server, nursery.cancel_scope)

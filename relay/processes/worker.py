@@ -90,10 +90,9 @@ class _Member:
 
     async def run(self) -> int:
         with self._scope:
-            async with trio.open_nursery() as nursery:
-                with trio.open_signal_receiver(
-                    signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, ALONE
-                ) as signals:
+            numbers = signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, ALONE
+            with trio.open_signal_receiver(*numbers) as signals:
+                async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._obey, signals)
                     nursery.start_soon(self._listen)
                     nursery.start_soon(self._follow_orders)

@@ -198,7 +198,7 @@ async def _converse(
     finally:
         if not kept:
             lease.release()
-            await context.stop_upload()
+            await context.stop_upload()  # noqa: ASYNC102 # cancelled, it returns at once, and so does the upload
 
 
 class _Ended(Exception):

@@ -87,7 +87,7 @@ async def reach(
     """
     group = context.group(upstream)
     tried: list[Origin] = []
-    while True:
+    while True:  # noqa: ASYNC913 # a turn for each url
         origin = group.choose(tried)
         assert origin is not None, "a group has at least one origin"
         tried.append(origin)

@@ -42,7 +42,7 @@ async def run(plan: Forward, context: Context, begun: Begun | None = None) -> Re
     group = context.group(plan.upstream)
     tried: list[Origin] = []
     left = context.route.retries
-    while True:
+    while True:  # noqa: ASYNC913 # a turn for each attempt
         origin = group.choose(tried) if begun is None else begun.origin
         if origin is None:
             tried.clear()
@@ -130,7 +130,7 @@ async def _once(
         finally:
             if not handed_over:
                 body.lease.release()
-                await context.stop_upload()
+                await context.stop_upload()  # noqa: ASYNC102 # cancelled, it returns at once, and so does the upload
     finally:
         if not handed_over:
             origin.streams -= 1

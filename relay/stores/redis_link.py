@@ -133,11 +133,13 @@ async def connect(
                     stream = trio.SSLStream(plain, context, server_hostname=host)
             await _greet(stream, place, replies, scripts)
             return stream
-    except BaseException as error:
+    except trio.TooSlowError:
         if stream is not None:
             drop(stream)
-        if isinstance(error, trio.TooSlowError):
-            raise OSError("it does not answer") from None
+        raise OSError("it does not answer") from None
+    except BaseException:
+        if stream is not None:
+            drop(stream)
         raise
 
 
@@ -278,8 +280,8 @@ class Link:
         stream: Stream,
         replies: Replies,
     ) -> None:
-        while True:
-            with trio.move_on_after(_SILENT) as silence:
+        while True:  # noqa: ASYNC913 # each turn reads
+            with trio.move_on_after(_SILENT) as silence:  # noqa: ASYNC912 # it reads
                 try:
                     data = await stream.receive_some(65536)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -79,10 +79,11 @@ async def dial(url: Url, upstream: Upstream, engine: Engine, alarms: Alarms) -> 
     wire = TlsWire(_wrapped(url, await _connect(url, engine), context, name), engine, alarms)
     try:
         await wire.handshake()
-    except BaseException as error:
+    except (OSError, Gone) as error:
         wire.close()
-        if isinstance(error, OSError | Gone):
-            raise DialError("tls", f"{url}: {tls_reason(error)}") from None
+        raise DialError("tls", f"{url}: {tls_reason(error)}") from None
+    except BaseException:
+        wire.close()
         raise
     return wire
 

@@ -135,7 +135,7 @@ def _request(origin: Origin, path: str) -> bytes:
 async def _status(wire: Wire) -> int:
     """The status of the final response head. Raises: Gone, Fault."""
     data = b""
-    while True:
+    while True:  # noqa: ASYNC913 # it reads, unless it has a head
         parsed = parse_response(data, b"GET", LONGEST_HEAD) if data else None
         if parsed is None:
             more = await wire.receive()

@@ -258,7 +258,7 @@ class SocketWire:
         Raises: Gone, Expired; OSError where the file cannot be read like this.
         """
         await trio.lowlevel.checkpoint()
-        while True:
+        while True:  # noqa: ASYNC913 # it waits, or has sent
             if self.closed:
                 raise Gone
             try:

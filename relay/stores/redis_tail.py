@@ -181,7 +181,7 @@ class Group:
     ) -> list[Reply]:
         await stream.send_all(question)
         got: list[Reply] = []
-        with trio.fail_after(_BLOCK / 1000 + _SILENT):
+        with trio.fail_after(_BLOCK / 1000 + _SILENT):  # noqa: ASYNC912 # it reads at least once
             while len(got) < answers:
                 data = await stream.receive_some(256 * 1024)
                 if not data:

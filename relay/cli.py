@@ -44,7 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        options = parser_of_commands().parse_args(arguments)
+        options, unknown = parser_of_commands().parse_known_args(arguments)
+        if (
+            unknown
+        ):  # the command says so, and what it takes; argparse would show the usage of `relay`
+            options.command.error(f"unrecognized arguments: {' '.join(unknown)}")
         return int(options.run(options))
     finally:
         if sys.stdout is not None:  # it may be closed from the start
@@ -85,7 +89,7 @@ def parser_of_commands() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"relay {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    forward = commands.add_parser("forward", help="everything to one upstream, no file needed")
+    forward = _command(commands, "forward", "everything to one upstream, no file needed")
     forward.add_argument(
         "url", metavar="URL", help="http://host:port/base, https://… or unix:/path"
     )
@@ -99,7 +103,7 @@ def parser_of_commands() -> argparse.ArgumentParser:
     )
     _add_forward_options(forward)
     forward.set_defaults(run=_forward)
-    serve = commands.add_parser("serve", help="run a configuration file")
+    serve = _command(commands, "serve", "run a configuration file")
     serve.add_argument("config", metavar="CONFIG.toml", help="a file, or - for what stdin gives")
     serve.add_argument(
         "--takeover",
@@ -111,22 +115,30 @@ def parser_of_commands() -> argparse.ArgumentParser:
         "--watch", action="store_true", help="reload whenever the file changes, for development"
     )
     serve.set_defaults(run=_serve)
-    check = commands.add_parser(
-        "check", help="print every mistake, or the route table in matching order"
-    )
+    check = _command(commands, "check", "print every mistake, or the route table in matching order")
     check.add_argument("config", metavar="CONFIG.toml", help="a file, or - for what stdin gives")
     _add_overrides(check)
     check.set_defaults(run=_check)
-    demo = commands.add_parser("demo", help="an origin, a relay and a page to look at")
+    demo = _command(commands, "demo", "an origin, a relay and a page to look at")
     demo.add_argument(
         "--listen", metavar="ADDR", default="127.0.0.1:8000", help="where the page is (%(default)s)"
     )
     demo.set_defaults(run=_demo)
     _add_terminator(commands)
-    completion = commands.add_parser("completion", help="print a completion script for a shell")
-    completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"))
+    completion = _command(commands, "completion", "print a completion script for a shell")
+    shells = ("bash", "zsh", "fish")
+    completion.add_argument("shell", metavar="SHELL", choices=shells, help=", ".join(shells))
     completion.set_defaults(run=_completion)
     return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+) -> argparse.ArgumentParser:
+    """A command, with what it is for in its own help too."""
+    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(command=command)
+    return command
 
 
 def _add_overrides(command: argparse.ArgumentParser) -> None:
@@ -160,7 +172,7 @@ def _add_forward_options(forward: argparse.ArgumentParser) -> None:
 def _add_terminator(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     names = ("nginx", "caddy", "haproxy", "haproxy-tcp", "hitch", "stunnel")
     text = "print the set-up of a TLS terminator in front of relay"
-    terminator = commands.add_parser("terminator", help=text)
+    terminator = _command(commands, "terminator", text)
     terminator.add_argument("name", metavar="NAME", choices=names, help=", ".join(names))
     terminator.add_argument(
         "--host", metavar="NAME", action="append", required=True,
@@ -195,6 +207,7 @@ def _forward(options: argparse.Namespace) -> int:
         return USAGE
     if not _can_run():
         return FAULT
+    _warn(config)
     from relay.processes.run import serve
 
     return serve(config)
@@ -212,6 +225,7 @@ def _serve(options: argparse.Namespace) -> int:
         return USAGE
     if not _can_run():
         return FAULT
+    _warn(config)
     from relay.processes.run import serve
 
     return serve(config, takeover=options.takeover, watch=watch)
@@ -229,14 +243,21 @@ def _loaded(options: argparse.Namespace) -> Config | None:
         return None
 
 
+def _warn(config: Config) -> None:
+    """Say what is allowed and probably not meant."""
+    from relay.config import warnings
+
+    for warning in warnings(config):
+        _complain(f"warning: {warning}")
+
+
 def _check(options: argparse.Namespace) -> int:
-    from relay.config import describe, warnings
+    from relay.config import describe
 
     config = _loaded(options)
     if config is None:
         return USAGE
-    for warning in warnings(config):
-        _complain(f"warning: {warning}")
+    _warn(config)
     print(describe(config))
     return 0
 

@@ -55,7 +55,8 @@ def forward_config(
     try:
         upstream = Upstream("upstream", (parse_url(url),))
     except ValueError as error:
-        mistakes.append(Mistake("URL", str(error)))
+        expected = f'expected a url such as "http://127.0.0.1:9000": {error}'
+        mistakes.append(Mistake("URL", expected))
     for each in listen or ("127.0.0.1:8000",):
         try:
             addresses.append(parse_address(each))

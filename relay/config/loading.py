@@ -14,15 +14,16 @@ from typing import Any
 from relay.config.keys.log_fields import secret_uses
 from relay.config.keys.resume import STREAMS, check_store
 from relay.config.keys.route_builder import read_routes
+from relay.config.keys.route_keys import ROUTE
 from relay.config.keys.route_reading import Known
 from relay.config.keys.server import LIMITS, SERVER, TIMEOUTS
 from relay.config.keys.translations import read_translations
-from relay.config.keys.upstreams import Upstreams
+from relay.config.keys.upstreams import UPSTREAM, Upstreams
 from relay.config.reading.interpolation import Interpolation
 from relay.config.reading.lines import Lines
-from relay.config.reading.mistakes import ConfigError, KeyPath, Mistake, nearest, written
+from relay.config.reading.mistakes import ConfigError, KeyPath, Mistake, written
 from relay.config.reading.overrides import apply
-from relay.config.reading.schema import INVALID, Reader, Table
+from relay.config.reading.schema import INVALID, AnyKind, Reader, Table
 from relay.config.values import Config, Limits, Override, Server, Streams, Timeouts
 
 STDIN = "-"
@@ -30,7 +31,23 @@ STDIN = "-"
 _TOML_PLACE = re.compile(
     r" \(at (?:line (?P<line>[0-9]+), column (?P<column>[0-9]+)|end of document)\)\Z"
 )
+# What to do about the usual slips; what tomllib says of the others is enough.
+_TOML_HINTS = {
+    "Expected newline or end of document after a statement": 'a text stands in "quotes"',
+    "Invalid value": 'a text stands in "quotes"',
+    "Illegal character '\\n'": 'is a " missing?',
+    "Expected '=' after a key in a key/value pair": "it is written key = value",
+    "Cannot overwrite a value": "the key stands here twice",
+}
 _TABLES = ("server", "limits", "timeouts", "streams", "upstreams", "routes", "translations")
+_HEADINGS: Mapping[str, AnyKind] = {
+    "[server]": SERVER,
+    "[limits]": LIMITS,
+    "[timeouts]": TIMEOUTS,
+    "[streams]": STREAMS,
+    "[upstreams.NAME]": UPSTREAM,
+    "[[routes]]": ROUTE,
+}
 
 
 def load(
@@ -83,7 +100,7 @@ def _checked(
     except RecursionError:
         raise ConfigError([Mistake("TOML", "is nested too deeply")], name) from None
     base = Path(path).absolute().parent if path else Path.cwd()
-    reader = Reader(Interpolation(environ, base))
+    reader = Reader(Interpolation(environ, base), _HEADINGS)
     for at, message in apply(raw, overrides):
         reader.mistake(at, message)
     config = _read(reader, raw, base, path)
@@ -95,7 +112,7 @@ def _checked(
 def _read(reader: Reader, raw: dict[str, Any], base: Path, path: str | None) -> Config:
     for name in raw:
         if name not in _TABLES:
-            reader.mistake((name,), f"unknown key{nearest(name, _TABLES)}")
+            reader.unknown((name,), _TABLES)
     server = _table(reader, SERVER, raw, "server")
     limits = _table(reader, LIMITS, raw, "limits", Limits())
     timeouts = _table(reader, TIMEOUTS, raw, "timeouts", Timeouts())
@@ -130,7 +147,8 @@ def _not_toml(message: str, text: str) -> Mistake:
     if place["line"] is None:
         return Mistake("TOML", message, text.rstrip("\n").count("\n") + 1)
     said = message[: place.start()]
-    return Mistake("TOML", f"{said} (at column {place['column']})", int(place["line"]))
+    hint = f": {_TOML_HINTS[said]}" if said in _TOML_HINTS else ""
+    return Mistake("TOML", f"{said} (at column {place['column']}){hint}", int(place["line"]))
 
 
 def _placed(

@@ -12,6 +12,9 @@ from relay.config.values.filled import Filled
 
 SECRET = "s3cret-value"
 ENVIRON = {"TOKEN": SECRET, "EMPTY": "", "DOLLAR": "${TOKEN}", "HOST": "example.org", "N": "3"}
+NO_NAME = (
+    '"${" is not followed by NAME}; a file is written "{file:/path}", and "$${" are the characters'
+)
 ENVIRON |= {"LINE": "line\n", "WINDOWS": "line\r\n", "BLANK": "\n", "TWO": "one\ntwo\n\n"}
 
 
@@ -66,9 +69,9 @@ def test_an_absolute_file(interpolation: Interpolation, tmp_path: Path) -> None:
     [
         ("${NOPE}", "the environment variable NOPE is not set"),
         ("${EMPTY}", "the environment variable EMPTY is empty"),
-        ("${}", '"${" is not followed by NAME}; write "$${" for the characters'),
-        ("${a b}", '"${" is not followed by NAME}; write "$${" for the characters'),
-        ("x${TOKEN", '"${" is not followed by NAME}; write "$${" for the characters'),
+        ("${}", NO_NAME),
+        ("${a b}", NO_NAME),
+        ("x${TOKEN", NO_NAME),
         ("{file:./nope}", "the file ./nope cannot be read: No such file or directory"),
         ("{file:./}", "the file ./ cannot be read: Is a directory"),
         ("{file:./empty}", "the file ./empty is empty"),

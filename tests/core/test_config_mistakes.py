@@ -29,22 +29,40 @@ ROWS = [
     # The file as a whole
     ("x = ", "TOML (line 1): Invalid value (at end of document)"),
     ("a = 1\n\nb = [\n1,\n\n", "TOML (line 4): Invalid value (at end of document)"),
-    ("a = 1\n\nb 1\n", "TOML (line 3): Expected '=' after a key in a key/value pair (at column 3)"),
-    ("a = 1\na = 2\n", "TOML (line 2): Cannot overwrite a value (at column 6)"),
-    ("", "routes: there is no route: nothing would be answered"),
+    ("a = 1\n\nb 1\n", "TOML (line 3): Expected '=' after a key in a key/value pair (at column 3)"
+     ": it is written key = value"),
+    ("a = 1\na = 2\n", "TOML (line 2): Cannot overwrite a value (at column 6): the key stands here twice"),
+    ("a = 15s\n", "TOML (line 1): Expected newline or end of document after a statement (at column 7): "
+     'a text stands in "quotes"'),
+    ("a = yes\n", 'TOML (line 1): Invalid value (at column 5): a text stands in "quotes"'),
+    ('a = "b\n', "TOML (line 1): Illegal character '\\n' (at column 7): is a \" missing?"),
+    ("", "routes: there is no route, so nothing would be answered: write a [[routes]]"),
     ("routes = 5\n", "routes (line 1): found 5, expected tables [[routes]]"),
     (ROUTE + "[sever]\n", 'sever (line 4): unknown key; did you mean "server"?'),
     (ROUTE + "[zzz]\n", "zzz (line 4): unknown key; there is server, limits, timeouts, streams, "
      "upstreams, routes, translations"),
-    ("server = 1\n" + ROUTE, "server (line 1): found 1, expected a table"),
-    ("upstreams = 1\n" + ROUTE, "upstreams (line 1): found 1, expected a table"),
-    ("translations = []\n" + ROUTE, "translations (line 1): found an array, expected a table"),
+    ("server = 1\n" + ROUTE, "server (line 1): found 1, expected a table: write [server]"),
+    ("upstreams = 1\n" + ROUTE, "upstreams (line 1): found 1, expected a table: write [upstreams.NAME]"),
+    ("translations = []\n" + ROUTE,
+     "translations (line 1): found an array, expected a table: write [translations.NAME]"),
+    # A key under the wrong heading
+    ('listen = "127.0.0.1:8000"\n' + ROUTE, 'listen (line 1): unknown key; "listen" is a key of [server]'),
+    ('[server]\nheartbeat = "5s"\n' + ROUTE,
+     'server.heartbeat (line 2): unknown key; "heartbeat" is a key of [[routes]], and a key belongs to '
+     "the last heading above it"),
+    (ROUTE + '[routes.cors]\norigins = ["*"]\nheartbeat = "5s"\n',
+     'routes[0].cors.heartbeat (line 6): unknown key; "heartbeat" is a key of [[routes]], and a key '
+     "belongs to the last heading above it"),
+    (ROUTE + 'origins = ["*"]\n',
+     'routes[0].origins (line 4): unknown key; "origins" is a key of [routes.cors], and a key belongs '
+     "to the last heading above it"),
+    (ROUTE + 'timeout = "5s"\n', 'routes[0].timeout (line 4): unknown key; did you mean "timeouts"?'),
     # [server]
     ("[server]\nwrokers = 2\n" + ROUTE, 'server.wrokers (line 2): unknown key; did you mean "workers"?'),
     ("[server]\nlisten = []\n" + ROUTE,
      "server.listen (line 2): an empty array, expected at least 1 address"),
     ("[server]\nlisten = 8000\n" + ROUTE,
-     "server.listen (line 2): found 8000, expected an address, or an array of address"),
+     f"server.listen (line 2): found 8000, {ADDRESS}, or an array of them"),
     ('[server]\nlisten = [\n  "127.0.0.1:1",\n  "8000",\n]\n' + ROUTE,
      f'server.listen[1] (line 4): found "8000", {ADDRESS}: a host is needed: "127.0.0.1:PORT", '
      'or "0.0.0.0:PORT" for every interface'),
@@ -107,7 +125,7 @@ ROWS = [
     ('[upstreams."a b"]\nurl = "http://x"\n' + ROUTE,
      'upstreams."a b" (line 1): a name is letters, digits, `_`, `.` and `-`'),
     ('upstreams.a = "http://x"\n' + ROUTE,
-     'upstreams.a (line 1): found "http://x", expected a table'),
+     'upstreams.a (line 1): found "http://x", expected a table: write [upstreams.a]'),
     ('[upstreams.a]\nurl = "x:80"\n' + ROUTE,
      f'upstreams.a.url (line 2): found "x:80", {URL}: it starts with http://, https:// or unix:/'),
     ('[upstreams.a]\nurl = "http://me:pa55@x/"\n' + ROUTE,
@@ -126,8 +144,8 @@ ROWS = [
      'upstreams.a.keepalive_idle (line 3): found "off", expected a duration such as "250ms", '
      '"15s", "2m", "1h": it cannot be "off"'),
     (UPSTREAM + "[upstreams.backend.health]\nstatus = 99\n" + ROUTE,
-     "upstreams.backend.health.status (line 4): found 99, expected an integer 200–599, or an array "
-     "of integer 200–599"),
+     "upstreams.backend.health.status (line 4): found 99, expected a whole number from "
+     "200 to 599, or an array of them"),
     (UPSTREAM + '[upstreams.backend.health]\npath = "/{x}"\n' + ROUTE,
      'upstreams.backend.health.path (line 4): found "/{x}", expected a path such as "/health": it '
      "has no placeholders"),
@@ -150,7 +168,8 @@ ROWS = [
      'upstreams.backend.request_headers.X (line 3): expected a field value ("" removes the field): '
      "it is written in quotes"),
     (UPSTREAM + 'request_headers = "X: y"\n' + ROUTE,
-     'upstreams.backend.request_headers (line 3): found "X: y", expected a table'),
+     'upstreams.backend.request_headers (line 3): found "X: y", '
+     'expected a table: write [upstreams.backend.request_headers]'),
     # Values from outside
     (UPSTREAM + 'request_headers = { X = "${NOPE}" }\n' + ROUTE,
      "upstreams.backend.request_headers.X (line 3): the environment variable NOPE is not set"),
@@ -191,11 +210,12 @@ ROWS = [
     (FORWARD + 'commit = "after off"\n',
      'routes[0].commit (line 6): found "after off", expected "on-head" or "after 5s"'),
     (FORWARD + 'complete_when = "done"\n',
-     'routes[0].complete_when (line 6): found "done", expected "eof", "[DONE]" or "event:NAME"'),
+     'routes[0].complete_when (line 6): found "done", expected "eof", "[DONE]" or "event:NAME": did you mean "event:done"?'),
     (FORWARD + 'complete_when = "event:"\n',
      'routes[0].complete_when (line 6): found "event:", expected "eof", "[DONE]" or "event:NAME"'),
     (FORWARD + 'complete_when = ["[DONE]", "done"]\n',
-     'routes[0].complete_when[1] (line 6): found "done", expected "eof", "[DONE]" or "event:NAME"'),
+     'routes[0].complete_when[1] (line 6): found "done", expected "eof", "[DONE]" or "event:NAME": '
+     'did you mean "event:done"?'),
     (FORWARD + 'complete_when = "[DONE]|"\n',
      'routes[0].complete_when (line 6): found "[DONE]|", expected "eof", "[DONE]" or '
      '"event:NAME"'),
@@ -214,8 +234,8 @@ ROWS = [
     (FORWARD + "retries = -1\n",
      "routes[0].retries (line 6): found -1, expected a whole number from 0 to 10"),
     (FORWARD + 'timeouts = { drain = "1s" }\n',
-     "routes[0].timeouts.drain (line 6): unknown key; there is request_body_idle, connect, "
-     "response_head, idle, write"),
+     "routes[0].timeouts.drain (line 6): unknown key; \"drain\" is a key of [timeouts], and a "
+     "key belongs to the last heading above it"),
     (FORWARD + 'cors = { origins = ["https://a.example/"] }\n',
      'routes[0].cors.origins[0] (line 6): found "https://a.example/", expected an origin such as '
      '"https://app.example", or "*": an origin has no path, not even a slash'),
@@ -230,7 +250,8 @@ ROWS = [
     ('[[routes]]\npath = "/"\n', "routes[0].upstream (line 1): is missing: the upstream that is asked"),
     (FORWARD.replace('"backend"', '"backnd"'),
      'routes[0].upstream (line 5): no upstream "backnd"; did you mean "backend"?'),
-    ('[[routes]]\npath = "/"\nupstream = "x"\n', 'routes[0].upstream (line 3): no upstream "x"'),
+    ('[[routes]]\npath = "/"\nupstream = "x"\n',
+     'routes[0].upstream (line 3): no upstream "x"; there is none: write [upstreams.NAME]'),
     (FORWARD.replace("http://x", "off"),
      'routes[0].upstream (line 5): the url of upstream "backend" is "off"'),
     (FORWARD + 'source = "forwrd"\n',
@@ -331,8 +352,9 @@ ROWS = [
     (ROUTE + '[translations.t."a ="]\n',
      'translations.t."a =" (line 4): is neither an event name nor a JMESPath: unexpected character '
      "at position 3"),
-    (ROUTE + "[translations.t]\na = 1\n", "translations.t.a (line 5): found 1, expected a table"),
-    (ROUTE + "[translations]\nt = 1\n", "translations.t (line 5): found 1, expected a table"),
+    (ROUTE + "[translations.t]\na = 1\n", "translations.t.a (line 5): found 1, expected a table: write "
+     "[translations.t.a]"),
+    (ROUTE + "[translations]\nt = 1\n", "translations.t (line 5): found 1, expected a table: write [translations.t]"),
     (ROUTE + '[translations.t]\nunmatched = "keep"\na = {}\n',
      'translations.t.unmatched (line 5): found "keep", expected one of "drop", "pass"'),
     (ROUTE + "[translations.t.a]\ndata = { at = 1979-05-27 }\n",
@@ -432,7 +454,10 @@ def test_mistakes_of_the_command_line() -> None:
     with pytest.raises(ConfigError) as caught:
         forward_config("localhost:9000", ["8000", "unix:x"])
     assert caught.value.mistakes == (
-        Mistake("URL", "it starts with http://, https:// or unix:/"),
+        Mistake(
+            "URL",
+            'expected a url such as "http://127.0.0.1:9000": it starts with http://, https:// or unix:/',
+        ),
         Mistake(
             "--listen",
             'a host is needed: "127.0.0.1:PORT", or "0.0.0.0:PORT" for every interface',

@@ -108,6 +108,32 @@ def test_every_mistake_names_the_file(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("command", ["forward", "serve", "check", "demo"])
+def test_an_unknown_option_shows_what_the_command_takes(command: str, folder: Path) -> None:
+    """1. `--port`, as other programs have it. 2. The usage is that of the command, so `--listen` is seen."""
+    first = {"forward": ["http://127.0.0.1:1"], "demo": []}.get(command, ["good.toml"])
+    ended = run(command, *first, "--port", "8000", cwd=folder)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"usage: relay {command} ")
+    assert "--listen" in ended.stderr
+    assert ended.stderr.endswith(f"relay {command}: error: unrecognized arguments: --port 8000\n")
+
+
+def test_what_is_probably_not_meant_is_said_at_the_start_too(folder: Path) -> None:
+    """Not everybody runs `relay check` first. Neither can listen, so both end by themselves."""
+    nowhere = ["--listen", f"unix:{folder}/no/such/folder.sock"]
+    (folder / "unused.toml").write_text(GOOD + '[upstreams.a]\nurl = "http://127.0.0.1:1"\n')
+    ended = run("serve", "unused.toml", *nowhere, cwd=folder)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("relay: warning: upstreams.a: no route uses it\n")
+    ended = run("forward", "http://127.0.0.1:1", *nowhere, "--listen", "127.0.0.1:1", cwd=folder)
+    assert ended.returncode == 1
+    assert (
+        "relay: warning: upstreams.upstream: its url is an address that relay itself"
+        in ended.stderr
+    )
+
+
 def test_a_byte_order_mark_in_front(folder: Path) -> None:
     """Windows' editors put it there; it is no part of TOML."""
     (folder / "good.toml").write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())

@@ -286,7 +286,10 @@ def shared_addresses(routes: Iterable[tuple[int, Route]]) -> Iterable[tuple[int,
         if not (owners[first][1].startswith("routes") and owners[second][1].startswith("routes")):
             at = second if owners[second][1].startswith("`") else first
             other = first if at == second else second
-            yield owners[at][0], f"is shared with {owners[other][1]}: both would answer there"
+            yield (
+                owners[at][0],
+                f"is shared with {owners[other][1]}, and both would answer there: choose another, or leave `at` out",
+            )
 
 
 def check_store(routes: Iterable[Route], server: Server, streams: Streams) -> str:

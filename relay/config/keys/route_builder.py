@@ -35,7 +35,9 @@ def read_routes(reader: Reader, raw: object, known: Known) -> tuple[Route, ...]:
         reader.mistake(("routes",), f"found {shown(raw)}, expected tables [[routes]]")
         return ()
     if not raw:
-        reader.mistake(("routes",), "there is no route: nothing would be answered")
+        reader.mistake(
+            ("routes",), "there is no route, so nothing would be answered: write a [[routes]]"
+        )
     routes: list[Route] = []
     indexes: list[int] = []
     shapes: list[tuple[int, Pattern, frozenset[bytes] | None]] = []

@@ -17,8 +17,11 @@ from relay.config.values.filled import joined
 def _read_commit(value: object) -> float:
     if value == "on-head":
         return float("inf")
-    if not isinstance(value, str) or not value.startswith("after ") or value == "after off":
+    if not isinstance(value, str) or value in ("off", "after off"):
         raise ValueError("")
+    if not value.startswith("after "):
+        units.parse_duration(value)  # a duration alone is most likely meant so
+        raise ValueError(f'did you mean "after {value}"?')
     return units.parse_duration(value.removeprefix("after "))
 
 
@@ -33,7 +36,9 @@ def _read_marker(value: str) -> bytes:
     if value not in ("eof", "[DONE]") and (
         not value.startswith("event:") or not name or not name.isprintable()
     ):
-        raise ValueError("")
+        meant = "[DONE]" if value.upper() == "[DONE]" else f"event:{value}"
+        likely = value and ":" not in value and value.isprintable()
+        raise ValueError(f'did you mean "{meant}"?' if likely else "")
     return value.encode()
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from relay.config.reading import kinds
 from relay.config.reading.expressions import EXPRESSION, compile_expression
 from relay.config.reading.mistakes import KeyPath, nearest, shown
-from relay.config.reading.schema import INVALID, Key, Kind, MapOf, Reader, Table
+from relay.config.reading.schema import INVALID, Key, Kind, MapOf, Reader, Table, heading_of
 from relay.config.values import Expression, Rule, Translation
 
 _EVENT_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
@@ -81,7 +81,8 @@ TRANSLATION: Final = Table(
 def read_translations(reader: Reader, raw: object) -> dict[str, Translation | None]:
     """By name; None for one that had a mistake, so that its users are not told it is unknown."""
     if not isinstance(raw, dict):
-        reader.mistake(("translations",), f"found {shown(raw)}, expected a table")
+        message = f"found {shown(raw)}, expected a table: write [translations.NAME]"
+        reader.mistake(("translations",), message)
         return {}
     return {name: _translation(reader, name, each) for name, each in raw.items()}
 
@@ -89,7 +90,7 @@ def read_translations(reader: Reader, raw: object) -> dict[str, Translation | No
 def _translation(reader: Reader, name: str, raw: object) -> Translation | None:
     path: KeyPath = ("translations", name)
     if not isinstance(raw, dict):
-        reader.mistake(path, f"found {shown(raw)}, expected a table")
+        reader.mistake(path, f"found {shown(raw)}, expected a table: {heading_of(path)}")
         return None
     unmatched: Any = "drop"
     rules = []
@@ -156,7 +157,8 @@ def find_translation(
     if text in known:
         return known[text]
     if ":" not in text:
-        reader.mistake(path, f"no translation {shown(text)}{nearest(text, known)}")
+        hint = nearest(text, known) if known else "; there is none: write [translations.NAME]"
+        reader.mistake(path, f"no translation {shown(text)}{hint}")
         return None
     if not _FUNCTION.fullmatch(text):
         reader.mistake(path, f'found {shown(text)}, expected "package.module:function"')

@@ -105,7 +105,9 @@ class Upstreams:
 
     def read(self, raw: object) -> None:
         if not isinstance(raw, dict):
-            self._reader.mistake(("upstreams",), f"found {shown(raw)}, expected a table")
+            self._reader.mistake(
+                ("upstreams",), f"found {shown(raw)}, expected a table: write [upstreams.NAME]"
+            )
             return
         for name, each in raw.items():
             path = ("upstreams", name)
@@ -126,7 +128,8 @@ class Upstreams:
             self._reader.mistake(path, f'the url of upstream {shown(name)} is "off"')
         elif name not in self._absent and name not in self._broken:
             known = (*self.found, *self._absent, *self._broken)
-            self._reader.mistake(path, f"no upstream {shown(name)}{nearest(name, known)}")
+            hint = nearest(name, known) if known else "; there is none: write [upstreams.NAME]"
+            self._reader.mistake(path, f"no upstream {shown(name)}{hint}")
         return None
 
     def _add(self, name: str, values: Parts, path: KeyPath) -> bool:

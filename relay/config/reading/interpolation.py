@@ -64,7 +64,10 @@ class Interpolation:
         if match["escaped"]:
             return "${"
         if match["broken"]:
-            raise ValueError('"${" is not followed by NAME}; write "$${" for the characters')
+            raise ValueError(
+                '"${" is not followed by NAME}; a file is written "{file:/path}", '
+                'and "$${" are the characters'
+            )
         if match["file"]:
             return self._file(match["file"])
         name, default = match["name"], match["default"]

@@ -11,7 +11,7 @@ that was put in; what is shown is the text as written, by the reader alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -108,18 +108,43 @@ class Parts(dict[str, Any]):
 
 
 AnyKind = Kind | ListOf | MapOf | Table
+_HOMES: Final = 2  # tables that a misplaced key may be of and be told so: more tell nothing
 INVALID: Final = object()  # what a reader returns for a value that had a mistake
 
 
 class Reader:
-    """Reads TOML values by kind and collects what is wrong with them."""
+    """Reads TOML values by kind and collects what is wrong with them.
 
-    def __init__(self, interpolation: Interpolation) -> None:
+    Args:
+        headings: the tables of the file by their headings, to tell where a key that stands in the
+            wrong one belongs. In TOML a key is of the last heading above it, so that is easily done.
+    """
+
+    def __init__(
+        self, interpolation: Interpolation, headings: Mapping[str, AnyKind] | None = None
+    ) -> None:
         self._interpolation = interpolation
+        self._headings = headings or {}
         self.mistakes: list[tuple[KeyPath, str]] = []
 
     def mistake(self, path: KeyPath, message: str) -> None:
         self.mistakes.append((path, message))
+
+    def unknown(self, path: KeyPath, known: Iterable[str]) -> None:
+        """A key that is not known where it stands: it is misspelt, or it is known elsewhere."""
+        name = str(path[-1])
+        hint = nearest(name, known)
+        homes = [
+            heading
+            for heading, kind in self._headings.items()
+            for heading, table in _tables(heading, kind)
+            if any(key.name == name for key in table.keys)
+        ]
+        if 0 < len(homes) <= _HOMES:
+            hint = f'; "{name}" is a key of {" and ".join(homes)}'
+            if len(path) > 1:
+                hint += ", and a key belongs to the last heading above it"
+        self.mistake(path, f"unknown key{hint}")
 
     def read(self, kind: AnyKind, raw: object, path: KeyPath) -> Any:
         """The value, or INVALID after at least one mistake was noted."""
@@ -128,7 +153,7 @@ class Reader:
         if isinstance(kind, ListOf):
             return self._list(kind, raw, path)
         if not isinstance(raw, dict):
-            self.mistake(path, f"found {shown(raw)}, expected a table")
+            self.mistake(path, f"found {shown(raw)}, expected a table: {heading_of(path)}")
             return INVALID
         if isinstance(kind, MapOf):
             return self._map(kind, raw, path)
@@ -167,7 +192,10 @@ class Reader:
             return INVALID if one is INVALID else self._made(kind, [one], path)
         if not isinstance(raw, list):
             one = f": write [{shown(raw)}]" if isinstance(raw, str) else ""
-            self.mistake(path, f"found {shown(raw)}, expected an {kind.label}{one}")
+            wanted = (
+                f"{kind.each.expected}, or an array of them" if kind.single else f"an {kind.label}"
+            )
+            self.mistake(path, f"found {shown(raw)}, expected {wanted}{one}")
             return INVALID
         if len(raw) < kind.least:
             self.mistake(path, f"an empty array, expected at least {kind.least} {kind.each.label}")
@@ -192,7 +220,7 @@ class Reader:
         broken = set()
         for name, each in raw.items():
             if name not in known:
-                self.mistake((*path, name), f"unknown key{nearest(name, known)}")
+                self.unknown((*path, name), known)
                 continue
             value = self.read(known[name].kind, each, (*path, name))
             if value is INVALID:
@@ -217,6 +245,21 @@ class Reader:
         except ValueError as error:
             self.mistake(path, str(error))
             return INVALID
+
+
+def _tables(heading: str, kind: AnyKind) -> Iterator[tuple[str, Table]]:
+    """A table and those in it, each with its heading: `[routes.auth]` of `[[routes]]`."""
+    if isinstance(kind, MapOf):
+        yield from _tables(f"[{heading.strip('[]')}.NAME]", kind.each)
+    elif isinstance(kind, Table):
+        yield heading, kind
+        for key in kind.keys:
+            yield from _tables(f"[{heading.strip('[]')}.{key.name}]", key.kind)
+
+
+def heading_of(path: KeyPath) -> str:
+    """How a table is written: `write [routes.auth]`."""
+    return f"write [{'.'.join(part for part in path if isinstance(part, str))}]"
 
 
 def _alike(raw: object, choices: tuple[str, ...]) -> str:

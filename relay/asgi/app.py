@@ -18,7 +18,6 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from json import dumps
 from pathlib import Path
 
@@ -182,7 +181,7 @@ async def _drain_within(server: Server, termination: Wait, seconds: float) -> No
     worker = server.worker
     times = worker.config.timeouts
     within = min(times.drain, seconds * _MARGIN)
-    worker.configure(replace(worker.config, timeouts=replace(times, drain=within)))
+    worker.configure(worker.config._replace(timeouts=times._replace(drain=within)))
     server.stop()
 
 

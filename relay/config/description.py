@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, fields
 from ipaddress import ip_address
 from math import inf
 from typing import Final
@@ -49,8 +48,8 @@ _SHOWN_APART: Final = frozenset(
         "capture",
     ]
 )
-_POLICIES: Final = tuple(each.name for each in fields(Route) if each.name not in _SHOWN_APART)
-_DEFAULTS: Final = {each.name: each.default for each in fields(Route)}
+_POLICIES: Final = tuple(name for name in Route._fields if name not in _SHOWN_APART)
+_DEFAULTS: Final = Route._field_defaults
 
 
 def describe(config: Config) -> str:
@@ -195,7 +194,7 @@ def _policies(config: Config, route: Route) -> list[str]:
         value, default = getattr(route, name), _DEFAULTS[name]
         if name == "after_error" and (route.dialect in WITH_FAILURE or route.source.tells_failure):
             default = "close"
-        if value != default or default is MISSING:
+        if value != default:
             shown.append(f"{name.removesuffix('_after')} {_text(name, value)}")
     for name in ("request_headers", "response_headers"):
         shown += _edits(f"{name} set", getattr(route, name))
@@ -205,13 +204,13 @@ def _policies(config: Config, route: Route) -> list[str]:
         shown.append(f"cors {' '.join(map(shown_as, route.cors.origins))}")
     for group in ("timeouts", "limits"):
         here, there = getattr(route, group), getattr(config, group)
-        for each in fields(there):
-            value = getattr(here, each.name)
-            if each.name == "by":
+        for name in there._fields:
+            value = getattr(here, name)
+            if name == "by":
                 shown += [f"limit {show(own)}" for own in value if own not in there.by]
-            elif value != getattr(there, each.name):
+            elif value != getattr(there, name):
                 text = _number(value, show_duration if group == "timeouts" else show_size)
-                shown.append(f"{group}.{each.name} {text}")
+                shown.append(f"{group}.{name} {text}")
     return shown
 
 

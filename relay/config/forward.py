@@ -6,7 +6,6 @@ It has a module of its own so that `relay forward` starts without the reader and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, get_args
 
@@ -69,7 +68,7 @@ def forward_config(
     mistakes += [Mistake("--header", message) for message in wrong]
     if upstream is None or mistakes:
         raise ConfigError(mistakes)
-    upstream = replace(upstream, request_headers=edits)
+    upstream = upstream._replace(request_headers=edits)
     limits, timeouts = Limits(), Timeouts()
     routes = tuple(
         Route(

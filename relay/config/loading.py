@@ -6,7 +6,6 @@ import re
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,7 @@ def _checked(
     config = _read(reader, raw, base, path)
     if reader.mistakes:
         raise ConfigError(_placed(reader.mistakes, text, overrides), name)
-    return replace(config, overrides=tuple(overrides))
+    return config._replace(overrides=tuple(overrides))
 
 
 def _read(reader: Reader, raw: dict[str, Any], base: Path, path: str | None) -> Config:

@@ -24,7 +24,6 @@ from relay.exchange.client_head import event_framing
 from relay.exchange.client_side import Carrier, ClientSide
 from relay.exchange.delivery import Delivery, Pump
 from relay.exchange.quotas import keys_of
-from relay.exchange.resumption import resumed
 from relay.exchange.worker import RouteState
 from relay.http.fault import Fault
 from relay.http.fields import ClientView
@@ -189,8 +188,8 @@ class Exchange(ClientSide):
                 assert self.state is not None
                 if not self.route.source.says_when:
                     self.promise()
-                if self.route.resume is not None:
-                    reply = await resumed(self)
+                if self.state.resumed is not None:
+                    reply = await self.state.resumed(self)
                 else:
                     reply = await self.state.bring(self, begun)
         except Failure as caught:

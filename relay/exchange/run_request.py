@@ -7,8 +7,8 @@ is for those who wait (`committed`).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
@@ -35,8 +35,7 @@ _ONE_CLIENTS: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FrozenRequest:
+class FrozenRequest(NamedTuple):
     """What a run asks its source, whoever comes and goes.
 
     Attributes:

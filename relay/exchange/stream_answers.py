@@ -5,8 +5,7 @@ Rule: every answer on these paths says `no-store`; 204 and 404 are cacheable by 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from relay.exchange import refusal
 from relay.exchange.client_head import NO_STORE
@@ -32,8 +31,7 @@ SAID: Final = Ending(Side.RELAY, Phase.ROUTE, Cause.COMPLETE)
 _CROWDED: Final = "5"  # seconds until one more viewer may find room
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """What a request asks of the streams of its route.
 
     Attributes:

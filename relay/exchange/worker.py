@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Iterable
-from dataclasses import replace
 from math import inf
 from typing import Final
 
@@ -20,6 +19,7 @@ from relay.exchange.background import BackgroundTasks
 from relay.exchange.prepared import Prepared
 from relay.exchange.quotas import Quotas
 from relay.exchange.registry import Registry
+from relay.exchange.resuming import resumed_of
 from relay.feeds.feeds import Feeds
 from relay.feeds.run import Run
 from relay.http.names import folded
@@ -67,6 +67,7 @@ class RouteState:
         "methods",
         "ordering",
         "place",
+        "resumed",
         "route",
     )
 
@@ -85,6 +86,7 @@ class RouteState:
         self.at = at
         self.methods = _at_methods(route) if at else route.methods
         resume = route.resume
+        self.resumed = resumed_of(route)
         self.place = str(resume.at) if at and resume is not None else str(route.pattern)
         self.counters = counters
         self.counted, self.counted_late = quotas.of(route)
@@ -141,9 +143,8 @@ class Worker:
         """Take `config` for all exchanges that start from now on; running ones keep what they started with. A store is kept,
         and opened with the first route that needs one."""
         config = keep_store(self.config, config)
-        config = replace(
-            config, streams=replace(config.streams, required=False)
-        )  # it serves already
+        # It serves already, so a store that cannot be reached now does not end it.
+        config = config._replace(streams=config.streams._replace(required=False))
         self.groups.update(config)
         self._take(config)
 

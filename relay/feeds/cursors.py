@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 _SHAPE: Final = re.compile(rb"[A-Za-z0-9_-]{22}-.+", re.DOTALL)
 _OURS: Final = re.compile(rb"([A-Za-z0-9_-]{22})-(end|[1-9][0-9]{0,18})")
 _ECHOED: Final = 64  # bytes of a reader's cursor that a gap repeats: ids of ours are no longer
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(NamedTuple):
     """A reader's last event id, of the shape of ours.
 
     Attributes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from relay.feeds.cursors import Cursor
 
@@ -27,8 +27,7 @@ class What(Enum):
     TOO_MANY = "too_many"  # 429
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(NamedTuple):
     """What the route says.
 
     Attributes:
@@ -92,8 +91,7 @@ class Shelf(Protocol[R_co]):
         """A run under way whose head is not there yet; `request` None: any."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """One request.
 
     Attributes:

@@ -6,13 +6,12 @@ A feed outlives the client that began it and ends with its run. `run` is the tas
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from relay.config.values import Route, Streams
 from relay.feeds.book import Book
-from relay.feeds.elsewhere import Elsewhere
 from relay.feeds.run import Run
 from relay.http.bodies import Fields
 from relay.observing.ending import Cause
@@ -21,6 +20,9 @@ from relay.sources.reply import Reply
 from relay.stores.store import Store
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
+
+if TYPE_CHECKING:
+    from relay.feeds.elsewhere import Elsewhere
 
 
 class Feed(Protocol):
@@ -98,6 +100,8 @@ class Feeds:
     def share(self, store: Store) -> None:
         """Keep runs in a store, from now on: before the first of them."""
         assert not len(self.book), "runs that the store does not know"
+        from relay.feeds.elsewhere import Elsewhere  # only where there is a store
+
         self.book.pepper = store.pepper
         self.elsewhere = Elsewhere(store, self.book, self._engine, self._alarms, self._route)
         if self._beside is not None:

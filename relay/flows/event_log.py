@@ -17,8 +17,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from relay.http.bodies import chunk, last_chunk
 
@@ -30,8 +29,7 @@ _TIDY: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """The end of a run, the same for whoever reads to it.
 
     Attributes:

@@ -6,7 +6,8 @@ It is formatted once a second and process, because it is asked for with every re
 from __future__ import annotations
 
 import time
-from email.utils import formatdate
+
+from relay.http.dates import date_bytes
 
 _second = 0
 _date = b""
@@ -17,5 +18,5 @@ def date() -> bytes:
     global _second, _date
     second = int(time.time())
     if second != _second:
-        _second, _date = second, formatdate(second, usegmt=True).encode("ascii")
+        _second, _date = second, date_bytes(second)
     return _date

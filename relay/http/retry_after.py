@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from email.utils import mktime_tz, parsedate_tz
 from math import inf
 from typing import Final
 
 from relay.http.bodies import Fields
+from relay.http.dates import date_of
 
 _DIGITS: Final = 9  # of seconds: thirty years, and no number that is expensive to read
-
-
-def date_of(value: bytes) -> float | None:
-    """The time of an HTTP-date in any of its three formats (RFC 9110 §5.6.7), in seconds since 1970."""
-    parsed = parsedate_tz(value.decode("latin-1"))
-    if parsed is None:
-        return None
-    try:
-        return float(mktime_tz(parsed))
-    except (ValueError, OverflowError):
-        return None
 
 
 def retry_after(fields: Fields, now: float) -> float:

@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 _PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _ROOT: Final = re.compile(r"[a-z]+")
@@ -28,8 +28,7 @@ Compiler = Callable[[str, str | None], Expression | None]
 Roots = Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class _Hole:
+class _Hole(NamedTuple):
     root: str
     find: Expression | None  # None: the root's value itself
 
@@ -38,8 +37,7 @@ class _Hole:
         return value if self.find is None else self.find(value)
 
 
-@dataclass(frozen=True, slots=True)
-class _Text:
+class _Text(NamedTuple):
     """A text with holes in it."""
 
     parts: tuple[str | _Hole, ...]
@@ -85,8 +83,7 @@ class JsonTemplate:
         return shape.value
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(NamedTuple):
     value: object
 
 

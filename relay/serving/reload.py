@@ -17,9 +17,9 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from relay.config import ConfigError, loads
 from relay.config.values import Address, Config
@@ -38,8 +38,7 @@ class Refused(Exception):
     """Why a configuration does not take effect; for people."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What a reload does. Resource handling: who takes it owns all that is open in it, or calls
     `release`."""
 

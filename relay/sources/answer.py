@@ -20,7 +20,7 @@ Rules
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 
@@ -123,7 +123,7 @@ class _Telling:
         route, code, message = self._context.route, failure.code, failure.message
         retryable = failure.retryable
         return last_word(route, code, message, retryable=retryable) or last_word(
-            replace(route, dialect="plain"), code, message, retryable=retryable
+            route._replace(dialect="plain"), code, message, retryable=retryable
         )
 
     # -- the client's request ----------------------------------------------------------------------
@@ -150,7 +150,7 @@ class _Telling:
             raise _bad_request(f"the request has no usable {error}") from None
         events = _with_known(plan.events, self._asked(body))
         start = b"" if events.start is None else event_of(told(events.start, {}))
-        return _Question(target, start, replace(events, start=None))
+        return _Question(target, start, events._replace(start=None))
 
     def _asked(self, body: dict[str, object]) -> Roots:
         """What events may say of the request."""
@@ -278,7 +278,7 @@ def _with_known(events: Events, roots: Roots) -> Events:
             ("complete", events.complete),
         )
     }
-    return replace(events, **known)
+    return events._replace(**known)
 
 
 def _bad_request(message: str) -> Failure:

@@ -11,8 +11,7 @@ What nginx calls auth_request, Caddy forward_auth and Traefik forwardAuth. Rules
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from relay.config.values import Auth
 from relay.http.bodies import Fields
@@ -36,8 +35,7 @@ _NOT_ASKED_WITH: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """A yes.
 
     Attributes:

@@ -12,7 +12,7 @@ What a caller may rely on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from relay.config.values import Upstream
 from relay.http.bodies import Fields, body_reader
@@ -26,8 +26,7 @@ from relay.upstreams.origin import Origin
 from relay.wires.wire import Gone
 
 
-@dataclass(frozen=True, slots=True)
-class CallResult:
+class CallResult(NamedTuple):
     """A whole response: its body is decoded from its framing."""
 
     status: int

@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from email.utils import formatdate, mktime_tz, parsedate_tz
 from json import dumps
 from mimetypes import MimeTypes
 from pathlib import Path
@@ -29,6 +28,7 @@ import trio
 from relay.config.keys.sources.files import Files
 from relay.config.values.filled import value_of
 from relay.http.bodies import Fields
+from relay.http.dates import date_bytes, date_of
 from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.routing.pattern import decode
 from relay.sources.context import Context
@@ -94,7 +94,7 @@ async def run(plan: Files, context: Context) -> Reply:
         return _refusal(found.status, found.code, found.message)
     fields: Fields = [
         (b"etag", found.etag),
-        (b"last-modified", formatdate(found.modified, usegmt=True).encode("ascii")),
+        (b"last-modified", date_bytes(found.modified)),
         (b"cache-control", b"no-cache"),
     ]
     if _unchanged(head.fields, found):
@@ -226,11 +226,8 @@ def _unchanged(fields: Fields, found: _Found) -> bool:
         return b"*" in given or found.etag in given
     for name, value in fields:
         if name == b"if-modified-since":
-            since = parsedate_tz(value.decode("latin-1"))
-            try:
-                return since is not None and found.modified <= mktime_tz(since)
-            except (ValueError, OverflowError):
-                return False
+            since = date_of(value.strip())
+            return since is not None and found.modified <= since
     return False
 
 

@@ -34,7 +34,6 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final
 
 from relay.http.bodies import Fields
@@ -310,7 +309,7 @@ class Files:
         below.sort(key=lambda known: known.card.number)
         for at in range(len(below) - 1, -1, -1):
             if below[at].fields is not None and below[at].card.identity in heads:
-                below[at] = replace(below[at], current=True)
+                below[at] = below[at]._replace(current=True)
                 break
         return below
 

@@ -15,7 +15,6 @@ import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 
 from relay import INSTALL
 from relay.config.values import Config, Streams
@@ -42,13 +41,14 @@ def prepare(config: Config, environ: Mapping[str, str]) -> Config:
                 raise
             say = logger.error if resumes(config) else logger.info
             say("%s: streams are kept in the memory of each process", error)
-    config = replace(config, streams=replace(streams, directory=directory))
+    config = config._replace(streams=streams._replace(directory=directory))
     if directory and streams.required and resumes(config):
         from relay.stores.dir_files import Files
 
         Files(directory)
     if streams.store.startswith("redis") and streams.required and resumes(config):
         _redis(streams)
+        from relay.config.redis_place import Place
         from relay.stores.redis_link import reach
 
         reach(Place.parse(streams.store))
@@ -58,7 +58,7 @@ def prepare(config: Config, environ: Mapping[str, str]) -> Config:
 def keep_store(before: Config, after: Config) -> Config:
     """A configuration that was read again, with the store as it was."""
     was = before.streams
-    return replace(after, streams=replace(after.streams, store=was.store, directory=was.directory))
+    return after._replace(streams=after.streams._replace(store=was.store, directory=was.directory))
 
 
 def resumes(config: Config) -> bool:
@@ -127,6 +127,8 @@ def put_away(config: Config) -> None:
 
 
 def _redis(streams: Streams) -> Store:
+    from relay.config.redis_place import Place
+
     try:
         from relay.stores.redis_store import RedisStore
     except ImportError:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -227,7 +226,7 @@ class Journal:
         if reply[0]:
             assert isinstance(reply[0], bytes)
             last, until = int(reply[1]), int(reply[2]) / 1000  # type: ignore[arg-type]
-            stands = replace(read_end(reply[0]), last=last, until=until)
+            stands = read_end(reply[0])._replace(last=last, until=until)
             self.missing = False
             ours, self.sealed = self.sealed, stands
             self._closed(self)

@@ -9,7 +9,6 @@ was away, or has lost some of its keys in a fail-over, ends no run.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -193,6 +192,6 @@ def sealed_in(reply: list[bytes]) -> Sealed:
     """An end as the scripts give it. Raises: NotOurs."""
     try:
         written, last, until = reply
-        return replace(read_end(written), last=int(last), until=int(until) / 1000)
+        return read_end(written)._replace(last=int(last), until=int(until) / 1000)
     except (ValueError, TypeError, OverflowError):
         raise NotOurs from None

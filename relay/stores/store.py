@@ -36,8 +36,7 @@ share. Times that several processes compare are of the wall clock (`time.time()`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from relay.flows.event_log import End, EventLog
 from relay.http.bodies import Fields
@@ -48,8 +47,7 @@ class StoreUnusable(Exception):
     """Why a store cannot be used at all; for people."""
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
+class Card(NamedTuple):
     """What a run is from its beginning on.
 
     Attributes:
@@ -76,8 +74,7 @@ class Card:
     keyed: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a source brought instead of a stream, for those who joined elsewhere: at most feed.SHARED bytes."""
 
     status: int
@@ -85,8 +82,7 @@ class Answer:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(NamedTuple):
     """The end of a run as it stands.
 
     Attributes:
@@ -102,8 +98,7 @@ class Sealed:
     answer: Answer | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """A run as it was when somebody looked. Implements feeds.decisions.KnownRun.
 
     Attributes:
@@ -119,7 +114,10 @@ class Known:
     sealed: Sealed | None = None
     current: bool = False
     lost: bool = False
-    viewers = 0  # those of this process would be in its mirror
+
+    @property
+    def viewers(self) -> int:
+        return 0  # those of this process would be in its mirror
 
     @property
     def id(self) -> str:
@@ -159,8 +157,7 @@ class Known:
         return self.sealed is not None and self.sealed.end.over
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """What a store knows that one request may ask about.
 
     Attributes:

@@ -11,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -411,7 +410,7 @@ class Mirrored:
 
 async def test_two_stores_over_one_directory(tmp_path: Path) -> None:
     root = f"{tmp_path}/kept"
-    one = replace(card(1), limit=1 << 20)
+    one = card(1)._replace(limit=1 << 20)
     here, there = DirStore(root, lambda: GIB), DirStore(root, lambda: GIB)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(here.run)

@@ -7,7 +7,6 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,7 +40,7 @@ class Ground:
 
     def __init__(self, plane: Plane, **resume: Any) -> None:
         self.plane = plane
-        self.route: Route = replace(SILENT_ROUTE, resume=Resume(**resume))
+        self.route: Route = SILENT_ROUTE._replace(resume=Resume(**resume))
         self.book = Book(plane.engine, plane.alarms, Streams())
         self.stopped: list[Cause] = []
         self.run: Run = self.book.begin(
@@ -339,7 +338,7 @@ async def test_a_reader_that_leaves_ends_its_viewer_alone(kind: str) -> None:
 
 async def test_heartbeats_are_one_clock_for_all_and_never_inside_an_event() -> None:
     async with ground() as g:
-        g.route = replace(g.route, heartbeat=0.02)
+        g.route = g.route._replace(heartbeat=0.02)
         g.run.route = g.route
         clients = [g.watch(kind=kind) for kind in ("socket", "socket", "stream")]
         g.run.append(event(1))
@@ -362,7 +361,7 @@ async def test_the_last_reader_that_leaves_starts_the_clock() -> None:
 async def test_nobody_watches_longer_than_the_principal_may() -> None:
     async with data_plane() as plane:
         book = Book(plane.engine, plane.alarms, Streams(unwatched=5))
-        route = replace(SILENT_ROUTE, resume=Resume(unwatched_runs=2))
+        route = SILENT_ROUTE._replace(resume=Resume(unwatched_runs=2))
         stopped: list[str] = []
 
         def begin(name: str, whose: bytes) -> Run:
@@ -382,7 +381,7 @@ async def test_nobody_watches_longer_than_the_principal_may() -> None:
 async def test_space_is_bounded_and_finished_runs_of_who_has_most_go_first() -> None:
     async with data_plane() as plane:
         book = Book(plane.engine, plane.alarms, Streams(space=200_000))
-        route = replace(SILENT_ROUTE, resume=Resume(log=50_000))
+        route = SILENT_ROUTE._replace(resume=Resume(log=50_000))
         runs: dict[str, Run] = {}
         for owner, count in ((b"few", 1), (b"many", 12)):
             for number in range(count):

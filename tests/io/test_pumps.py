@@ -10,7 +10,6 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from math import inf
 from typing import Any, Literal
 
@@ -49,8 +48,8 @@ SILENT_ROUTE = Route(
 
 def route(*, timeouts: dict[str, float] | None = None, **changes: Any) -> Route:
     """A route whose clocks are off, unless a test sets one."""
-    times = replace(SILENT_ROUTE.timeouts, **(timeouts or {}))
-    return replace(SILENT_ROUTE, timeouts=times, **changes)
+    times = SILENT_ROUTE.timeouts._replace(**(timeouts or {}))
+    return SILENT_ROUTE._replace(timeouts=times, **changes)
 
 
 class Stage:

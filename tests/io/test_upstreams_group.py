@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from relay.config.values import Upstream
 from relay.upstreams.group import Groups
 from tests.io.upstreams_setup import Plane, config, data_plane, http, upstream, wire_pair
 
 
 def named(name: str, port: int) -> Upstream:
-    return replace(upstream(http(port)), name=name)
+    return upstream(http(port))._replace(name=name)
 
 
 def groups_of(plane: Plane, *upstreams: Upstream) -> Groups:

@@ -5,7 +5,6 @@ sources and their tables, names of upstreams and translations, placeholders, tie
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Final
 
 from relay.config.keys import quotas
@@ -152,8 +151,8 @@ class _RouteBuilder:
             values.setdefault(
                 "after_error", "close"
             )  # the error event is the protocol's own failure
-        limits = replace(self._known.limits, **values.pop("limits", {}))
-        timeouts = replace(self._known.timeouts, **values.pop("timeouts", {}))
+        limits = self._known.limits._replace(**values.pop("limits", {}))
+        timeouts = self._known.timeouts._replace(**values.pop("timeouts", {}))
         pattern = values.pop("path")
         name = values.pop("name", str(pattern))
         expects_events = not _EXPECT_EVENTS.isdisjoint(self._values)

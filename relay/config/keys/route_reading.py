@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from relay.config.keys.translations import find_translation
 from relay.config.keys.upstreams import Upstreams
@@ -16,8 +15,7 @@ from relay.routing.pattern import Pattern
 from relay.routing.template import Template
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What routes refer to."""
 
     upstreams: Upstreams
@@ -27,8 +25,7 @@ class Known:
     base: Path
 
 
-@dataclass(frozen=True, slots=True)
-class RouteReading:
+class RouteReading(NamedTuple):
     """One table `[[routes]]`. Every method notes its mistake and then returns None, or False.
 
     Attributes:
@@ -87,8 +84,7 @@ class RouteReading:
         self.reader.mistake((*self.path, *at), message)
 
 
-@dataclass(frozen=True, slots=True)
-class SourceKind:
+class SourceKind(NamedTuple):
     """A source as the configuration knows it.
 
     Attributes:

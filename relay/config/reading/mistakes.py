@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from relay.config.values.filled import Filled
 
@@ -18,8 +17,7 @@ _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_SHOWN: Final = 60  # characters of a found text; enough to recognise it in the file
 
 
-@dataclass(frozen=True, slots=True)
-class Mistake:
+class Mistake(NamedTuple):
     """One thing that is wrong. `key` is written as TOML would: `routes[2].heartbeat`."""
 
     key: str

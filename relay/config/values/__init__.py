@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from math import inf
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from relay.routing.json_template import JsonTemplate
 from relay.routing.pattern import Pattern
@@ -78,8 +78,7 @@ class Server:
     ambiguous_paths: Literal["refuse", "pass"] = "refuse"  # see routing.ambiguity
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(NamedTuple):
     """`[limits.by.NAME]`, `[routes.limits.by.NAME]`: a limit for each value of a key."""
 
     name: str
@@ -95,8 +94,7 @@ class Quota:
         return self.request_rate != inf or self.streams != UNLIMITED
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     request_head: int = 16 * 1024
     response_head: int = 64 * 1024
     request_body: int = UNLIMITED
@@ -111,8 +109,7 @@ class Limits:
     by: tuple[Quota, ...] = ()  # of a route: its own and those of `[limits]`
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(NamedTuple):
     request_head: float = 10.0
     keep_alive: float = 60.0
     request_body_idle: float = 30.0
@@ -156,8 +153,7 @@ class Url:
         return f"Url({str(self)!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class HealthCheck:
+class HealthCheck(NamedTuple):
     """`[upstreams.NAME.health]`: an active check of every url."""
 
     path: str = "/"
@@ -184,8 +180,7 @@ class FieldEdits:
         return name in self.remove or self.sets(name)
 
 
-@dataclass(frozen=True, slots=True)
-class Upstream:
+class Upstream(NamedTuple):
     name: str
     urls: tuple[Url, ...]
     balance: Literal["least-streams", "round-robin"] = "least-streams"
@@ -199,8 +194,7 @@ class Upstream:
     health: HealthCheck | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cors:
+class Cors(NamedTuple):
     origins: tuple[bytes, ...]  # exact origins, or (b"*",)
     credentials: bool = False
     methods: tuple[bytes, ...] = ()  # () : the route's
@@ -282,8 +276,7 @@ class Forward(Source):
 RetryCause = Literal["refused", "timeout", "502", "503", "504", "429"]
 
 
-@dataclass(frozen=True, slots=True)
-class Auth:
+class Auth(NamedTuple):
     """`[routes.auth]`: who may, asked of an upstream before anything else."""
 
     upstream: Upstream
@@ -293,8 +286,7 @@ class Auth:
     max_body: int = 1024 * 1024  # of a request whose body `path` looks at
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(NamedTuple):
     """`[routes.resume]`: the route's event streams can be resumed, shared, joined and stopped."""
 
     principal: Subject | None = None  # whose a stream is; None: "public", everybody's
@@ -313,8 +305,7 @@ class Resume:
     max_body: int = 8 * 1024 * 1024  # of a request whose body is looked at
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
+class Streams(NamedTuple):
     """`[streams]`: where runs are kept; one store per process."""
 
     store: str = "auto"
@@ -325,8 +316,7 @@ class Streams:
     directory: str = ""  # no key: where the processes of this relay share them; see stores.opening
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     name: str  # the label in logs and metrics; default: the path as written
     pattern: Pattern
     source: Source
@@ -371,8 +361,7 @@ class Override:
     option: str
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     server: Server
     limits: Limits
     timeouts: Timeouts

@@ -7,8 +7,7 @@ defaults are the words of the pattern: its own client reads `content`, `query`, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from relay.config.keys.translations import filled
 from relay.config.reading.expressions import compile_expression
@@ -19,8 +18,7 @@ from relay.config.values.filled import Filled
 from relay.routing.json_template import JsonTemplate
 
 
-@dataclass(frozen=True, slots=True)
-class Events:
+class Events(NamedTuple):
     """What the events of an answer hold (`[routes.answer.events]`); None: it is left out.
 
     Roots: of `start` body, query, path, now; then also answer, and chunk; of `error` error and now.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from relay.config.keys.route_reading import RouteReading
 from relay.config.reading import kinds
@@ -13,8 +12,7 @@ from relay.config.values.filled import shown_as
 from relay.routing.template import Template
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One request that relay makes itself (`[routes.enqueue]`, `[routes.follow]`,
     `[routes.cancel]`).
     """

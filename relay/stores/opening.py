@@ -18,7 +18,6 @@ from contextlib import suppress
 
 from relay import INSTALL
 from relay.config.values import Config, Streams
-from relay.config.values.redis_place import Place
 from relay.stores.store import Store, StoreUnusable
 
 _DIR = "dir:"
@@ -48,7 +47,7 @@ def prepare(config: Config, environ: Mapping[str, str]) -> Config:
         Files(directory)
     if streams.store.startswith("redis") and streams.required and resumes(config):
         _redis(streams)
-        from relay.config.redis_place import Place
+        from relay.config.values.redis_place import Place
         from relay.stores.redis_link import reach
 
         reach(Place.parse(streams.store))
@@ -127,7 +126,7 @@ def put_away(config: Config) -> None:
 
 
 def _redis(streams: Streams) -> Store:
-    from relay.config.redis_place import Place
+    from relay.config.values.redis_place import Place
 
     try:
         from relay.stores.redis_store import RedisStore

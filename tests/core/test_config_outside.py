@@ -142,14 +142,19 @@ def configured(*, filled: bool) -> Config:
     return loads(document(raw), environ)
 
 
+PRINTED = ("name", "_parts")  # they have what is printed
+
+
 def values_in(value: object) -> Iterator[object]:
     """What a configuration comes to, as far as it can be compared: no functions."""
     if is_dataclass(value) and not isinstance(value, type):
         for each in fields(value):
-            if each.compare and not each.name.startswith(
-                ("name", "_parts")
-            ):  # they have what is printed
+            if each.compare and not each.name.startswith(PRINTED):
                 yield from values_in(getattr(value, each.name))
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        for name in value._fields:
+            if not name.startswith(PRINTED):
+                yield from values_in(getattr(value, name))
     elif isinstance(value, Mapping):
         for name, each in value.items():
             yield name

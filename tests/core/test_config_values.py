@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from math import inf
 from pathlib import Path
 
@@ -276,6 +276,17 @@ DEFAULTS: list[tuple[Table, type, dict[str, str]]] = [
 _ELSEWHERE = {"source", "timeouts", "limits", "listen"}
 
 
+def names_of(kind: type) -> set[str]:
+    """The fields of a named tuple or dataclass."""
+    return {each.name for each in fields(kind)} if is_dataclass(kind) else set(kind._fields)  # type: ignore[attr-defined]
+
+
+def defaults_of(kind: type) -> dict[str, object]:
+    if not is_dataclass(kind):
+        return dict(kind._field_defaults)  # type: ignore[attr-defined]
+    return {each.name: each.default for each in fields(kind) if each.default is not MISSING}
+
+
 @pytest.mark.parametrize(
     ("table", "kind", "names"), DEFAULTS, ids=[kind.__name__ for _, kind, _ in DEFAULTS]
 )
@@ -283,9 +294,7 @@ def test_documented_defaults_are_the_defaults(
     table: Table, kind: type, names: dict[str, str]
 ) -> None:
     reader = Reader(Interpolation({}, Path.cwd()))
-    defaults: dict[str, object] = {
-        each.name: each.default for each in fields(kind) if each.default is not MISSING
-    }
+    defaults = defaults_of(kind)
     compared = 0
     for key in table.keys:
         if names and key.name not in names and kind is not Route:
@@ -302,9 +311,9 @@ def test_documented_defaults_are_the_defaults(
 
 def test_every_key_of_the_values_can_be_written() -> None:
     for table, kind in ((SERVER, Server), (LIMITS, Limits), (TIMEOUTS, Timeouts)):
-        assert {key.name for key in table.keys} == {each.name for each in fields(kind)}
+        assert {key.name for key in table.keys} == names_of(kind)
     written = {key.name for key in ROUTE.keys} | {"pattern", "commit_after", "expects_events"}
-    assert {each.name for each in fields(Route)} <= written
+    assert names_of(Route) <= written
 
 
 def test_lines() -> None:

@@ -163,7 +163,8 @@ def test_what_is_decided_in_one_place_is_written_nowhere_else(pattern: str) -> N
     } == set()
 
 
-_NO_OTHER_WORD = {"_replace", "_actions"}  # a named tuple's own, and public; argparse's
+# A named tuple's own, and public; argparse's.
+_NO_OTHER_WORD = {"_replace", "_fields", "_field_defaults", "_actions"}
 TESTS = sorted((PACKAGE.parent / "tests").rglob("*.py"))
 
 

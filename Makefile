@@ -51,6 +51,7 @@ lint: $(VENV)/lint-ready  ## formatting, lint, types, and the isolated check of 
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy tests --exclude tests/downstream  # which is checked like a user's code, by the last line
 	$(VENV)/bin/flake8-async $(FLAKE8_ASYNC) $$(grep -rlE "async def|await " --include=*.py relay)
 	$(BASE) tests/downstream/check.py
 

@@ -181,7 +181,7 @@ def private(path: Path) -> Iterator[str]:
             names = [str(each.value) for each in node.args[1:2] if isinstance(each, ast.Constant)]
         for name in names:
             if name.startswith("_") and not name.startswith("__") and name not in _NO_OTHER_WORD:
-                yield f"{path.name}:{node.lineno} {name}"
+                yield f"{path.name}:{getattr(node, 'lineno', 0)} {name}"
 
 
 def test_tests_look_at_what_modules_show() -> None:

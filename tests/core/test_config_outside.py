@@ -132,7 +132,7 @@ def put(raw: Any, key: str, value: object) -> None:
 def configured(*, filled: bool) -> Config:
     """Every value as it is, or from the environment."""
     raw = json.loads(json.dumps(BASE))
-    environ = {}
+    environ: dict[str, Any] = {}
     for number, (key, value) in enumerate(VALUES.items()):
         texts = value if isinstance(value, list) else [value]
         names = [f"V{number}_{index}" for index in range(len(texts))]

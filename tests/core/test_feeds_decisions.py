@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from relay.feeds.cursors import is_none, new_run, read_cursor
-from relay.feeds.decisions import Outcome, Policy, Question, decide
+from relay.feeds.decisions import Policy, Question, decide
 from tests.core import streams_oracle as oracle
 
 PRINCIPALS = ("ann", "eve")
@@ -147,7 +148,8 @@ class Machine(RuleBasedStateMachine):
         value = text.encode()
         cursor = None if is_none(value) else read_cursor(value)
         asked = Question(method == "GET", at, key, request, cursor)
-        found: Outcome[Kept] = decide(self.policy, Shelf(self.streams, principal), asked)
+        shelf: Any = Shelf(self.streams, principal)
+        found = decide(self.policy, shelf, asked)
         assert found.what.value == wanted.what
         assert (found.run.run if found.run else None) is wanted.run
         assert (found.after, found.gap) == (wanted.after, wanted.gap)

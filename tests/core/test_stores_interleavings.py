@@ -12,6 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -282,15 +283,21 @@ def worlds(
                 stack.append(after)
 
 
+def _enter(each: Card, process: str, files: Files, alive: Callable[[str], bool]) -> Known | None:
+    return files.enter(each, process, alive)
+
+
+def _forget(each: Card, files: Files, _: object) -> None:
+    files.forget(each)
+
+
 def start(*cards: Card, monkeypatch: pytest.MonkeyPatch, process: str = "p") -> Tree:
     """A directory with candidates in it."""
     tree: Tree = {}
     Disk(tree).makedirs(f"{ROOT}/runs")
     Disk(tree).makedirs(f"{ROOT}/keys/k")
     for each in cards:
-        one = World(
-            tree, [Actor(lambda f, alive, each=each: f.enter(each, process, alive), process)], 0
-        )
+        one = World(tree, [Actor(partial(_enter, each, process), process)], 0)
         while not one.actors[0].through:
             one.step(0, monkeypatch)
         assert one.actors[0].result is None
@@ -356,7 +363,7 @@ def test_the_key_moves_forwards_whatever_the_order(
     for world in worlds(tree, acts, monkeypatch):
         assert current(world, monkeypatch) == [3]
         more = [("p", lambda f, _: f.head(cards[0], []))]
-        more += [("p", lambda f, _, n=n: f.forget(cards[n - 1])) for n in forgotten]
+        more += [("p", partial(_forget, cards[n - 1])) for n in forgotten]
         for after in worlds(world.tree, more, monkeypatch):
             expected = [] if 3 in forgotten else [3]
             found = current(after, monkeypatch)

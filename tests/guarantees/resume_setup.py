@@ -7,7 +7,12 @@ import re
 import secrets
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from itertools import cycle
 from typing import NamedTuple
 
@@ -264,6 +269,6 @@ def keeping(where: str) -> Iterator[None]:
         kept.redis = ""
 
 
-def chat(resume: str = "", **more: str) -> object:
+def chat(resume: str = "", **more: str) -> AbstractAsyncContextManager[Ground]:
     """A ground whose streams are a user's chats, begun by POST."""
     return ground(CHAT + resume, path="/chat", method="POST", **more)

@@ -311,7 +311,7 @@ async def test_who_is_being_answered_is_not_put_out() -> None:
         await places.take(connection)
         nursery.start_soon(listener.serve_connection, connection, places)
         await ours.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        answered.append(await ours.receive_some(65536))
+        answered.append(bytes(await ours.receive_some(65536)))
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):

@@ -48,8 +48,9 @@ class Listener:
     def url(self) -> Url:
         if self.kind == "unix":
             return Url("http", "localhost", 80, unix=str(self.folder / "up.sock"))
-        scheme = "https" if self.kind == "tls" else "http"
-        return Url(scheme, "127.0.0.1", self.sock.getsockname()[1])
+        return Url(
+            "https" if self.kind == "tls" else "http", "127.0.0.1", self.sock.getsockname()[1]
+        )
 
     async def accept(self) -> socket.socket:
         with trio.fail_after(LIMIT):

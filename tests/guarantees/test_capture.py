@@ -8,6 +8,7 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from relay.config import ConfigError, describe, loads
+from relay.flows.event_flow import EventFlow
 from tests.guarantees.admin_setup import admin
 from tests.guarantees.resume_setup import LOGS, event, ground
 from tests.guarantees.test_trace import exported as exported  # noqa: PLC0414 - a fixture
@@ -220,7 +221,7 @@ async def test_a_run_says_it_once_and_each_of_its_readers_what_it_had_said() -> 
         whole = {"model": "m", "input_tokens": 3}
         late = await g.read("GET", "/at/7")
         await late.rest()
-        ended = []
+        ended: list[dict[str, object]] = []
         while len(ended) < 3:  # of the run, and of its two readers, in any order
             line = await g.relay.log.line({})
             ended += [line] if line["at"] != "start" else []
@@ -273,6 +274,7 @@ async def test_a_route_without_a_capture_has_nobody_look() -> None:
             await peer.send(said())
             await client.until(b"usage")
             [transfer] = relay.worker.registry
+            assert isinstance(transfer.flow, EventFlow)
             assert transfer.flow.completion is None
             assert transfer.record.capture is None
     finally:

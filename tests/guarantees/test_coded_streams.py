@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
+from relay.flows.event_flow import EventFlow
 from relay.observing.ending import Cause
 from tests.core.coded import NAMES, WBITS, Coder, coded
 from tests.guarantees.event_setup import dechunked
@@ -279,6 +280,7 @@ async def test_a_bomb_without_an_event_counts_as_a_stream_that_has_begun() -> No
         await client.head()
         await settle(lambda: any(transfer.paused for transfer in relay.worker.registry))
         [transfer] = relay.worker.registry
+        assert isinstance(transfer.flow, EventFlow)
         assert transfer.flow.pending
         assert transfer.flow.held + transfer.unsent <= (1 << 20) + 3 * 65536
         assert await relay.client()

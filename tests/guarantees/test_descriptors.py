@@ -7,7 +7,9 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -146,7 +148,8 @@ async def test_a_control_message_without_its_descriptors(
             theirs.close()
             told(1)
             with no_descriptors_left():
-                nursery.start_soon(answer, end, {"state": lambda *_: "here", "configure": hear})
+                answers: Any = {"state": lambda *_: "here", "configure": hear}
+                nursery.start_soon(partial(answer, end, answers))
                 with trio.fail_after(LIMIT):
                     await trio.lowlevel.wait_readable(ours)
                 assert ours.recv(100) == b""

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -150,7 +151,7 @@ def test_a_name_is_listened_on_at_all_its_addresses(workers: int, tmp_path: Path
         [*_, new] = said(server, "listening on", 3)
         assert get(new) == "here"
         for place in places:
-            wait_until(f"{place} is closed", lambda place=place: is_refused(place))
+            wait_until(f"{place} is closed", partial(is_refused, place))
 
 
 def said(server: Server, what: str, count: int) -> list[tuple[str, int]]:

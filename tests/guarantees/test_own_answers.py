@@ -178,7 +178,7 @@ async def test_preflights_that_the_upstream_answers_count() -> None:
     """Without `cors` a preflight is a request like any other."""
     limits = '[limits]\nrequest_rate = "1/m"\nrequest_burst = 1'
     async with scene(more=limits) as (relay, up):
-        heads = []
+        heads: list[bytes] = []
         for _ in range(2):
             client = await relay.client()
             await client.send(f"OPTIONS / HTTP/1.1\r\nHost: a\r\n{PREFLIGHT}\r\n".encode())

@@ -325,6 +325,7 @@ upstream = "backend"
                 except ssl.SSLWantReadError:
                     now(peer, outgoing.read())
                     incoming.write(await peer.stream.receive_some(65536))
+        assert done
         assert done.startswith(b"GET / HTTP/1.1\r\n")
         tls.write(OK)
         now(peer, outgoing.read())

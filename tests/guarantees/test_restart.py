@@ -104,7 +104,14 @@ class Unit:
     def start(self) -> Iterator[Server]:
         fds = [sock.fileno() for sock in self._sockets.values()]
         names = ":".join(self._sockets)
-        command = [sys.executable, "-c", ACTIVATE, ",".join(map(str, fds)), "serve", self._path]
+        command: list[str | Path] = [
+            sys.executable,
+            "-c",
+            ACTIVATE,
+            ",".join(map(str, fds)),
+            "serve",
+            self._path,
+        ]
         environment = {"LISTEN_FDS": str(len(fds)), "LISTEN_FDNAMES": names}
         server = Server(command, env=environment, pass_fds=fds)
         try:

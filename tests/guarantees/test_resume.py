@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import trio
@@ -567,9 +568,8 @@ async def test_nothing_is_left_behind() -> None:
     async with ground(LOGS + 'unwatched = "0s"\nstop = true\nkeep = "0s"\n') as g:
         for relay in g.relays:
             if relay.worker.feeds.elsewhere is not None:
-                await (
-                    relay.worker.feeds.elsewhere.store.swept.wait()
-                )  # it has files or sockets open
+                store: Any = relay.worker.feeds.elsewhere.store
+                await store.swept.wait()  # it has files or sockets open
         before = g.relay.inventory()
         for number in range(30):
             reader, peer = await g.begun(path=f"/logs/{number}")

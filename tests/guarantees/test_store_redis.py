@@ -265,10 +265,6 @@ async def test_the_owner_dies(shared: Redis, how: signal.Signals) -> None:
                     await peer.send(event(2))
                     os.kill(owner.pid, signal.SIGCONT)
                     await peer.ended()  # it has learned that its run has ended
-                print(
-                    shared.cli("KEYS", "*"),
-                    await relay.worker.feeds.elsewhere.store.look(None, None),
-                )
                 late = await b.read(path="/at/7", cursor=reader.ids[0])
                 assert late.status == 200, late.peer.buffer
                 await late.rest()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -46,6 +47,10 @@ def card(number: int, *, key: str = "k", request: bytes = b"r", keep: float = 30
         limit=1000,
         keep=keep,
     )
+
+
+def nobody(name: str) -> None:
+    """Told of a process that is gone."""
 
 
 def dead(name: str) -> bool:
@@ -232,7 +237,7 @@ def test_a_process_is_alive_as_long_as_it_has_its_lock(files: Files) -> None:
 
 
 def test_what_a_full_queue_does_not_take_is_said_again(files: Files) -> None:
-    one, other = Process(files, str), Process(files, str)
+    one, other = Process(files, nobody), Process(files, nobody)
     asked: list[int] = []
     one.again = lambda: asked.append(1)
     for number in range(100):
@@ -286,7 +291,7 @@ def test_what_is_past_its_time_and_what_belongs_to_nobody_goes(files: Files) -> 
 
 
 def test_above_the_space_finished_runs_go_first(files: Files) -> None:
-    process = Process(files, str)
+    process = Process(files, nobody)
     for number in range(1, 7):
         files.enter(card(number, request=b"%d" % number), process.name, alive)
         writer = SegmentWriter(files, card(number).identity, 5000)
@@ -332,7 +337,7 @@ async def test_a_full_disk_costs_the_readers_of_the_owner_nothing(
     caplog.set_level(logging.INFO)
     server = f'[streams]\nstore = "dir:{small}/kept"\n'
     async with ground(server=server) as g:
-        store = g.relay.worker.feeds.elsewhere.store  # type: ignore[union-attr]
+        store: Any = g.relay.worker.feeds.elsewhere.store  # type: ignore[union-attr]
         reader, peer = await g.begun()
         await peer.send(event(1))
         await reader.until(1)

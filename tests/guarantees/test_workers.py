@@ -38,7 +38,8 @@ async def test_the_streams_of_the_others_go_on() -> None:
             workers = children_of(server.pid)
             assert len(workers) == 2
             victim = workers[0]
-            lost, kept = [], []
+            lost: list[tuple[RawPeer, RawPeer]] = []
+            kept: list[tuple[RawPeer, RawPeer]] = []
             for client, peer in streams:
                 serving = owner_of(workers, client)
                 (lost if serving == victim else kept).append((client, peer))

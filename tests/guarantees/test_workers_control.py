@@ -21,16 +21,19 @@ class Worker:
     """What of a server `control` looks at."""
 
     figures: Mapping[str, Any]
-    streams: set[str] = field(default_factory=set)
+    live: set[str] = field(default_factory=set)
     draining: bool = False
 
     def snapshot(self) -> dict[str, Any]:
         return dict(self.figures)
 
+    def streams(self) -> list[list[Any]]:
+        return [[each] for each in sorted(self.live)]
+
     def stop_stream(self, exchange_id: str) -> bool:
-        if exchange_id not in self.streams:
+        if exchange_id not in self.live:
             return False
-        self.streams.remove(exchange_id)
+        self.live.remove(exchange_id)
         return True
 
 
@@ -90,7 +93,7 @@ async def test_a_worker_that_is_stuck_is_left_out(
 
 async def test_a_successor_answers_what_the_dead_one_did_not_take(slot: Callable[[], Ends]) -> None:
     asker, end = slot()
-    answers: list[dict[int, control.Snapshot]] = []
+    answers: list[dict[int, dict[str, Any]]] = []
 
     async def ask() -> None:
         answers.append(await RemoteControl([asker]).snapshot())

@@ -7,6 +7,7 @@ knows, and flushes behind each event; under `/stubborn` it takes gzip whatever w
 from __future__ import annotations
 
 import zlib
+from collections.abc import MutableMapping
 from typing import Any
 
 from tests.interop import models
@@ -32,7 +33,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     coder = zlib.compressobj(6, zlib.DEFLATED, _WBITS[coding])
     coded = False
 
-    async def compress(message: dict[str, Any]) -> None:
+    async def compress(message: MutableMapping[str, Any]) -> None:
         nonlocal coded
         if message["type"] == "http.response.start":
             fields = [(name.lower(), value) for name, value in message["headers"]]

@@ -21,7 +21,7 @@ and what servers of that protocol are known for (docs/how-to/openai-compatible.m
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import trio
@@ -36,7 +36,7 @@ class Models(Service):
     """A service whose answers below /api/generate are lines of JSON."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_lines(message: dict[str, Any]) -> None:
+        async def send_lines(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [(b"content-type", b"application/x-ndjson")]}
             await send(message)

@@ -44,7 +44,15 @@ files = {{ directory = "{pages}" }}
 def built(npm: Path, name: str, into: Path) -> Path:
     """The page of this name, built by Vite."""
     vite = npm / "node_modules" / "vite" / "bin" / "vite.js"
-    command = [require("node"), vite, "build", name, "--outDir", into, "--emptyOutDir"]
+    command: list[str | Path] = [
+        require("node"),
+        vite,
+        "build",
+        name,
+        "--outDir",
+        into,
+        "--emptyOutDir",
+    ]
     ran = subprocess.run(command, cwd=npm, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return into

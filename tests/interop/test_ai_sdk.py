@@ -90,7 +90,15 @@ def pages(npm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page with `useChat`, built by Vite."""
     built = tmp_path_factory.mktemp("use_chat")
     vite = npm / "node_modules" / "vite" / "bin" / "vite.js"
-    command = [require("node"), vite, "build", "use_chat", "--outDir", built, "--emptyOutDir"]
+    command: list[str | Path] = [
+        require("node"),
+        vite,
+        "build",
+        "use_chat",
+        "--outDir",
+        built,
+        "--emptyOutDir",
+    ]
     ran = subprocess.run(command, cwd=npm, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return built
@@ -113,7 +121,7 @@ def relay(model: Server, pages: Path, admin: str) -> Iterator[Server]:
 
 def stream_text(npm: Path, relay: Server, script: str, mood: str = "") -> dict[str, Any]:
     base = f"{relay.url}/{mood or script}/v1"
-    command = [require("node"), npm / "stream_text.mjs", base, script]
+    command: list[str | Path] = [require("node"), npm / "stream_text.mjs", base, script]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 0, ran.stderr
     told: dict[str, Any] = json.loads(ran.stdout)

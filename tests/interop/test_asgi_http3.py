@@ -68,7 +68,7 @@ class Client(QuicConnectionProtocol):
             elif isinstance(found, DataReceived):
                 self.bodies[found.stream_id] += found.data
             if getattr(found, "stream_ended", False):
-                self.ended.add(found.stream_id)
+                self.ended.add(found.stream_id)  # type: ignore[attr-defined]
         self._news.set()
 
     def request(self, path: str | bytes, body: bytes | None = None) -> int:
@@ -137,7 +137,10 @@ def nothing_runs(origin: Server) -> None:
 def test_twenty_streams_one_left_and_the_connection_closed(front: Front, origin: Server) -> None:
     async def script(client: Client) -> None:
         streams = [client.request("/events?every=50") for _ in range(20)]
-        enough = lambda body: body.count(b"\n\n") >= 5  # noqa: E731
+
+        def enough(body: bytes) -> bool:
+            return body.count(b"\n\n") >= 5
+
         await client.until(lambda: all(enough(client.bodies[stream]) for stream in streams))
         client.leave(streams[0])
         client.bodies[streams[1]] = b""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -73,7 +74,7 @@ ASKED: Any = {"role": "user", "content": "?"}
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Server]:
-    command = [require("node"), ROOT / "tests" / "interop" / "coded_origin.mjs"]
+    command: list[str | Path] = [require("node"), ROOT / "tests" / "interop" / "coded_origin.mjs"]
     with start(command, says="port ") as server:
         server.address = f"127.0.0.1:{server.stderr.wait_for('port ').split()[-1]}"
         yield server

@@ -37,7 +37,11 @@ def relay(backend: Server, npm: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("chat") / "resumable-chat"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("node_modules", "chat.js"))
     (folder / "page" / "node_modules").symlink_to(npm / "node_modules")
-    command = [require("node"), npm / "node_modules" / "vite" / "bin" / "vite.js", "build"]
+    command: list[str | Path] = [
+        require("node"),
+        npm / "node_modules" / "vite" / "bin" / "vite.js",
+        "build",
+    ]
     ran = subprocess.run(
         command, cwd=folder / "page", capture_output=True, text=True, timeout=300, check=False
     )

@@ -42,7 +42,15 @@ def pages(npm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page with the clients, built by Vite."""
     built = tmp_path_factory.mktemp("patterns")
     vite = npm / "node_modules" / "vite" / "bin" / "vite.js"
-    command = [require("node"), vite, "build", "patterns", "--outDir", built, "--emptyOutDir"]
+    command: list[str | Path] = [
+        require("node"),
+        vite,
+        "build",
+        "patterns",
+        "--outDir",
+        built,
+        "--emptyOutDir",
+    ]
     ran = subprocess.run(command, cwd=npm, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return built

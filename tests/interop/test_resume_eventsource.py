@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,11 @@ def read(request: pytest.FixtureRequest, ground: Bench) -> Iterator[Start]:
     running: list[Any] = []
 
     def in_node(id: str) -> Client:
-        script = [require("node"), npm / "eventsource.mjs", f"{ground.url}/answers/{id}"]
+        script: list[str | Path] = [
+            require("node"),
+            npm / "eventsource.mjs",
+            f"{ground.url}/answers/{id}",
+        ]
         process = start([*script, WHO["Cookie"], "done", "error"])
         running.append(process)
         return Node(process.__enter__())
@@ -164,7 +169,7 @@ def test_it_misses_nothing_over_many_cuts(read: Start, ground: Bench, request: A
         wanted.append(number)
         sees(client, wanted)
         if number % 2:
-            wait_until("it came back", lambda opened=opened: client.opened() > opened)
+            wait_until("it came back", partial(lambda before: client.opened() > before, opened))
             ground.watched_by(1)
     ground.say(id, done=True)
     wanted.append("done")

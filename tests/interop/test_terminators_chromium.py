@@ -110,8 +110,10 @@ def test_twenty_event_sources_and_each_that_leaves(
     lines = [(line["ending"], line["side"], line["events"]) for line in told(setup, "end")]
     left = [("client_left", "client", 3)] * LEAVE
     assert lines == left + [("client_left", "client", 4)] * (AT_ONCE - LEAVE)
-    states = lambda: {call["state"] for call in calls(origin, "/steps")}  # noqa: E731
-    wait_until("the backend works for nobody", lambda: states() == {"stopped"})
+    wait_until(
+        "the backend works for nobody",
+        lambda: {call["state"] for call in calls(origin, "/steps")} == {"stopped"},
+    )
 
 
 def test_a_cut_is_seen(page: Page) -> None:

@@ -63,7 +63,7 @@ class H2Client:
             while not self.ended and not (until and until in self.body):
                 data = await self._stream.receive_some(65536)
                 assert data, "the connection ended"
-                self._take(data)
+                self._take(bytes(data))
                 await self._stream.send_all(self.h2.data_to_send())
 
     def _take(self, data: bytes) -> None:

@@ -66,12 +66,12 @@ def binary(wheel: Path, folder: Path) -> Path:
 
 
 def said(binary: Path, *arguments: str) -> str:
-    command = [binary / arguments[0], *arguments[1:]]
+    command: list[str | Path] = [binary / arguments[0], *arguments[1:]]
     done = subprocess.run(
         command, cwd=binary, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return str(done.stdout)
 
 
 def test_what_is_in_it(wheel: Path) -> None:
@@ -117,7 +117,7 @@ def test_demo(binary: Path) -> None:
 
 @contextmanager
 def running(binary: Path, *arguments: str) -> Iterator[Server]:
-    command = [binary / "relay", *arguments]
+    command: list[str | Path] = [binary / "relay", *arguments]
     with start(command, cwd=binary, says="relay: listening on ") as server:
         line = server.stderr.wait_for("relay: listening on ")
         server.address = line.split("listening on ", 1)[1].strip()

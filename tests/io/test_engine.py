@@ -188,8 +188,10 @@ async def test_a_wire_has_one_turn_asked_for_at_a_time() -> None:
         assert plane.engine.turns_asked == 1
         await settle(lambda: plane.engine.turns_asked == 0)
         assert len(far.recv(10_000)) == 5000
-        for end in (*ends, theirs, far):
-            end.close()
+        for wire in ends:
+            wire.close()
+        theirs.close()
+        far.close()
 
 
 class Unlucky(socket.socket):

@@ -68,7 +68,7 @@ class Ground:
         record = Record("id", "c", trio.current_time())
         record.method = "GET"
         counters = Counters().route("r")
-        viewer: Viewer
+        viewer: SocketViewer | StreamViewer
         if kind == "socket":
             ours, theirs = socket.socketpair()
             if buffer is not None:
@@ -96,7 +96,7 @@ class Ground:
         self.plane.nursery.start_soon(self._serve, viewer, client)
         return client
 
-    async def _serve(self, viewer: Viewer, client: Client) -> None:
+    async def _serve(self, viewer: SocketViewer | StreamViewer, client: Client) -> None:
         try:
             await viewer.run()
         finally:
@@ -285,7 +285,7 @@ async def test_readers_that_stand_still_hold_no_memory() -> None:
             if seq % 50 == 0:
                 await trio.lowlevel.checkpoint()
         pinned = {
-            id(c.viewer.view.pending.obj): len(c.viewer.view.pending.obj)
+            id(c.viewer.view.pending.obj): memoryview(c.viewer.view.pending.obj).nbytes
             for c in stalled
             if c.viewer.view.pending
         }

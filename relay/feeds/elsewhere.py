@@ -97,7 +97,8 @@ class Elsewhere:
         if run is not None:
             if known.sealed is not None and run.under_way:
                 run.ended_elsewhere(known.sealed)
-            return run
+            if self._book.run(identity) is run:
+                return run  # else its events went with that end: who asks now reads what others do
         mirror = self._mirrors.get(identity)
         if mirror is not None and mirror.loaded.is_set() and mirror.tail is not None:
             return mirror

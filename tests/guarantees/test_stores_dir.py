@@ -27,7 +27,7 @@ from relay.stores.dir_process import Process
 from relay.stores.dir_segments import SegmentReader, SegmentWriter, count, split
 from relay.stores.dir_store import DirStore
 from relay.stores.store import Card, Known, Sealed, StoreUnusable
-from tests.guarantees.resume_setup import event, ground
+from tests.guarantees.resume_setup import LOGS, event, ground, keeping
 from tests.harness import chunked, settle
 
 LAST = chunked(b"data: last\n\n") + b"0\r\n\r\n"
@@ -455,3 +455,30 @@ def test_the_words_of_a_bad_end_do_not_depend_on_who_finds_it() -> None:
     [route] = config.routes
     end = bad_end(route, "r" * 22, ended_by_us(Cause.LOST))
     assert b"id: " + b"r" * 22 + b"-end" in end.last_words
+
+
+async def test_an_end_that_its_owner_has_not_heard_of_yet() -> None:
+    """
+    1. A run that nobody watches.
+    2. Another process puts down its end, and the word of it has not come to the owner yet.
+    3. Who asks the owner for the run gets all of it, with its end; nothing is wrong afterwards, and the next one too.
+    """
+    with keeping("dir"):
+        async with ground(LOGS) as place:
+            first, peer = await place.begun()
+            await peer.send(event(1) + event(2))
+            await first.until(2)
+            first.close()
+            feeds = place.relay.worker.feeds
+            [run] = feeds.book.runs
+            await settle(lambda: not run.viewers)
+            assert feeds.elsewhere is not None
+            files = feeds.elsewhere.store.files  # type: ignore[attr-defined]
+            ending = ended_by_us(Cause.STOPPED)
+            files.seal(run.identity, Sealed(End(clean=True), ending, 2, time.time() + 100))
+            for _ in range(2):
+                again = await place.read(path="/at/7")
+                await again.rest()
+                assert (again.data, again.ended) == (["1", "2"], "clean")
+            line = await place.line(at="end", how="replay")
+            assert line["ending"] != "fault"

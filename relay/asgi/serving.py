@@ -11,18 +11,24 @@ Rules
   * Hypercorn's classes are extended, not copied, and its modules are told of them once in a process, for good: see
     relay.asgi.contained. A Hypercorn that has other names is refused at the start, and not found out by a peer.
   * Hypercorn is imported when it is asked for: `relay.asgi` is there without it.
+  * What the person who starts it got wrong (a configuration, a file, a port that is taken) is a sentence and an exit code
+    that tells, as of `relay serve`. Bare Hypercorn says it with a traceback, and ends with 0 where it was a worker that failed.
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 if TYPE_CHECKING:
     from hypercorn.config import Config, Sockets
+
+
+USAGE: Final = 2  # the exit code of bad usage or configuration, as of `relay serve`
 
 
 class UnknownServer(Exception):
@@ -49,11 +55,38 @@ async def serve(
 def main(arguments: Sequence[str]) -> int:
     """The command `hypercorn` with the same arguments, on Trio. Returns: the exit code. Raises: UnknownServer."""
     _contain()
-    from hypercorn.__main__ import main as command
+    import hypercorn.__main__ as command
     from hypercorn.trio import run
 
     run.trio_worker = worker  # the processes that Hypercorn spawns find it by its name
-    return command(["--worker-class", "trio", *arguments])
+    command.run = _run  # type: ignore[attr-defined] # imported there from hypercorn.run
+    try:
+        return command.main(["--worker-class", "trio", *arguments])
+    except (OSError, ValueError) as error:  # of --config; a TOMLDecodeError is a ValueError
+        return _refused(f"the configuration of Hypercorn cannot be read: {error}")
+
+
+def _run(config: Config) -> int:
+    """Hypercorn's own, which forgets the exit code of the first worker that ends. Returns: 0 clean, 1 fault, 2 bad usage."""
+    from hypercorn import run
+
+    codes: list[int] = []
+    plain = run._join_exited
+
+    def join_exited(processes: Any) -> int:
+        codes.append(plain(processes))
+        return codes[-1]
+
+    run._join_exited = join_exited
+    try:
+        codes.append(run.run(config))
+    except OSError as error:
+        where = ", ".join((*config.bind, *config.insecure_bind, *config.quic_bind))
+        _complain(f"cannot start on {where}: {error.strerror or error}")
+        return 1
+    # A worker that a SIGTERM met before it could take one was ended as it was asked to.
+    failed = next((code for code in codes if code not in (0, -signal.SIGTERM)), 0)
+    return failed if failed in (0, USAGE) else 1
 
 
 def worker(config: Config, sockets: Sockets | None = None, shutdown_event: Any = None) -> None:
@@ -61,10 +94,21 @@ def worker(config: Config, sockets: Sockets | None = None, shutdown_event: Any =
     group is signalled, and when another of its workers has drained first.
     """
     _contain()
-    from relay.asgi.contained import plain_worker
+    from hypercorn.utils import NoAppError
 
+    from relay.asgi.contained import plain_worker
+    from relay.config import ConfigError
+
+    try:
+        config.create_ssl_context()
+    except OSError as error:
+        files = " and ".join(filter(None, (config.certfile, config.keyfile)))
+        sys.exit(_refused(f"the certificate ({files}) cannot be used: {error.strerror or error}"))
     shutdown: Any = _Shutdown(shutdown_event)
-    plain_worker(config, sockets, shutdown)
+    try:
+        plain_worker(config, sockets, shutdown)
+    except (ConfigError, NoAppError) as error:
+        sys.exit(_refused(error))
 
 
 class _Shutdown:
@@ -88,6 +132,16 @@ class _Shutdown:
 
     def is_set(self) -> bool:
         return self._asked or (self._parents is not None and bool(self._parents.is_set()))
+
+
+def _refused(why: object) -> int:
+    """Say what was got wrong. Returns: the exit code for it."""
+    _complain(why)
+    return USAGE
+
+
+def _complain(why: object) -> None:
+    print(f"relay: {why}", file=sys.stderr, flush=True)
 
 
 def _contain() -> None:

@@ -6,13 +6,16 @@ They are sent to a server in which somebody else reads a stream: it goes on, and
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from pathlib import Path
 
 import h2.config
 import h2.connection
@@ -20,7 +23,7 @@ import h2.events
 import pytest
 
 from tests.interop.asgi_front import Front, H2Client, start_front
-from tests.interop.processes import Server, start, start_hypercorn, wait_until
+from tests.interop.processes import ROOT, Server, start, start_hypercorn, wait_until
 from tests.io.test_fuzz import mutated
 
 CONFIG = """
@@ -264,3 +267,53 @@ def test_serve_in_a_program_of_ones_own(origin: Server) -> None:
             with closing(H2Client(front)) as client:
                 stream = client.request("/hello")
                 client.read_until(lambda: stream in client.ended)
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["wrong:app"], 2, 'relay: wrong.toml: wrokers (line 1): unknown key; did you mean "'),
+        (
+            ["nowhere:app"],
+            2,
+            "relay: Cannot load application from 'nowhere:app', module not found.",
+        ),
+        (["right:ap"], 2, "relay: Cannot load application from 'right:ap', application not found."),
+        (
+            ["--certfile", "no.pem", "--keyfile", "no-key.pem", "right:app"],
+            2,
+            "relay: the certificate (no.pem and no-key.pem) cannot be used: No such file",
+        ),
+        (["--config", "no.toml", "right:app"], 2, "relay: the configuration of Hypercorn cannot"),
+        (
+            ["--bind", "192.0.2.1:1", "right:app"],
+            1,
+            "relay: cannot start on 192.0.2.1:1: Cannot assign",
+        ),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_what_its_user_got_wrong_is_a_sentence(
+    words: list[str], code: int, said: str, workers: str, tmp_path: Path
+) -> None:
+    """1. A mistake in a file, a name, a certificate, an address. 2. It ends, with a sentence and not with 0."""
+    (tmp_path / "wrong.toml").write_text("wrokers = 1\n")
+    (tmp_path / "right.toml").write_text('[[routes]]\npath = "/"\nsource = "local"\n')
+    for name in ("wrong", "right"):
+        text = f'import relay.asgi\n\napp = relay.asgi.create("{name}.toml")\n'
+        (tmp_path / f"{name}.py").write_text(text)
+    command = [sys.executable, "-m", "relay.asgi", "--bind", "127.0.0.1:0", "--workers", workers]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [*command, *words],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert said in ended.stderr.replace("127.0.0.1:0, ", "")
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode == code

@@ -12,7 +12,7 @@ Rules
     relay.asgi.contained. A Hypercorn that has other names is refused at the start, and not found out by a peer.
   * Hypercorn is imported when it is asked for: `relay.asgi` is there without it.
   * What the person who starts it got wrong (a configuration, a file, a port that is taken) is a sentence and an exit code
-    that tells, as of `relay serve`. Bare Hypercorn says it with a traceback, and ends with 0 where it was a worker that failed.
+    that tells, as of `relay serve`. Bare Hypercorn says it with a traceback, and ends with 0 where a worker failed.
 """
 
 from __future__ import annotations

@@ -185,8 +185,8 @@ class Book:
             self.unread(run)
 
     def unread(self, run: Run) -> None:
-        """It has ended and nobody reads it. Where others can read all of it, who asks for it reads what they do."""
-        if run.journal is not None and run.journal.stored:
+        """It has ended and nobody reads it. Where the store has all of it, who asks for it reads what others do."""
+        if run.journal is not None and run.journal.certain:
             run.journal = None
             self.forget(run)
 
@@ -270,6 +270,8 @@ class Book:
             held[most] -= OVERHEAD + run.log.size
             if not theirs[most]:
                 del held[most]
+            if run.journal is not None and run.journal.stored:
+                run.journal = None  # it is there for others
             self.forget(run)
         if self.bytes <= goal:
             return

@@ -91,10 +91,6 @@ class Mirror(Run):
         self.answer = sealed.answer
         self._finish(sealed.end, sealed.ending)
 
-    def last_words(self) -> tuple[End, Ending]:
-        ending = ended_by_us(Cause.LOST)
-        return bad_end(self.route, self.id, ending), ending
-
     def _finish(self, end: End, ending: Ending) -> None:
         if self.log.seal(end):
             self.ending = ending

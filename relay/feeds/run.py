@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import trio
 
 from relay.config.values import Resume, Route
+from relay.feeds.endings import bad_end, ended_by_us
 from relay.feeds.fanout import Fanout
 from relay.flows.event_log import READ, End, EventLog
 from relay.http.bodies import Fields
@@ -293,6 +294,16 @@ class Run:
             self._keeper.unread(self)
         elif not self.elsewhere:
             self._unwatched()
+
+    def last_words(self) -> tuple[End, Ending]:
+        """Where it was lost."""
+        ending = ended_by_us(Cause.LOST)
+        return bad_end(self.route, self.id, ending), ending
+
+    def kept_elsewhere(self) -> None:
+        """The store has all of it, and does not need it from here any more. Called by the journal."""
+        if not self.under_way and not self.viewers and not self._forgotten:
+            self._keeper.unread(self)
 
     def watched_elsewhere(self, processes: int) -> None:
         """So many other processes have viewers. Called by the journal."""

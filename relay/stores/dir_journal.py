@@ -61,6 +61,10 @@ class Journal:
     def stored(self) -> bool:
         return not self.failing
 
+    @property
+    def certain(self) -> bool:
+        return not self.failing
+
     def enter(self, alive: Alive) -> Known | None:
         """Put down the candidate; a Known: another one is asking the same. Never raises."""
         try:

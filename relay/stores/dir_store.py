@@ -8,7 +8,8 @@ Survives SIGKILL of any process at any byte, not the loss of power: nothing is s
 alive, and its runs wait with it.
 
 Clocks: every WATCH seconds while something is read here, or elsewhere of ours, whether the other process lives; every AGAIN
-while something could not be written; within SOON what could not be said. Otherwise it sleeps.
+while something could not be written; within SOON what could not be said. What could not be read is looked at again with the
+first. Otherwise it sleeps.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class DirStore:
         self._complained = False
         self._due: dict[Tail, None] = {}  # to be read
         self._read = trio.Event()  # there is something in `_due`
+        self._unread: dict[Tail, None] = {}  # could not be read: looked at again
         self._busy = trio.Event()  # something is read, here or elsewhere
         self._missing = trio.Event()  # something could not be written
         self._missed = trio.Event()  # something could not be said
@@ -171,6 +173,7 @@ class DirStore:
 
     def _left(self, tail: Tail) -> None:
         self._due.pop(tail, None)
+        self._unread.pop(tail, None)
         if self._tails.get(tail.identity) is tail:
             del self._tails[tail.identity]
             self._process.tell(tail.process, b"u" + tail.identity + self._process.name.encode())
@@ -229,6 +232,8 @@ class DirStore:
             self._count("read", error)
             if isinstance(error, NotOurs):
                 tail.fail()
+            else:
+                self._unread[tail] = None  # perhaps nobody wakes it again
             return False
 
     # -- clocks --------------------------------------------------------------------------------------------------
@@ -244,6 +249,9 @@ class DirStore:
                 self._count("watch", error)
 
     def _look_after(self) -> None:
+        for tail in tuple(self._unread):
+            self._look_at(tail.identity)
+        self._unread.clear()
         tails = [tail for tail in self._tails.values() if not tail.over]
         dead = {name for name in {tail.process for tail in tails} if not self._process.alive(name)}
         for tail in tails:

@@ -35,7 +35,15 @@ ASK: Final = 2.0  # seconds that one question may take
 
 _QUIET: Final = 60.0  # seconds between two lines of the log
 
-FAILURES: Final = (RedisError, OSError, trio.TooSlowError)
+# What coredis raises where Redis fails; a RuntimeError where its pool was closed since the question was asked.
+FAILURES: Final = (
+    RedisError,
+    OSError,
+    RuntimeError,
+    trio.TooSlowError,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+)
 
 
 class Client:
@@ -43,7 +51,7 @@ class Client:
 
     Attributes:
         redis: it; None: there is no connection.
-        since: when the connection began.
+        since: from when on every question was answered in time.
         errors: what failed, by what was tried.
     """
 
@@ -137,6 +145,8 @@ class Client:
             with trio.fail_after(ASK):
                 return await known(args=[self.prefix, *args], client=redis)
         except FAILURES as error:
+            if not isinstance(error, coredis.exceptions.ResponseError):
+                self.since = trio.current_time()
             self.failed(what, why(error))
             return None
 

@@ -7,6 +7,9 @@ Rules
   * An event is one entry, or parts of PART bytes: XREAD has no limit in bytes. Events of one engine step share an entry.
   * The id of an entry is the number of its last event: what was said twice is refused, and does no harm.
   * Nothing is said while something is missing: what is there is asked first.
+  * What was on its way when Redis refused something may have been taken: that is taken away, and said again in order.
+  * An end is put down when all before it was taken, and behind the last event only. Where the events before it are lost and
+    gone from memory too, the end is that of a run that was lost: a truncation never looks whole.
 """
 
 from __future__ import annotations
@@ -51,6 +54,8 @@ class Journal:
         missing: Redis does not have all that there is.
         fields: of the head, once it is there.
         sealed: its end, as far as is known here.
+        behind: the id behind which something was refused; b"": nothing was.
+        certain: its end has been there for so long that no fail-over loses it.
         watched: other processes read it.
     """
 
@@ -62,8 +67,10 @@ class Journal:
         card: Card,
         put_head: Callable[[Journal], Awaitable[None]],
         failed: Callable[[str, str], None],
+        ended: Callable[[Journal], None],
         closed: Callable[[Journal], None],
     ) -> None:
+        """ended: told that its end is there; closed: that nothing more comes of it."""
         self.card = card
         self.owner: Owner | None = None
         self.missing = False
@@ -75,9 +82,15 @@ class Journal:
         self._process = process
         self._put_head = put_head
         self._failed = failed
+        self._put_end = ended
         self._closed = closed
+        self.behind = b""
+        self.certain = False
+        self._there = b"0-1"  # the id of the last entry that was taken
         self._said = 0  # the number of the last event that was said
-        self._answer: Answer | None = None
+        self._on_its_way = 0  # entries that were said and not answered
+        self._end_waits = False  # for the last of them
+        self._over = False  # its end is there
         self.gone = False  # forgotten
         self._run = card.identity.hex().encode()
         key = prefix + b"run:" + self._run
@@ -87,7 +100,7 @@ class Journal:
 
     @property
     def stored(self) -> bool:
-        return not self.missing
+        return not self.missing and (self.sealed is None or self._over)
 
     @property
     def member(self) -> str:
@@ -108,6 +121,7 @@ class Journal:
             card.key,
             card.request.hex(),
             self.member,
+            b"1" if card.keyed else b"0",
         ]
 
     # -- what the owner says -------------------------------------------------------------------------------------
@@ -135,12 +149,19 @@ class Journal:
 
     async def settled(self) -> None:
         with trio.move_on_after(_SETTLED):
+            waited = self._end_waits
             await self._link.answered()
+            if waited:
+                await self._link.answered()
 
     def forget(self) -> None:
         self.gone = True
         self._closed(self)
-        self._link.say(command("EVALSHA", _FORGET, 0, self._prefix, self._run), lambda _: None)
+        self._link.say(self.forgotten(), lambda _: None)
+
+    def forgotten(self) -> bytes:
+        """The command that says so."""
+        return command("EVALSHA", _FORGET, 0, self._prefix, self._run)
 
     # -- saying it -----------------------------------------------------------------------------------------------
 
@@ -174,7 +195,9 @@ class Journal:
     def _say_entry(self, start: bytes, seq: int, events: list[bytes]) -> None:
         data = events[0] if len(events) == 1 else b"".join(events)
         # An id of two numbers, one pair: `d` the chunks.
-        self._link.say(b"%b%b$1\r\nd\r\n%b" % (start, bulk(b"%d-0" % seq), bulk(data)), self._added)
+        id = bulk(b"%d-0" % seq)
+        self._on_its_way += 1
+        self._link.say(b"%b%b$1\r\nd\r\n%b" % (start, id, bulk(data)), self._added)
 
     def _say_parts(self, start: bytes, seq: int, event: bytes, at: int) -> None:
         """A large event; `m`: more of it comes."""
@@ -182,38 +205,71 @@ class Journal:
             data = event[part * PART : (part + 1) * PART]
             what = b"m" if (part + 1) * PART < len(event) else b"d"
             head = b"%b%b$1\r\n%b\r\n" % (start, bulk(b"%d-%d" % (seq, part)), what)
+            self._on_its_way += 1
             self._link.say(head + bulk(data), self._added)
 
     def _say_end(self) -> None:
         sealed = self.sealed
         assert sealed is not None
-        record = as_json(written_end(sealed))
-        keep, linger = int(self.card.keep * 1000), int(LINGER * 1000)
-        self._link.say(
-            command(
-                "EVALSHA", _SEAL, 0, self._prefix, self._run, record, keep, linger, self._process
-            ),
-            self._ended,
-        )
+        self._end_waits = self._on_its_way > 0
+        if self._end_waits:
+            self._link.hurry()
+        else:
+            record, keep, linger = written_end(sealed), self.card.keep * 1000, LINGER * 1000
+            self._link.say(
+                command(
+                    *("EVALSHA", _SEAL, 0, self._prefix, self._run),
+                    *(as_json(record), int(keep), int(linger)),
+                    *(self._process, sealed.last, self._otherwise(sealed)),
+                ),
+                self._ended,
+            )
+
+    def _otherwise(self, sealed: Sealed) -> bytes:
+        """The end to put down where the last events are not there, and cannot be said again."""
+        assert self.owner is not None
+        if self.owner.log.first <= sealed.last:
+            return b""
+        end, ending = self.owner.last_words()
+        return as_json(written_end(replace(sealed, end=end, ending=ending, answer=None)))
 
     # -- what Redis answers --------------------------------------------------------------------------------------
 
     def _added(self, reply: Reply) -> None:
+        self._on_its_way -= 1
         if isinstance(reply, bytes):
+            if not self.missing:
+                self._there = reply
+                if self._end_waits and not self._on_its_way:
+                    self._say_end()
             return
         if isinstance(reply, Refused):
             text = str(reply)
             if "equal or smaller" not in text and "exhausted" not in text:
                 self._failed("append", text.partition(" ")[0])
+                self.behind = self.behind or self._there
         self.missed()  # refused, lost, or (None) there is no such stream any more
 
     def _ended(self, reply: Reply) -> None:
         if isinstance(reply, list):
-            self._closed(self)
+            self._is_over()
             return
         if isinstance(reply, Refused):
             self._failed("seal", str(reply).partition(" ")[0])
         self.missed()
+
+    def _is_over(self) -> None:
+        """Its end is there."""
+        self._over = True
+        if not self.gone:
+            self._put_end(self)
+
+    def settle(self) -> None:
+        """It has been there for long enough."""
+        self.certain = True
+        self._closed(self)
+        if self.owner is not None:
+            self.owner.kept_elsewhere()
 
     def missed(self) -> None:
         """Something is missing there."""
@@ -229,12 +285,14 @@ class Journal:
             stands = read_end(reply[0])._replace(last=last, until=until)
             self.missing = False
             ours, self.sealed = self.sealed, stands
-            self._closed(self)
+            self._is_over()
             if ours is None:
                 self.owner.ended_elsewhere(stands)
             return True
         self._said = int(reply[1])  # type: ignore[arg-type]
+        self._there = b"%d-%d" % (self._said, int(reply[2])) if self._said else b"0-1"  # type: ignore[arg-type]
         self.missing = False
+        self.behind = b""
         if reply[3]:  # the last event is there in part
             self._said -= 1
             self._say_events(int(reply[2]))  # type: ignore[arg-type]

@@ -229,8 +229,12 @@ class Link:
         """Until all that was said is answered, or lost."""
         done = trio.Event()
         self.say(command("PING"), lambda _: done.set())
-        self._hurry.set()
+        self.hurry()
         await done.wait()
+
+    def hurry(self) -> None:
+        """Read what is answered now as it comes."""
+        self._hurry.set()
 
     # -- its life ------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from relay.stores.written import NotOurs, read_end
 if TYPE_CHECKING:
     from coredis import Redis
 
+AGAIN: Final = 0.1  # seconds until what was missing is looked for again, or asked
 UNSEEN: Final = 5.0  # seconds without a lease after which its process is taken for dead
 PRESENCE: Final = 5000  # ms that a process counts as a reader without saying so again
 AT_ONCE: Final = 200  # runs in one script
@@ -79,7 +80,7 @@ class Readers:
         try:
             if redis is not None:
                 with trio.fail_after(ASK * 5):
-                    await load(tail, partial(_entries, redis, client.key("run", run)))
+                    await self._load(tail, redis)
                 if tail.ended:
                     await self._end(tail)
         except FAILURES as error:
@@ -87,9 +88,41 @@ class Readers:
         except BaseException:
             self._left(tail)
             raise
-        if not tail.over:
+        if tail.torn:
+            self._soon(self._mend, tail)
+        elif not tail.over:
             self._join(tail)
         return tail
+
+    async def _load(self, tail: Tail, redis: Redis[bytes]) -> None:
+        """All that there is behind what it has, where nothing is missing that may come yet."""
+        entries = partial(_entries, redis, self._client.key("run", tail.run))
+        await load(tail, entries)
+        if tail.torn and not tail.missing(await entries(b"-", count=1)):
+            tail.torn, tail.bears = False, True
+            await load(tail, entries)
+
+    async def _mend(self, tail: Tail) -> None:
+        """Read on once what was missing is there, or will not come: it was trimmed, or the run has ended without it."""
+        while tail in self._tails.get(bytes.fromhex(tail.run), ()) and not tail.over:
+            redis, tail.torn = self._client.redis, False
+            try:
+                if redis is not None:
+                    sealed = await self._client.ask("read", END, tail.run)
+                    tail.bears = isinstance(sealed, list)
+                    with trio.fail_after(ASK):
+                        await self._load(tail, redis)
+                    if tail.ended:
+                        await self._end(tail)
+                    elif not tail.torn:
+                        self._join(tail)
+                        return
+            except NotOurs as error:
+                self._client.failed("read", why(error))
+                tail.fail()
+            except FAILURES as error:
+                self._client.failed("read", why(error))
+            await trio.sleep(AGAIN)
 
     def _join(self, tail: Tail) -> None:
         """Have a group wait for what comes."""
@@ -102,7 +135,12 @@ class Readers:
         number = len(self._groups)
         name = f"{self._process}.{number}" if number else self._process
         wake = self._client.key("wake", name)
-        group = Group(wake, self._woken, lambda tail: self._soon(self._end, tail))
+        group = Group(
+            wake,
+            self._woken,
+            lambda tail: self._soon(self._end, tail),
+            lambda tail: self._soon(self._mend, tail),
+        )
         self._groups.append(group)
         self._soon(self._follow, group)
         return group
@@ -130,9 +168,7 @@ class Readers:
         reply = await self._client.ask("read", END, tail.run)
         try:
             if isinstance(reply, list):
-                tail.end(sealed_in(reply))
-            elif reply == 0:
-                tail.fail()
+                tail.end(sealed_in(reply))  # else `watch` finds out
         except NotOurs as error:
             self._client.failed("read", why(error))
             tail.fail()
@@ -168,6 +204,8 @@ class Readers:
                 for tail in tuple(self._tails.get(identity, ())):
                     if state in (1, 3):
                         tail.seen = now
+                        if state == 3 and tail.ended:  # it could not be asked what the end is
+                            await self._end(tail)
                     elif now - max(tail.seen, self._client.since) >= UNSEEN:
                         await self._lost(tail, forgotten=state == 0)
 
@@ -183,8 +221,8 @@ class Readers:
             self._nursery.start_soon(self._client.guarded, call, *args)
 
 
-async def _entries(redis: Redis[bytes], key: str, start: bytes) -> list[Entry]:
-    got = await redis.xrange(key, start=start, end="+", count=COUNT)
+async def _entries(redis: Redis[bytes], key: str, start: bytes, count: int = COUNT) -> list[Entry]:
+    got = await redis.xrange(key, start=start, end="+", count=count)
     return [(bytes(each.identifier), dict(each.field_values)) for each in got]  # type: ignore[arg-type]
 
 

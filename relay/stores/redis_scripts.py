@@ -6,7 +6,8 @@
     PREFIXkey:KEY      hash: the number and the run of the current one; the number stays when that is forgotten
     PREFIXcand:KEY:REQUEST   the candidate that a repetition of the request joins
     PREFIXwatch:RUN    sorted set: processes that read it, until when
-    PREFIXlive:PROCESS the lease of a process
+    PREFIXlive:PROCESS the lease of a process: it lives while the key has more than STAY - LEASE to stay. So what is late can
+                       renew it with PEXPIRE, which a full Redis does not refuse, as it does SET
     PREFIXwake:PROCESS stream: what a process should look at
 
 RUN, KEY and REQUEST are hashes, in hex. Rules
@@ -20,9 +21,12 @@ from __future__ import annotations
 from typing import Final
 
 MAX_ID: Final = b"18446744073709551615-18446744073709551615"
+LEASE: Final = 4000  # ms of a lease without being renewed
+STAY: Final = 60_000  # ms that its key stays
 EXTRA: Final = 60_000  # ms that keys stay beyond their time
 
-_COMMON = """
+_COMMON = (
+    """
 local P = ARGV[1]
 local call = redis.call
 local function later(key, ms)
@@ -37,13 +41,18 @@ local function now()
   local t = call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
+local function lives(process)
+  return call('PTTL', P .. 'live:' .. process) > """
+    + str(STAY - LEASE)
+    + """ and 1 or 0
+end
 local function record(id)
   local h = call('HMGET', P .. 'head:' .. id, 'card', 'process', 'fields', 'sealed', 'last', 'until')
   if not h[1] then return false end
   local first = '1'
   local e = call('XRANGE', P .. 'run:' .. id, '1', '+', 'COUNT', 1)
   if e[1] then first = string.match(e[1][1], '^(%d+)') end
-  local alive = call('EXISTS', P .. 'live:' .. h[2])
+  local alive = lives(h[2])
   return {h[1], h[2], h[3] or '', h[4] or '', h[5] or '', h[6] or '', tostring(alive), first}
 end
 local function release(id, h)
@@ -51,6 +60,7 @@ local function release(id, h)
   if call('GET', cand) == id then call('DEL', cand) end
 end
 """
+)
 
 # prefix, run, key, request, keyed, card, process, member, ms → 0, or the record of the candidate that this would repeat
 BEGIN: Final = (
@@ -100,11 +110,12 @@ return 1
 """
 )
 
-# prefix, run, end, ms (of a stream), ms (of a candidate), process → {end, last, until}; 0: there is no such run
+# prefix, run, end, ms (of a stream), ms (of a candidate), process, last or '', other end or '' → {end, last, until};
+# 0: there is no such run; 1: it does not go as far as `last`, and there is no other end to put down for that
 SEAL: Final = (
     _COMMON
     + """
-local _, id, sealed, keep, linger, process = unpack(ARGV)
+local _, id, sealed, keep, linger, process, upto, otherwise = unpack(ARGV)
 local head, run = P .. 'head:' .. id, P .. 'run:' .. id
 local h = call('HMGET', head, 'key', 'request', 'process', 'fields', 'sealed', 'last', 'until')
 if not h[1] then return 0 end
@@ -114,6 +125,10 @@ local e = call('XREVRANGE', run, '+', '-', 'COUNT', 1)
 if e[1] then
   last = string.match(e[1][1], '^(%d+)')
   if e[1][2][1] == 'm' then last = string.format('%d', tonumber(last) - 1) end
+end
+if upto ~= '' and upto ~= last then
+  if otherwise == '' then return 1 end
+  sealed = otherwise
 end
 if not h[4] then keep = linger end
 local till = string.format('%d', now() + keep)
@@ -226,7 +241,7 @@ for i = 4, #ARGV do
     local watch = P .. 'watch:' .. ARGV[i]
     call('ZADD', watch, till, process)
     call('PEXPIRE', watch, ms * 2)
-    out[#out + 1] = 2 - call('EXISTS', P .. 'live:' .. h[1])
+    out[#out + 1] = 2 - lives(h[1])
   end
 end
 return out
@@ -268,12 +283,13 @@ return 1
 """
 )
 
-# prefix, run, card, process, key, request, member, fields or '', ms → {end, last, until, ''}, or {'', seq, part, 1 where
-# that event is not whole}: what there is of a run of one's own; what was lost of it is there again, but for events
+# prefix, run, card, process, key, request, member, keyed, fields or '', ms, id or '' → {end, last, until, ''}, or {'', seq,
+# part, 1 where that event is not whole}: what there is of a run of one's own; what was lost of it is there again, but for
+# events. `id`: something was refused behind it, so what was taken behind that goes.
 RESTORE: Final = (
     _COMMON
     + """
-local _, id, card, process, key, request, member, fields, ms = unpack(ARGV)
+local _, id, card, process, key, request, member, keyed, fields, ms, behind = unpack(ARGV)
 local head, run = P .. 'head:' .. id, P .. 'run:' .. id
 local h = call('HMGET', head, 'sealed', 'last', 'until')
 if h[1] then return {h[1], h[2], h[3], ''} end
@@ -286,6 +302,13 @@ if fields ~= '' then
   local number = string.sub(member, 1, 20)
   local there = call('HGET', current, 'number')
   if not there or there <= number then call('HSET', current, 'number', number, 'run', id) end
+elseif keyed == '1' then
+  call('SET', P .. 'cand:' .. key .. ':' .. request, id, 'PX', ms, 'NX')
+end
+if behind ~= '' and call('EXISTS', run) == 1 then
+  local after = call('XRANGE', run, '(' .. behind, '+')
+  for _, e in ipairs(after) do call('XDEL', run, e[1]) end
+  if after[1] then call('XSETID', run, behind) end
 end
 for _, k in ipairs({head, run, P .. 'key:' .. key, P .. 'below:' .. key}) do later(k, ms) end
 local e = call('XREVRANGE', run, '+', '-', 'COUNT', 1)

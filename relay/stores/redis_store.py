@@ -6,7 +6,9 @@
 
 Rules
   * Connections do not depend on the number of viewers: one Link, one for questions, one for each 256 runs read here.
-  * What Redis does not have of ours is asked for and said again, run by run, once the connection is up.
+  * What Redis does not have of ours is asked for and said again, run by run, once the connection is up: for a while also of
+    runs that are over, because a fail-over loses what was written last.
+  * The lease is renewed whatever else takes its time.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from relay.stores.redis_scripts import (
     REFRESH,
     RESTORE,
     SEAL,
+    STAY,
     WATCHERS,
 )
 from relay.stores.redis_tail import Tail
@@ -44,9 +47,10 @@ from relay.stores.written import NotOurs, as_json, read_card, read_fields, writt
 if TYPE_CHECKING:
     from coredis import Redis
 
-LEASE: Final = 4000  # ms of a lease without being renewed
 TICK: Final = 1.0  # seconds between two renewals
 EXPIRY: Final = 30.0  # seconds between two refreshes of the expiry of our runs
+LATER: Final = 30.0  # seconds in which a fail-over may lose what Redis has answered
+_FORGOTTEN: Final = 4096  # runs of which is said again that they are (arbitrary: less than a MB)
 
 
 class RedisStore:
@@ -68,6 +72,8 @@ class RedisStore:
         self.errors = client.errors
         self._readers = Readers(client, self._process, self._woken, self.seal)
         self._journals: dict[bytes, Journal] = {}
+        self._ended: dict[Journal, float] = {}  # their ends are there, and since when
+        self._forgotten: dict[bytes, tuple[float, bytes]] = {}  # since when, and how that is said
         self._nursery: trio.Nursery | None = None
         self._repair = trio.Event()
         failed = lambda reason: client.failed("append", reason)  # noqa: E731
@@ -87,26 +93,48 @@ class RedisStore:
         """While there is a connection."""
         await self._renew(redis)
         usable()
-        refreshed = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look_after, redis)
+            while True:
+                await trio.sleep(TICK)
+                await self._renew(redis)
+                self.swept.set()
+
+    async def _look_after(self, redis: Redis[bytes]) -> None:
+        """Who reads what, and what is to stay."""
+        now = refreshed = trio.current_time()
         while True:
+            before = trio.current_time()
             await trio.sleep(TICK)
-            await self._renew(redis)
-            self.swept.set()
+            now = trio.current_time()
+            if now - before > 2 * TICK:
+                self._client.since = now  # we stood still: that says nothing of others
             await self._readers.watch()
-            watched = [each for each in self._journals.values() if each.watched]
+            watched = [each for each in self._journals.values() if each.watched and not each.sealed]
             if watched:
                 await self._count(watched)
-            if trio.current_time() - refreshed > EXPIRY:
-                refreshed = trio.current_time()
+            if now - refreshed > EXPIRY:
+                refreshed = now
                 await self._refresh(redis)
+            self._settle(now - LATER)
+
+    def _settle(self, before: float) -> None:
+        """What was there before some time is not lost any more, if it could be said since."""
+        for journal, when in tuple(self._ended.items()):
+            if when < before and journal.stored:
+                del self._ended[journal]
+                journal.settle()
+        for identity, (when, _) in tuple(self._forgotten.items()):
+            if when < before:
+                del self._forgotten[identity]
 
     async def _renew(self, redis: Redis[bytes]) -> None:
-        """The lease. A full Redis refuses SET, but not PEXPIRE."""
+        """The lease."""
         key = self._client.key("live", self._process)
         with trio.fail_after(ASK):
-            if not await redis.pexpire(key, LEASE):
+            if not await redis.pexpire(key, STAY):
                 try:
-                    await redis.set(key, "1", px=LEASE)
+                    await redis.set(key, "1", px=STAY)
                 except coredis.exceptions.ResponseError as error:
                     self._client.failed("lease", why(error))
 
@@ -115,6 +143,8 @@ class RedisStore:
             await redis.pexpire(wake, int(EXPIRY * 2000))
         by_life: dict[int, list[str]] = {}
         for identity, journal in self._journals.items():
+            if journal.sealed is not None:
+                continue
             by_life.setdefault(journal.life, []).append(identity.hex())
         for life, runs in by_life.items():
             for at in range(0, len(runs), AT_ONCE):
@@ -131,6 +161,7 @@ class RedisStore:
             card,
             self._put_head,
             self._client.failed,
+            self._over,
             self._closed,
         )
         run, member = card.identity.hex(), journal.member
@@ -178,7 +209,9 @@ class RedisStore:
             return None
         record = as_json(written_end(Sealed(end, ending, 0, 0.0)))
         keep, linger = int(known.run.card.keep * 1000), int(LINGER * 1000)
-        reply = await self._client.ask("seal", SEAL, identity.hex(), record, keep, linger, "")
+        reply = await self._client.ask(
+            "seal", SEAL, identity.hex(), record, keep, linger, "", "", ""
+        )
         try:
             return sealed_in(reply) if isinstance(reply, list) else None
         except NotOurs as error:
@@ -243,13 +276,24 @@ class RedisStore:
             journal.missed()
             self._repair.set()
 
+    def _over(self, journal: Journal) -> None:
+        self._ended[journal] = trio.current_time()
+
     def _closed(self, journal: Journal) -> None:
-        self._journals.pop(journal.card.identity, None)
+        identity = journal.card.identity
+        self._journals.pop(identity, None)
+        self._ended.pop(journal, None)
+        if journal.gone:
+            self._forgotten[identity] = (trio.current_time(), journal.forgotten())
+            if len(self._forgotten) > _FORGOTTEN:
+                del self._forgotten[next(iter(self._forgotten))]
 
     def _came_up(self) -> None:
         """The link is there again: see what was missed."""
+        for _, said in self._forgotten.values():
+            self._link.say(said, lambda _: None)
         for journal in self._journals.values():
-            if journal.owner is not None and journal.owner.log.last:
+            if journal.owner is not None:
                 journal.missed()
         self._repair.set()
 
@@ -265,18 +309,18 @@ class RedisStore:
             await trio.sleep(0.05)
 
     async def _restore_all(self, missing: list[Journal]) -> None:
+        await self._link.answered()  # what was said before is there, or refused
         for journal in missing:
             if not await self._restore(journal):
                 return
 
     async def _restore(self, journal: Journal) -> bool:
         """Returns: whether Redis answered."""
-        if journal.owner is None:
+        if journal.owner is None or journal.gone:
             return True
-        await self._link.answered()  # what was said before is there, or refused
-        run = journal.card.identity.hex()
+        run, fields = journal.card.identity.hex(), fields_or_nothing(journal)
         reply = await self._client.ask(
-            "restore", RESTORE, run, *journal.begun(), fields_or_nothing(journal), journal.life
+            "restore", RESTORE, run, *journal.begun(), fields, journal.life, journal.behind
         )
         if not isinstance(reply, list):
             return False

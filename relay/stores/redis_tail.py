@@ -2,7 +2,10 @@
 
     read: presence ─► XRANGE to the end ─► a Group: XREAD of up to MOST streams and of a `wake` that adds one ─► the Reader
 
-Rule: an entry says its number, so what comes twice (a connection that broke, a fail-over) is told once.
+Rules
+  * An entry says its number, so what comes twice (a connection that broke, a fail-over) is told once.
+  * What is missing before an entry was trimmed, or Redis refused it and its owner says it again soon: a tail that finds a
+    hole is `torn`, reads no further and waits until it is known which.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ class Tail:
         place: the id of the entry that was read last.
         ended: the entry of its end was read.
         over: its reader was told of the end.
+        torn: something is missing, and it may come yet.
+        bears: what is missing will not come.
         seen: when its owner's lease was there for the last time.
     """
 
@@ -47,12 +52,15 @@ class Tail:
         self.place = b"0-0"
         self.ended = False
         self.over = False
+        self.torn = False
+        self.bears = False
         self.seen = trio.current_time()
         self._left = left
         self._headed = False
         self._next = 1
-        self._parts: list[bytes] = []  # of an event that is larger than an entry
+        self._parts: list[bytes] = []  # of an event that is not whole yet
         self._size = 0  # of them together
+        self._whole = b"0-0"  # the id behind which nothing was told in part
 
     def close(self) -> None:
         self._left(self)
@@ -72,28 +80,32 @@ class Tail:
             if place == MAX_ID:
                 self.ended = True
                 break
+            some: list[bytes] = []
+            last, part = map(int, place.split(b"-"))
             if b"h" in values:
                 self.head(values[b"h"])
-                continue
-            if b"m" in values:
-                self._size += len(values[b"m"])
-                if self._size > LARGEST_EVENT:
-                    raise NotOurs
-                self._parts.append(values[b"m"])
-                continue
-            if b"d" not in values:
-                continue
-            data = values[b"d"]
-            if self._parts:
-                data = b"".join([*self._parts, data])
+            elif b"m" in values or b"d" in values:
+                if part == len(self._parts):
+                    self._parts.append(values[b"m" if b"m" in values else b"d"])
+                    if b"m" in values:
+                        self._size += len(values[b"m"])
+                        if self._size > LARGEST_EVENT:
+                            raise NotOurs
+                        continue
+                    some = chunks_in(b"".join(self._parts))
+                elif not self.bears:
+                    self._tear()
+                    break
                 self._parts.clear()
                 self._size = 0
-            last = int(place.partition(b"-")[0])
-            some = chunks_in(data)
             start = last - len(some) + 1
             if start < self._next:  # a part of it was told already
                 some = some[self._next - start :]
                 start = self._next
+            if some and start != self._next and not self.bears:
+                self._tear()
+                break
+            self._whole = place
             if not some:
                 continue
             if start != first + len(events):
@@ -102,8 +114,24 @@ class Tail:
                 events, first = [], start
             events += some
             self._next = last + 1
+            self.bears = False
         if events:
             self.reader.take(first, events)
+
+    def _tear(self) -> None:
+        """Something is missing before what was just read: go back to where all was there."""
+        self.torn = True
+        self.place = self._whole
+        self._parts.clear()
+        self._size = 0
+
+    def missing(self, oldest: Sequence[Entry]) -> bool:
+        """Whether what is missing may come yet: the oldest entry that there is stands before it."""
+        for place, values in oldest:
+            return (
+                int(place.partition(b"-")[0]) - len(chunks_in(values.get(b"d", b""))) < self._next
+            )
+        return True
 
     def end(self, sealed: Sealed) -> None:
         """Tell the end."""
@@ -135,12 +163,14 @@ class Group:
         wake: str,
         woken: Callable[[bytes, bytes], None],
         ended: Callable[[Tail], None],
+        torn: Callable[[Tail], None],
     ) -> None:
         """
         Args:
             wake: the key of the stream that others write to.
             woken: told what came there.
             ended: told of a tail whose end has come.
+            torn: told of one that is.
         """
         self.wake = wake
         self._tails: dict[bytes, Tail] = {}
@@ -148,6 +178,7 @@ class Group:
         self._wake_place = b"0-0"
         self._woken = woken
         self._ended = ended
+        self._torn = torn
         self._asking = b""  # the command as far as it stays the same: up to the keys
 
     def __len__(self) -> int:
@@ -231,14 +262,14 @@ class Group:
                 self.leave(key, tail)
                 tail.fail()
                 return
-            if tail.ended:
+            if tail.ended or tail.torn:
                 self.leave(key, tail)
-                self._ended(tail)
+                (self._torn if tail.torn else self._ended)(tail)
 
 
 async def load(tail: Tail, stream_of: Callable[[bytes], Awaitable[Sequence[Entry]]]) -> None:
-    """All entries that there are; `stream_of` gives those from an id on."""
-    while not tail.ended:
+    """All entries that there are, as far as they are whole; `stream_of` gives those from an id on."""
+    while not tail.ended and not tail.torn:
         start = tail.place if tail.place == b"0-0" else b"(" + tail.place
         entries = await stream_of(start)
         if not entries:

@@ -176,6 +176,12 @@ class Owner(Protocol):
     def log(self) -> EventLog:
         """Its events: what is to be written, and what to write again."""
 
+    def last_words(self) -> tuple[End, Ending]:
+        """The end to put down where the store has lost its events."""
+
+    def kept_elsewhere(self) -> None:
+        """The journal is `certain` now. Not said where it is so from the seal on."""
+
     def watched_elsewhere(self, processes: int) -> None:
         """So many other processes have readers of it now."""
 
@@ -192,6 +198,10 @@ class Journal(Protocol):
     @property
     def stored(self) -> bool:
         """Whether others can see all that there is; False while the store fails, and something was missed."""
+
+    @property
+    def certain(self) -> bool:
+        """Whether the store needs the owner's log no more: all is there, with the end, and stays."""
 
     async def head(self, fields: Fields) -> None:
         """Its head is a 200 event stream: the key moves to it, by the rule above."""

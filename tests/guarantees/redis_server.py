@@ -21,7 +21,7 @@ class Redis:
     def __init__(self, *options: str, folder: str) -> None:
         self.port = free_port()
         self._options = options
-        self._folder = folder
+        self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -30,7 +30,7 @@ class Redis:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder]
+        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder]
         args = [require("redis-server"), *place, "--save", "", *self._options]
         self._process = subprocess.Popen(args, stdout=subprocess.DEVNULL)
         until = time.monotonic() + START

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
+from relay.stores.redis_link import command
 from tests.guarantees.redis_server import Redis, redis, shared_redis, watched
 from tests.guarantees.redis_setup import certificates, nodes, store
 from tests.guarantees.resume_setup import CHAT, LOGS, ROUTE, Ground, Reader, event
@@ -218,6 +220,109 @@ async def test_a_full_redis_costs_nobody_at_the_owner_and_gets_the_rest_later() 
             await _joins(b, ["1", "2", "3", "4"])
 
 
+@pytest.mark.parametrize("size", [1, 200_000])
+async def test_what_redis_refuses_in_the_middle_is_no_hole(size: int) -> None:
+    """1. Of events on their way Redis refuses one and takes the next. 2. Everybody elsewhere has all of them, in order."""
+    with redis("--maxmemory-policy", "noeviction") as server:
+        async with nodes(server.url) as (a, b):
+            first, peer = await a.begun()
+            second = await b.read()
+            sent = [f"{number}{'x' * size}" for number in range(4)]
+            await peer.send(event(sent[0]))
+            await second.until(1)
+            link = a.relay.worker.feeds.elsewhere.store._link  # type: ignore[union-attr, attr-defined]
+            server.pause()
+            for limit, number in ((b"1", 1), (b"0", 2)):  # in this order, on one connection
+                link.say(command("CONFIG", "SET", "maxmemory", limit), lambda _: None)
+                await peer.send(event(sent[number]))
+                await first.until(number + 1)
+            server.go_on()
+            await peer.send(event(sent[3]) + b"0\r\n\r\n")
+            for reader in (first, second):
+                await reader.rest()
+                assert reader.data == sent
+            late = await b.read(path="/at/7")
+            await late.rest()
+            assert late.data == sent
+
+
+async def test_an_end_behind_events_that_redis_refused_is_not_put_down_before_them() -> None:
+    """1. Redis refuses the last event, and takes the end that comes behind it. 2. No reader takes the rest for the whole."""
+    with redis("--maxmemory-policy", "noeviction") as server:
+        async with nodes(server.url) as (a, b):
+            first, peer = await a.begun()
+            second = await b.read()
+            await peer.send(event(1))
+            await second.until(1)
+            link = a.relay.worker.feeds.elsewhere.store._link  # type: ignore[union-attr, attr-defined]
+            server.pause()
+            link.say(command("CONFIG", "SET", "maxmemory", "1"), lambda _: None)
+            await peer.send(event(2))
+            await first.until(2)
+            link.say(command("CONFIG", "SET", "maxmemory", "0"), lambda _: None)
+            await peer.send(b"0\r\n\r\n")
+            await first.rest()
+            server.go_on()
+            await second.rest()
+            assert (second.data, second.ended) == (["1", "2"], "clean")
+
+
+@pytest.mark.parametrize("room", [True, False])
+async def test_an_end_that_a_fail_over_loses_is_there_again(room: bool) -> None:
+    """1. Redis has half a stream. 2. The rest and its end come, and nobody reads it any more. 3. Redis comes back as it was
+    before. 4. Who asks elsewhere has all of it. Where its owner needed the room for others meanwhile it has what there
+    was, and an end that says so."""
+    with redis() as server:
+        async with nodes(server.url) as (a, b):
+            first, peer = await a.begun()
+            whole, other = await a.begun(path="/logs/8")
+            for each in (peer, other):
+                await each.send(event(1) + event(2))
+            for reader in (first, whole):
+                await reader.until(2)
+            for path in ("/at/7", "/at/8"):
+                await (await b.read(path=path)).until(2)
+            server.cli("SAVE")
+            await peer.send(event(3) + b"0\r\n\r\n")
+            await other.send(b"0\r\n\r\n")
+            for reader in (first, whole):
+                await reader.rest()
+            book = a.relay.worker.feeds.book
+            await settle(lambda: all(run.journal and run.journal.stored for run in book.runs))
+            if not room:
+                book.limits = replace(book.limits, space=1)
+                book.grown(0)
+                assert not book.runs
+            server.kill()
+            server.start()
+            cut, late = [await _answers(b, path) for path in ("/at/7", "/at/8")]
+            await cut.rest()
+            await late.rest()
+            assert (late.data, late.ended) == (["1", "2"], "clean")
+            if room:
+                assert (cut.data, cut.ended) == (["1", "2", "3"], "clean")
+            else:
+                assert (cut.data[:2], cut.codes, cut.ended) == (["1", "2"], ["lost"], "cut")
+
+
+async def test_a_silent_stream_is_there_again_after_redis_was_emptied() -> None:
+    """1. A stream has its head and no event, one has not even that. 2. Redis dies with all it held. 3. Readers elsewhere
+    are told nothing for longer than a lease, and then the events."""
+    with redis() as server:
+        async with nodes(server.url) as (a, b):
+            _, peer = await a.begun()
+            second = await b.read(path="/at/7")
+            server.kill()
+            server.start()
+            await settle(lambda: server.cli("KEYS", "relay:head:*") != "")
+            with trio.move_on_after(7) as waited:
+                await second.some()
+            assert waited.cancelled_caught
+            await peer.send(event(1) + b"0\r\n\r\n")
+            await second.rest()
+            assert (second.data, second.ended) == (["1"], "clean")
+
+
 async def test_a_redis_that_stands_still_for_longer_than_a_lease_ends_no_run() -> None:
     with redis() as server:
         async with nodes(server.url) as (a, b):
@@ -277,8 +382,9 @@ async def test_the_owner_dies(shared: Redis, how: signal.Signals) -> None:
 async def test_tls_and_a_user_with_the_least_rights(tmp_path: Path) -> None:
     cert, key, authority = certificates(tmp_path)
     rights = "~relay:* -@all +auth +select +ping +hello +client|setname +client|id"
-    rights += " +script|load +evalsha +eval +xadd +xread +xrange +xrevrange +pexpire +pttl +set +get +del +exists"
-    rights += " +hset +hsetnx +hget +hmget +zadd +zrem +zrange +zcard +zremrangebyscore +time"
+    rights += " +script|load +evalsha +eval +xadd +xread +xrange +xrevrange +xdel +xsetid"
+    rights += " +pexpire +pttl +set +get +del +exists +hset +hsetnx +hget +hmget +zadd"
+    rights += " +zrem +zrange +zcard +zremrangebyscore +time"
     options = ["--tls-port", "0", "--user", "relay", "on", ">secret", *rights.split()]
     with redis(*options) as server:
         port = server.port + 1 if server.port < 65535 else server.port - 1
@@ -324,6 +430,17 @@ async def test_a_fail_over_that_loses_the_last_events_loses_no_reader_any() -> N
                     await second.some()
             assert second.data == [str(number) for number in range(1, 13)]
             await _joins(b, [str(number) for number in range(1, 13)])
+
+
+async def _answers(node: Ground, path: str) -> Reader:
+    """The stream at `path`, once the node knows it."""
+    with trio.fail_after(LIMIT):
+        while True:
+            reader = await node.read(path=path)
+            if reader.status == 200:
+                return reader
+            reader.close()
+            await trio.sleep(0.1)
 
 
 async def _joins(node: Ground, wanted: list[str]) -> Reader:

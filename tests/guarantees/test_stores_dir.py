@@ -20,7 +20,7 @@ import trio
 from relay.feeds.endings import bad_end, ended_by_us
 from relay.flows.event_log import End, EventLog
 from relay.http.bodies import chunk
-from relay.observing.ending import COMPLETE, Cause
+from relay.observing.ending import COMPLETE, Cause, Ending
 from relay.stores.dir_files import Files
 from relay.stores.dir_janitor import sweep
 from relay.stores.dir_process import Process
@@ -381,6 +381,12 @@ class Owned:
         self.log = EventLog(1000)
         self.watched: list[int] = []
         self.ended: list[Sealed] = []
+
+    def last_words(self) -> tuple[End, Ending]:
+        raise AssertionError("a directory loses nothing")
+
+    def kept_elsewhere(self) -> None:
+        pass
 
     def watched_elsewhere(self, processes: int) -> None:
         self.watched.append(processes)

@@ -6,6 +6,7 @@ Real processes over one directory: four workers, a relay that takes over from an
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -241,6 +242,35 @@ async def test_an_owner_that_is_stopped_and_continued_keeps_its_run() -> None:
         await peer.send(LAST)
         await other.rest()
         assert (other.data, other.ended) == (["1", "2", "last"], "clean")
+
+
+async def test_what_could_not_be_read_is_read_later(tmp_path: Path) -> None:
+    """1. A reader stands at a relay that is not its run's. 2. That one has no descriptor left. 3. All events and the end
+    come. 4. It has descriptors again: nobody wakes it any more, and its reader gets all of it."""
+    up = await Upstream.open()
+    try:
+        with ExitStack() as stack:
+            text = config(up, 1, f"dir:{tmp_path}/kept")
+            g, other = (Outside(Served(stack.enter_context(start_relay(text))), up) for _ in "ab")
+            first, peer = await g.begun()
+            away = await other.read(path="/at/7")
+            pid = other.relay.server.pid  # type: ignore[attr-defined]
+            used = {int(each) for each in os.listdir(f"/proc/{pid}/fd")}
+            free = next(number for number in range(len(used) + 1) if number not in used)
+            before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, before[1]))
+            await peer.send(event(1) + LAST)
+            await first.rest()
+            await trio.to_thread.run_sync(
+                other.relay.server.stderr.wait_for,  # type: ignore[attr-defined]
+                "the streams' directory",
+            )
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+            await away.rest()
+            assert (away.data, away.ended) == (["1", "last"], "clean")
+    finally:
+        up.close()
+        RawPeer.close_all()
 
 
 async def test_the_directory_of_auto_goes_with_the_relay(tmp_path: Path) -> None:

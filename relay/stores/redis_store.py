@@ -57,6 +57,7 @@ class RedisStore:
     """See store.Store.
 
     Attributes:
+        link: what is written and not waited for.
         swept: set when all connections have been there once.
     """
 
@@ -77,14 +78,14 @@ class RedisStore:
         self._nursery: trio.Nursery | None = None
         self._repair = trio.Event()
         failed = lambda reason: client.failed("append", reason)  # noqa: E731
-        self._link = Link(place, client.where, (SEAL, FORGET), self._came_up, failed)
+        self.link = Link(place, client.where, (SEAL, FORGET), self._came_up, failed)
 
     # -- its life ------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """See store.Store."""
         async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._link.run)
+            self._nursery.start_soon(self.link.run)
             self._nursery.start_soon(self._readers.run)
             self._nursery.start_soon(self._mend)
             await self._client.run(self._beat)
@@ -155,7 +156,7 @@ class RedisStore:
     async def begin(self, card: Card) -> Journal | Known:
         """See store.Store."""
         journal = Journal(
-            self._link,
+            self.link,
             self._client.prefix.encode(),
             self._process.encode(),
             card,
@@ -291,7 +292,7 @@ class RedisStore:
     def _came_up(self) -> None:
         """The link is there again: see what was missed."""
         for _, said in self._forgotten.values():
-            self._link.say(said, lambda _: None)
+            self.link.say(said, lambda _: None)
         for journal in self._journals.values():
             if journal.owner is not None:
                 journal.missed()
@@ -304,12 +305,12 @@ class RedisStore:
                 await self._repair.wait()
             self._repair = trio.Event()
             missing = [each for each in self._journals.values() if each.missing]
-            if missing and self._link.up and self._client.redis is not None:
+            if missing and self.link.up and self._client.redis is not None:
                 await self._client.guarded(self._restore_all, missing)
             await trio.sleep(0.05)
 
     async def _restore_all(self, missing: list[Journal]) -> None:
-        await self._link.answered()  # what was said before is there, or refused
+        await self.link.answered()  # what was said before is there, or refused
         for journal in missing:
             if not await self._restore(journal):
                 return

@@ -25,14 +25,15 @@ from typing import Final
 
 import trio
 
-from tests.guarantees.relay_processes import children_of, is_gone, stop, wait_gone
 from tests.guarantees.redis_server import Redis
+from tests.guarantees.relay_processes import children_of, is_gone, stop, wait_gone
 from tests.guarantees.resume_setup import LOGS, OURS, ROUTE, Reader
 from tests.harness import EVENT_HEAD, RawPeer, Upstream, chunked
 from tests.interop.processes import Server, free_port, start_relay
 
 PATIENCE: Final = 60.0  # seconds after which a reader that has got nothing at all is one too many
-NONE: Final = ("nothing", "refused")
+PROCESSES: Final = ("kill", "kill worker", "stand still", "reload", "roll")
+REDIS: Final = ("redis empty", "redis older", "redis full", "redis nearly full", "redis pause")
 _AWAY = (trio.BrokenResourceError, trio.ClosedResourceError, OSError, AssertionError)
 
 

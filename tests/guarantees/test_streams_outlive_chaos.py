@@ -19,14 +19,12 @@ from random import Random
 import pytest
 import trio
 
-from tests.guarantees.outlive_setup import Chaos, Size
+from tests.guarantees.outlive_setup import PROCESSES, REDIS, Chaos, Size
 from tests.guarantees.redis_server import redis
 from tests.harness import RawPeer, Upstream, settle
 
 SEED = int(os.environ.get("RELAY_CHAOS_SEED", "1"))
 SIZE = Size(seconds=float(os.environ.get("RELAY_CHAOS_SECONDS", "10")))
-PROCESSES = ("kill", "kill worker", "stand still", "reload", "roll")
-REDIS = ("redis empty", "redis older", "redis full", "redis nearly full", "redis pause")
 
 
 @asynccontextmanager

@@ -8,17 +8,21 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
 
 from tests.guarantees.relay_processes import children_of, owner_of, stop, wait_gone
 from tests.guarantees.resume_setup import LOGS, ROUTE, Ground, Reader, event
+from tests.guarantees.test_restart import Unit
 from tests.harness import LIMIT, RawPeer, Upstream, chunked
 from tests.interop.processes import Server, start_relay
 
+STREAMS = int(os.environ.get("RELAY_STREAMS", "40"))
 READERS = 16  # by the kernel's hash all of them at one of four workers once in 4**15
 LAST = chunked(b"data: last\n\n") + b"0\r\n\r\n"
 
@@ -184,22 +188,35 @@ async def test_the_readers_of_a_killed_worker_do_not_keep_a_run_alive() -> None:
             await peer.ended()
 
 
-async def test_a_relay_that_takes_over_serves_what_the_old_one_still_owns(tmp_path: Path) -> None:
-    """1. Sixty streams under way, of nobody in particular. 2. Another takes over, the old one drains. 3. Its readers are
-    sent away, come back with their cursors to the new one, and miss nothing, while the old one still reads the upstreams;
-    that so many are unwatched for a moment stops none of them."""
+@pytest.mark.parametrize("how", ["takeover", "systemd"])
+async def test_a_relay_that_takes_over_serves_what_the_old_one_still_owns(
+    how: str, tmp_path: Path
+) -> None:
+    """1. Streams under way, of nobody in particular. 2. Another takes over the address, or has the same socket of systemd's;
+    the old one drains. 3. Its readers are sent away, come back with their cursors to the new one, and miss nothing, while
+    the old one still reads the upstreams; that so many are unwatched for a moment stops none of them.
+
+    Five hundred: RELAY_STREAMS=500
+    """
     up = await Upstream.open()
     try:
         with ExitStack() as stack:
-            text = config(up, 2, f"dir:{tmp_path}/kept", drain="20s")
-            old = stack.enter_context(start_relay(text))
+            text = config(up, 2, f"dir:{tmp_path}/kept", drain=f"{20 + STREAMS / 5:g}s")
+            if how == "systemd":
+                sock = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512))
+                unit = Unit(tmp_path, text.replace("${LISTEN}", "fd:web"), {"web": sock})
+                old = stack.enter_context(unit.start())
+                old.address = f"127.0.0.1:{sock.getsockname()[1]}"
+            else:
+                old = stack.enter_context(start_relay(text))
             g = Outside(Served(old), up)
-            begun = [await g.begun(path=f"/logs/{number}") for number in range(60)]
+            begun = [await g.begun(path=f"/logs/{number}") for number in range(STREAMS)]
             for reader, peer in begun:
                 await peer.send(event(1))
                 await reader.until(1)
             listen = {"LISTEN": f"127.0.0.1:{old.port}"}
-            stack.enter_context(start_relay(text, listen, "--takeover"))
+            new = unit.start() if how == "systemd" else start_relay(text, listen, "--takeover")
+            successor = stack.enter_context(new)
             os.kill(old.pid, signal.SIGTERM)
             for number, (reader, peer) in enumerate(begun):
                 await reader.rest()
@@ -208,6 +225,7 @@ async def test_a_relay_that_takes_over_serves_what_the_old_one_still_owns(tmp_pa
                 seen = [each.rpartition("-")[2] for each in reader.ids if each]
                 resumed = await g.read(path=f"/at/{number}", cursor=f"{reader.run}-{seen[-1]}")
                 assert resumed.status == 200
+                assert owner_of(children_of(successor.pid), resumed.peer)
                 await peer.send(event(3) + LAST)
                 await resumed.rest()
                 data = [text for text in reader.data + resumed.data if not text.startswith("{")]

@@ -22,7 +22,7 @@ from coredis.connection import TCPLocation
 from coredis.exceptions import RedisError
 
 from relay.config.values.redis_place import Place
-from relay.stores.redis_link import tls
+from relay.stores.redis_link import OTHER_KIND, tls
 
 if TYPE_CHECKING:
     from coredis import Redis
@@ -51,7 +51,8 @@ class Client:
 
     Attributes:
         redis: it; None: there is no connection.
-        since: from when on every question was answered in time.
+        since: from when on every question was answered, in time and not with a refusal: a full Redis does not have the
+            leases and runs that its owners cannot write again.
         errors: what failed, by what was tried.
     """
 
@@ -145,7 +146,7 @@ class Client:
             with trio.fail_after(ASK):
                 return await known(args=[self.prefix, *args], client=redis)
         except FAILURES as error:
-            if not isinstance(error, coredis.exceptions.ResponseError):
+            if OTHER_KIND not in str(error):  # else Redis is well
                 self.since = trio.current_time()
             self.failed(what, why(error))
             return None

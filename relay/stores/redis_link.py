@@ -29,6 +29,10 @@ _REST: Final = 0.01  # seconds between two reads of replies
 _CONNECT: Final = 5.0
 _SILENT: Final = 5.0  # seconds without a reply that is due: the connection is taken for dead
 
+OTHER_KIND: Final = (
+    "WRONGTYPE"  # what Redis says of a key that is not of the kind that a command is for
+)
+
 Reply = bytes | int | list["Reply"] | None | Exception
 Then = Callable[[Reply], None]
 Where = Callable[[], Awaitable[tuple[str, int]]]

@@ -15,14 +15,13 @@ from typing import Final
 
 import trio
 
-from relay.stores.redis_link import Refused, Replies, Reply, Stream, bulk, command
+from relay.stores.redis_link import OTHER_KIND, Refused, Replies, Reply, Stream, bulk, command
 from relay.stores.redis_scripts import MAX_ID
 from relay.stores.store import Reader, Sealed
 from relay.stores.written import LARGEST_EVENT, NotOurs, chunks, read_fields
 
 MOST: Final = 256  # streams that one connection waits for
 COUNT: Final = 32  # entries of at most 64 KiB that are asked for at once
-_OTHER_KIND: Final = "WRONGTYPE"  # what Redis says of a key that is no stream
 _BLOCK: Final = 4000  # milliseconds
 _SILENT: Final = 5.0  # seconds beyond it after which the connection is taken for dead
 
@@ -199,7 +198,7 @@ class Group:
         """Read, until the connection ends. Raises: OSError, trio.BrokenResourceError, ValueError, Refused."""
         while True:
             reply = (await self._asked(stream, replies, self._question(), 1))[0]
-            if isinstance(reply, Refused) and str(reply).startswith(_OTHER_KIND):
+            if isinstance(reply, Refused) and str(reply).startswith(OTHER_KIND):
                 await self._find_foreign(stream, replies)
                 continue
             if isinstance(reply, Exception):
@@ -232,7 +231,7 @@ class Group:
             pair for pair, reply in zip(tails, found, strict=True) if isinstance(reply, Refused)
         ]
         if not foreign:
-            raise Refused(_OTHER_KIND)
+            raise Refused(OTHER_KIND)
         for key, tail in foreign:
             self.leave(key, tail)
             tail.fail()

@@ -58,7 +58,7 @@ class Outside(Ground):
 
 
 def config(up: Upstream, workers: int, store: str, drain: str = "2s") -> str:
-    resume = LOGS + "stop = true\n"
+    resume = LOGS + 'stop = true\nunwatched = "10m"\n'
     return (
         f'[server]\nlisten = "${{LISTEN}}"\nworkers = {workers}\n[streams]\nstore = "{store}"\n'
         f'[timeouts]\ndrain = "{drain}"\n'

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -232,7 +231,7 @@ class Journal:
         if self.owner.log.first <= sealed.last:
             return b""
         end, ending = self.owner.last_words()
-        return as_json(written_end(replace(sealed, end=end, ending=ending, answer=None)))
+        return as_json(written_end(sealed._replace(end=end, ending=ending, answer=None)))
 
     # -- what Redis answers --------------------------------------------------------------------------------------
 

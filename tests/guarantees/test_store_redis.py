@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -290,7 +289,7 @@ async def test_an_end_that_a_fail_over_loses_is_there_again(room: bool) -> None:
             book = a.relay.worker.feeds.book
             await settle(lambda: all(run.journal and run.journal.stored for run in book.runs))
             if not room:
-                book.limits = replace(book.limits, space=1)
+                book.limits = book.limits._replace(space=1)
                 book.grown(0)
                 assert not book.runs
             server.kill()

@@ -217,9 +217,9 @@ def _serve(options: argparse.Namespace) -> int:
     if options.watch and options.config == "-":
         _complain("--watch needs a file: what stdin gives is read once")
         return USAGE
-    from relay.processes.file_watch import Watch
+    from relay.processes.file_watch import FileWatch
 
-    watch = Watch(options.config) if options.watch else None  # before the file is read
+    watch = FileWatch(options.config) if options.watch else None  # before the file is read
     config = _loaded(options)
     if config is None:
         return USAGE

@@ -20,7 +20,7 @@ import trio
 
 from relay import INSTALL
 from relay.config import parse_address
-from relay.processes.standard_streams import Standard
+from relay.processes.standard_streams import StandardStreams
 from relay.serving.listeners import BindError, bind
 
 HERE = Path(__file__).parent
@@ -42,7 +42,7 @@ def run(listen: str = "127.0.0.1:8000") -> int:
     except BindError as error:
         print(f"relay demo: {error}; another address is chosen with --listen", file=sys.stderr)
         return FAULT
-    standard = Standard("relay")
+    standard = StandardStreams("relay")
     try:
         return trio.run(_run, listen)
     finally:

@@ -11,7 +11,7 @@ from math import inf
 from typing import NoReturn
 
 from relay.admin.control import open_slot
-from relay.processes.standard_streams import Standard
+from relay.processes.standard_streams import StandardStreams
 from relay.serving.listeners import Listener
 
 STABLE = 10.0  # seconds after which a death counts as the first again
@@ -73,13 +73,13 @@ class Slot:
 
 
 def fork(
-    run: Callable[[int], int], keep: Callable[[], None], standard: Standard, prefix: str
+    run: Callable[[int], int], keep: Callable[[], None], standard: StandardStreams, prefix: str
 ) -> tuple[int, int]:
     """A child that does `run(report)` and ends with its result; `report` is a descriptor that it
     writes to. `keep` is called first, in the child, to put down what is not its own.
 
     The log's thread may be at work in the parent. It is not in the child; what it may have held
-    there is renewed (`Standard.renew`) or never used.
+    there is renewed (`StandardStreams.renew`) or never used.
 
     Returns: its pid, and the reading end of its report. Raises: OSError: there is no room for one.
     """
@@ -106,7 +106,7 @@ def fork(
 def _child(
     run: Callable[[int], int],
     keep: Callable[[], None],
-    standard: Standard,
+    standard: StandardStreams,
     prefix: str,
     reading: int,
     report: int,

@@ -24,7 +24,7 @@ logger = logging.getLogger("relay")
 Seen = tuple[int, int, int]
 
 
-class Watch:
+class FileWatch:
     """One file. Make it before the file is read, so that no change is missed."""
 
     __slots__ = ("_path", "_taken")

@@ -21,7 +21,7 @@ from relay.processes.children import Child, Slot
 Tell = Callable[[Slot, Mapping[str, Any], Sequence[int]], None]
 
 
-class Covering:
+class OrphanedQueues:
     """Who accepts for whom. `tell(slot, request, descriptors)` reaches a slot's worker."""
 
     __slots__ = ("_by", "_slots", "_tell")

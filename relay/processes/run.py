@@ -14,11 +14,11 @@ from contextlib import suppress
 import trio
 
 from relay.config.values import Config
-from relay.processes.file_watch import Watch
+from relay.processes.file_watch import FileWatch
 from relay.processes.notify import Notifier
 from relay.processes.setup import Setup
 from relay.processes.single import Single
-from relay.processes.standard_streams import Standard
+from relay.processes.standard_streams import StandardStreams
 from relay.serving.activation import Passed
 from relay.serving.listeners import BindError, Listener, open_listeners
 from relay.serving.reload import Refused
@@ -37,7 +37,7 @@ _DOES_NOT_SHARE = "; who listens there does not share it: is it a relay, and of 
 logger = logging.getLogger("relay")
 
 
-def serve(config: Config, *, takeover: bool = False, watch: Watch | None = None) -> int:
+def serve(config: Config, *, takeover: bool = False, watch: FileWatch | None = None) -> int:
     """Bind, announce, serve until a signal. Returns: the exit code.
 
     The first of two signals drains, the second ends at once; both are a clean end.
@@ -46,7 +46,7 @@ def serve(config: Config, *, takeover: bool = False, watch: Watch | None = None)
         takeover: share the addresses of a relay that runs, until it has drained.
         watch: of the file, for a reload whenever it changes.
     """
-    standard = Standard("relay")
+    standard = StandardStreams("relay")
     try:
         return _serve(config, standard, takeover, watch)
     except Exception:
@@ -56,7 +56,9 @@ def serve(config: Config, *, takeover: bool = False, watch: Watch | None = None)
         standard.give_back()
 
 
-def _serve(config: Config, standard: Standard, takeover: bool, watch: Watch | None) -> int:
+def _serve(
+    config: Config, standard: StandardStreams, takeover: bool, watch: FileWatch | None
+) -> int:
     gc.freeze()  # what is loaded by now stays as long as the process
     gc.set_threshold(*_COLLECTING)
     gc.enable()

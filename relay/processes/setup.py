@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from relay.config.values import Config
 from relay.processes.notify import Notifier
-from relay.processes.standard_streams import Standard
+from relay.processes.standard_streams import StandardStreams
 from relay.serving.activation import Passed
 from relay.serving.listeners import Listener
 
@@ -29,4 +29,4 @@ class Setup:
     admin: list[Listener]
     passed: Passed
     notifier: Notifier
-    standard: Standard
+    standard: StandardStreams

@@ -82,7 +82,7 @@ class _Bytes(io.RawIOBase):
         return len(text)
 
 
-class Standard:
+class StandardStreams:
     """The two streams of this process. `give_back` ends them."""
 
     __slots__ = ("_before", "err", "out")

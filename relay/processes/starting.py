@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 
 from relay.config.values import Config
 from relay.processes.children import Slot, fork
-from relay.processes.standard_streams import Standard
+from relay.processes.standard_streams import StandardStreams
 from relay.processes.worker import Seat, admin_main, worker_main
-from relay.processes.worker_sockets import Sharing
+from relay.processes.worker_sockets import WorkerSockets
 from relay.serving.listeners import Listener
 
 
@@ -30,9 +30,9 @@ class Starter:
     def __init__(
         self,
         slots: Sequence[Slot],
-        sharing: Sharing,
+        sharing: WorkerSockets,
         admin: Sequence[Listener],
-        standard: Standard,
+        standard: StandardStreams,
         put_down: Callable[[], None],
     ) -> None:
         """`put_down` closes, in a child, what only the supervisor needs."""

@@ -34,11 +34,11 @@ from typing import Any
 from relay.admin.control import tell
 from relay.processes.children import Child, Restarts, Slot, describe_end
 from relay.processes.messages import announce, tell_refused, tell_reloaded
-from relay.processes.orphaned_queues import Covering
+from relay.processes.orphaned_queues import OrphanedQueues
 from relay.processes.setup import Setup
 from relay.processes.starting import Starter
 from relay.processes.worker import ALONE, LEAVING, READY
-from relay.processes.worker_sockets import Sharing
+from relay.processes.worker_sockets import WorkerSockets
 from relay.serving import reload
 from relay.serving.reload import Change, Planning, Refused
 from relay.stores.opening import keep_store
@@ -64,11 +64,11 @@ class Supervisor:
         self._config = setup.config
         self._names = [each.name for each in setup.listeners]
         self._slots = [Slot(number) for number in range(setup.config.server.workers)]
-        self._sharing = Sharing(setup.listeners, self._slots)
+        self._sharing = WorkerSockets(setup.listeners, self._slots)
         self._starter = Starter(
             self._slots, self._sharing, setup.admin, setup.standard, self._put_down
         )
-        self._covering = Covering(self._slots, self._tell)
+        self._covering = OrphanedQueues(self._slots, self._tell)
         self._admin_restarts = Restarts()
         self._passed = setup.passed
         self._notifier = setup.notifier

@@ -15,7 +15,7 @@ from relay.serving.listeners import Listener
 from relay.serving.reload import Change
 
 
-class Sharing:
+class WorkerSockets:
     """The supervisor's listeners: those for all here, those of one worker in its slot.
 
     Resource handling: both are the supervisor's until `close`; the workers have copies.

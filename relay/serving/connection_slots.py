@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 
-class Slots:
+class ConnectionSlots:
     """Taken before accept, so that what cannot be served waits in the kernel."""
 
     __slots__ = ("_limit", "_lot", "taken")

@@ -29,7 +29,7 @@ from relay.feeds.viewer import Viewer
 from relay.flows.event_flow import EventFlow
 from relay.observing.ending import Cause
 from relay.serving import handover
-from relay.serving.connection_slots import Slots
+from relay.serving.connection_slots import ConnectionSlots
 from relay.serving.listeners import Listener
 from relay.wires.acceptor import Acceptor
 from relay.wires.dead_links import watch_client
@@ -76,7 +76,7 @@ class Server:
         # A host that accepts for us (the ASGI form) has bounds of its own.
         self._opened = open_now() if listeners else None
         self._bound_by_descriptors = False  # and not by `limits.connections`
-        self._slots = Slots(self._places(worker.config))
+        self._slots = ConnectionSlots(self._places(worker.config))
         self.connections: set[Connection] = set()
         self._stopping = trio.Event()
         self._say_lack_at = 0.0  # when the log may be told again of a lack

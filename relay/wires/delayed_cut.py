@@ -65,7 +65,7 @@ async def linger(
     if not isinstance(wire, SocketWire) or wire.closed or wire.hung_up:
         return
     if cut is not None:
-        await Parting(wire, alarms).wait()
+        await DelayedCut(wire, alarms).wait()
         if cut is Cut.RESET:
             reset(wire)
             return
@@ -81,7 +81,7 @@ async def linger(
         return
 
 
-class Parting:
+class DelayedCut:
     """One wait, on a wire that nobody reads or writes any more. An Alarm."""
 
     __slots__ = ("_alarms", "_cut_at", "_since", "_task", "_until", "_wire", "entry")

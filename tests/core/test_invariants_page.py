@@ -30,7 +30,9 @@ def test_what_keeps_it_is_in_the_code(row: list[str]) -> None:
         if name.endswith(".py"):
             assert list((ROOT / "relay").rglob(name)), name
             continue
-        last = name.rpartition(".")[2]
+        owner, _, last = name.rpartition(".")
+        if owner[:1].isupper():
+            assert re.search(rf"\bclass {owner}\b", CODE), name
         assert re.search(
             rf"\b(?:def|class) {last}\b|^\s*(?:self\.)?{last}\b.*=", CODE, re.MULTILINE
         ), name

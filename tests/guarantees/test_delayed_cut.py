@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from relay.wires.delayed_cut import MOMENT, Parting
+from relay.wires.delayed_cut import MOMENT, DelayedCut
 from relay.wires.socket_wire import SocketWire
 from tests.harness import EVENT_HEAD, RawPeer, Relay, chunked, scene, settle
 from tests.io.upstreams_setup import data_plane
@@ -50,7 +50,7 @@ async def parting(clock: MockClock, write: float = WRITE) -> AsyncIterator[Ended
         ended = Ended(wire, theirs, clock)
 
         async def wait() -> None:
-            await Parting(wire, plane.alarms).wait()
+            await DelayedCut(wire, plane.alarms).wait()
             ended.over.set()
 
         plane.nursery.start_soon(wait)

@@ -396,9 +396,9 @@ def test_a_descriptor_that_does_not_block(pipe: tuple[int, int]) -> None:
 
 STANDARD = r"""
 import logging, os, sys, traceback, warnings
-from relay.processes.standard_streams import Standard
+from relay.processes.standard_streams import StandardStreams
 
-standard = Standard("relay")
+standard = StandardStreams("relay")
 print("out", end=" ")
 print("more")
 sys.stdout.buffer.write(b"bytes\xff\n")
@@ -430,10 +430,10 @@ def test_all_that_is_printed_goes_through_the_log() -> None:
 
 CLOSED = """
 import os, sys
-from relay.processes.standard_streams import Standard
+from relay.processes.standard_streams import StandardStreams
 
 os.close(1)
-standard = Standard("relay")
+standard = StandardStreams("relay")
 fd = os.open(os.devnull, os.O_RDONLY)
 assert fd > 2, fd
 print("into the void")

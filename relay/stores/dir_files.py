@@ -349,23 +349,31 @@ def _write(path: str, data: bytes) -> None:
 
 def _read(path: str) -> bytes:
     """A whole file. Raises: NotOurs: what stands there is none, or larger than any of ours."""
+    fd = open_file(path)
+    try:
+        data = part = os.read(fd, 1 << 16)
+        while len(part) == 1 << 16:
+            if len(data) > LARGEST:
+                raise NotOurs
+            part = os.read(fd, 1 << 16)
+            data += part
+        return data
+    finally:
+        os.close(fd)
+
+
+def open_file(path: str) -> int:
+    """A file for reading. Raises: NotOurs: what stands there is none."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):  # a link, no run, a socket
             raise NotOurs from None
         raise
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
-            raise NotOurs
-        data = part = os.read(fd, 1 << 16)
-        while len(part) == 1 << 16 and len(data) <= LARGEST:
-            part = os.read(fd, 1 << 16)
-            data += part
-        return data
-    finally:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
+        raise NotOurs
+    return fd
 
 
 def _entry(card: Card, kind: str) -> str:

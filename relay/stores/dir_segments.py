@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from relay.stores.dir_files import Files
+from relay.stores.dir_files import Files, open_file
 from relay.stores.written import NotOurs, chunks
 
 _ROLLED: Final = b"0\r\n"  # no event is empty
@@ -60,7 +60,7 @@ class SegmentWriter:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # what a short write means
 
     def _open(self, first: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_TRUNC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_TRUNC
         self._fd = os.open(self._path(first), flags, 0o600)
         self._first, self._size = first, 0
 
@@ -84,13 +84,15 @@ class SegmentWriter:
 class SegmentReader:
     """One who follows. `read` gives what is there, and nothing when there is nothing more just now."""
 
-    __slots__ = ("_fd", "_files", "_identity", "_offset", "_rolled", "next")
+    __slots__ = ("_fd", "_files", "_first", "_identity", "_offset", "_past", "_rolled", "next")
 
     def __init__(self, files: Files, identity: bytes) -> None:
         self.next = 1  # the number of the event that comes next
         self._files = files
         self._identity = identity
         self._fd = -1
+        self._first = 0  # of the segment that is open
+        self._past = 0  # of the last one that was read to its end: a disk that was full may have left it empty
         self._offset = 0
         self._rolled = False
 
@@ -106,8 +108,8 @@ class SegmentReader:
                 return first, events
             if not self._rolled:
                 return self.next, []
-            os.close(self._fd)
-            self._fd = -1
+            self.close()
+            self._past = self._first
             self._rolled = False
 
     def _some(self, most: int) -> list[bytes]:
@@ -122,16 +124,18 @@ class SegmentReader:
 
     def _open(self) -> bool:
         """The segment of the next event, or the oldest that is behind it."""
-        there = [each for each in self._files.segments(self._identity) if each >= self.next]
+        segments = self._files.segments(self._identity)
+        there = [each for each in segments if each >= self.next and each > self._past]
         if not there:
             return False
         first = there[0]
         try:
             path = f"{self._files.run(self._identity)}/s-{first}"
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self._fd = open_file(path)
         except FileNotFoundError:
             return self._open()  # gone in this moment: there is a younger one
-        self.next, self._offset = first, 0
+        self.next = self._first = first
+        self._offset = 0
         return True
 
     def close(self) -> None:

@@ -132,6 +132,25 @@ def test_a_torn_tail_at_any_byte_is_no_event(files: Files) -> None:
         assert split(whole + more[:cut])[0] == chunks(1, 3)
 
 
+def test_a_segment_without_events_is_passed_over(files: Files) -> None:
+    """
+    1. The disk is full when a segment begins, and until the log in memory has lost the event it was for.
+    2. A reader that stands there goes on with the next segment.
+    """
+    files.enter(card(1), "nobody", alive)
+    folder = Path(files.run(card(1).identity))
+    (folder / "s-1").write_bytes(b"".join(chunks(1, 2)) + b"0\r\n")
+    (folder / "s-3").write_bytes(b"0\r\n")
+    (folder / "s-7").write_bytes(b"".join(chunks(7, 2)))
+    reader = SegmentReader(files, card(1).identity)
+    assert reader.read() == (1, chunks(1, 2))
+    assert reader.read() == (7, chunks(7, 2))
+    assert reader.read() == (9, [])
+    (folder / "s-7").write_bytes(b"".join(chunks(7, 2)) + b"0\r\n")
+    assert reader.read() == (9, [])
+    reader.close()
+
+
 def test_an_event_that_is_larger_than_a_read(files: Files) -> None:
     files.enter(card(1), "p", alive)
     writer = SegmentWriter(files, card(1).identity, 1 << 22)

@@ -9,7 +9,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from relay.http.bodies import Fields, chunk
 from relay.observing.ending import COMPLETE, Cause
 from relay.stores.dir_files import LARGEST, Files
 from relay.stores.dir_janitor import sweep
-from relay.stores.dir_segments import SegmentReader, split
+from relay.stores.dir_segments import SegmentReader, SegmentWriter, split
 from relay.stores.dir_store import DirStore
 from relay.stores.redis_tail import chunks_in
 from relay.stores.store import Card, Known, Sealed
@@ -170,7 +169,7 @@ async def test_no_reader_waits_for_a_run_that_is_not_ours(tmp_path: Path) -> Non
         number = 10
         for data in SEGMENTS.values():
             number += 1
-            one = replace(card(number), key=f"k{number}")
+            one = card(number)._replace(key=f"k{number}")
             await here.begin(one)
             here.files.head(one, [])
             write(f"{root}/runs/{one.identity.hex()}/s-1", chunk(b"data: 1\n\n") + data)
@@ -294,6 +293,18 @@ def test_a_segment_that_is_not_ours_is_read_no_further(files: Files, name: str) 
     with pytest.raises(NotOurs):
         reader.read()
     reader.close()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, linked])
+def test_what_is_no_file_is_no_segment(files: Files, make: Callable[[str], object]) -> None:
+    path = f"{files.run(BROKEN.identity)}/s-1"
+    os.unlink(path)
+    make(path)
+    reader = SegmentReader(files, BROKEN.identity)
+    with pytest.raises(NotOurs):
+        reader.read()
+    with pytest.raises(OSError, match=r"Is a|No such|Too many"):
+        SegmentWriter(files, BROKEN.identity, 1000).append(1, [chunk(b"data: 1\n\n")])
 
 
 @pytest.mark.parametrize("name", SEGMENTS)

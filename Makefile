@@ -9,7 +9,7 @@ NPM := tests/interop/npm
 # Each of some thousand processes that the tests start would compile relay anew: 0.2 s of a core.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint bench npm clean
+.PHONY: demo test lint coverage bench npm clean
 
 # What each command needs and nothing more; a stamp for each says that it is there.
 $(VENV)/demo-ready: pyproject.toml
@@ -54,6 +54,12 @@ lint: $(VENV)/lint-ready  ## formatting, lint, types, and the isolated check of 
 	$(VENV)/bin/mypy tests --exclude tests/downstream  # which is checked like a user's code, by the last line
 	$(VENV)/bin/flake8-async $(FLAKE8_ASYNC) $$(grep -rlE "async def|await " --include=*.py relay)
 	$(BASE) tests/downstream/check.py
+
+coverage: $(VENV)/test-ready  ## the lines and branches that tests/io reaches; fails below the floor in pyproject.toml
+	$(PYTHON) -m coverage erase
+	$(PYTHON) -m coverage run -m pytest tests/io
+	$(PYTHON) -m coverage combine --quiet
+	$(PYTHON) -m coverage report
 
 bench: $(VENV)/test-ready  ## every measure of docs/technical-notes/performance.md
 	$(PYTHON) -m pip install --quiet --group bench

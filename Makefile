@@ -37,7 +37,7 @@ $(NPM)/node_modules/.package-lock.json: $(NPM)/package-lock.json
 	else echo "npm is not installed: the tests of npm packages are skipped"; fi
 
 test: $(VENV)/test-ready npm  ## every test; those of real servers need Debian's packages (see .ci/run)
-	$(PYTHON) -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(PYTHON) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Who awaits what, and who can cancel it (https://flake8-async.readthedocs.io), for each module with an `await`. Left out:
 #   ASYNC124  an async function without an await is there because its callers await it: a protocol, a table of functions

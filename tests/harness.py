@@ -30,8 +30,11 @@ from relay.config.values import Config
 from relay.exchange.connection import Connection
 from relay.exchange.worker import Worker
 from relay.serving.server import Server
+from relay.wires import delayed_cut
 from relay.wires.stream_wire import StreamWire, close_now
 
+MOMENT = delayed_cut.MOMENT
+BRIEF = 0.02  # seconds, instead of it
 MemoryPair = tuple[
     trio.StapledStream[Any, Any],
     trio.StapledStream[Any, Any],
@@ -308,13 +311,15 @@ def no_faults() -> Iterator[list[logging.LogRecord]]:
 async def running(config: Config | str) -> AsyncIterator[Relay]:
     """A relay with this configuration (TOML text) until the block ends; then it is stopped at once.
 
-    A fault of relay's own, logged with its traceback, fails the test.
+    A fault of relay's own, logged with its traceback, fails the test. The moment that a reader gets before a cut is short,
+    because some hundred tests cut; how long it is for users, test_delayed_cut shows.
     """
     if isinstance(config, str):
         config = loads(config, {})
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     log = LogPipe()
     relay = None
+    delayed_cut.MOMENT = BRIEF  # type: ignore[misc]
     try:
         with no_faults() as faults:
             async with trio.open_nursery() as nursery:
@@ -334,6 +339,7 @@ async def running(config: Config | str) -> AsyncIterator[Relay]:
                 yield relay
                 nursery.cancel_scope.cancel()
     finally:
+        delayed_cut.MOMENT = MOMENT  # type: ignore[misc]
         log.close()
         sock.close()
         if relay is not None:

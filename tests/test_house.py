@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
+
 PACKAGE = Path(__file__).parent.parent / "relay"
 # From top to bottom. A module imports from its own room and from rooms below it.
 ROOMS = [
@@ -192,3 +194,7 @@ def test_tests_look_at_what_modules_show() -> None:
 def test_there_is_no_room_for_leftovers() -> None:
     names = {path.stem for path in FILES}
     assert not names & {"utils", "util", "helpers", "common", "misc", "manager"}
+
+
+def test_the_files_that_tests_begin_with_are_there() -> None:
+    assert {PACKAGE.parent / "tests" / name for name in LONGEST} <= set(TESTS)

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import anthropic
 import httpx
-import openai
 import pytest
 
 from tests.interop.asgi_front import Front, start_front
+from tests.interop.late import anthropic, openai
 from tests.interop.models import TEXT, TOKENS
 from tests.interop.processes import (
     ROOT,

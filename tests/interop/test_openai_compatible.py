@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import openai
 import pytest
 
 from relay.config import loads
+from tests.interop.late import openai
 from tests.interop.models import TEXT, TOKENS
 from tests.interop.processes import ROOT, Server, start_hypercorn, start_relay, wait_until
 from tests.interop.reading import last_call

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import openai
 import pytest
 
 from benchmarks.habits import HABITS, habits_of
 from relay import INSTALL
 from tests.interop.curl import curl
+from tests.interop.late import openai
 from tests.interop.processes import (
     ROOT,
     Server,

@@ -11,10 +11,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import anthropic
-import openai
 import pytest
 
+from tests.interop.late import anthropic, openai
 from tests.interop.resuming import Bench, bench
 from tests.interop.test_sdks import ASKED, keep
 

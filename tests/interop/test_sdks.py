@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-import anthropic
 import httpx
 import httpx_sse
-import openai
 import pytest
 import trio
 
+from tests.interop.late import anthropic, openai
 from tests.interop.models import TEXT, TOKENS
 from tests.interop.processes import Server, start_hypercorn, start_relay, wait_until
 from tests.interop.reading import calls, last_call

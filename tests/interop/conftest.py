@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,3 +30,27 @@ def npm() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return NPM
+
+
+@pytest.fixture(scope="session")
+def built(npm: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Where Vite has built the page of a name: once in a run, by the process that asks first."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def build(name: str) -> Path:
+        into, whole = shared / f"page-{name}", shared / f"page-{name}.whole"
+        with (shared / f"page-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                vite = npm / "node_modules" / "vite" / "bin" / "vite.js"
+                command: list[str | Path] = [require("node"), vite, "build", name]
+                command += ["--outDir", into, "--emptyOutDir"]
+                ran = subprocess.run(
+                    command, cwd=npm, capture_output=True, text=True, timeout=300, check=False
+                )
+                assert ran.returncode == 0, ran.stdout + ran.stderr
+                whole.touch()
+        return into
+
+    return build

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 class Late:
@@ -26,5 +26,9 @@ class Late:
         return getattr(sys.modules[self._name], attribute)
 
 
-anthropic = Late("anthropic")
-openai = Late("openai")
+if TYPE_CHECKING:
+    import anthropic as anthropic
+    import openai as openai
+else:
+    anthropic = Late("anthropic")
+    openai = Late("openai")

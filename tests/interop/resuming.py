@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from tests.interop.browser import Page
 from tests.interop.processes import (
     Server,
     free_port,
-    require,
     start_hypercorn,
     start_relay,
     wait_until,
@@ -39,23 +37,6 @@ methods = ["GET"]
 source = "files"
 files = {{ directory = "{pages}" }}
 """
-
-
-def built(npm: Path, name: str, into: Path) -> Path:
-    """The page of this name, built by Vite."""
-    vite = npm / "node_modules" / "vite" / "bin" / "vite.js"
-    command: list[str | Path] = [
-        require("node"),
-        vite,
-        "build",
-        name,
-        "--outDir",
-        into,
-        "--emptyOutDir",
-    ]
-    ran = subprocess.run(command, cwd=npm, capture_output=True, text=True, timeout=300, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return into
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,22 +86,9 @@ def model() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def pages(npm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pages(built: Callable[[str], Path]) -> Path:
     """The page with `useChat`, built by Vite."""
-    built = tmp_path_factory.mktemp("use_chat")
-    vite = npm / "node_modules" / "vite" / "bin" / "vite.js"
-    command: list[str | Path] = [
-        require("node"),
-        vite,
-        "build",
-        "use_chat",
-        "--outDir",
-        built,
-        "--emptyOutDir",
-    ]
-    ran = subprocess.run(command, cwd=npm, capture_output=True, text=True, timeout=300, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return built
+    return built("use_chat")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ React; the others are what pages write by hand, or an EventSource.
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from tests.interop.processes import (
     ROOT,
     Server,
     free_port,
-    require,
     start_hypercorn,
     start_relay,
     wait_until,
@@ -38,22 +36,9 @@ files = {{ directory = "{pages}" }}
 
 
 @pytest.fixture(scope="module")
-def pages(npm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pages(built: Callable[[str], Path]) -> Path:
     """The page with the clients, built by Vite."""
-    built = tmp_path_factory.mktemp("patterns")
-    vite = npm / "node_modules" / "vite" / "bin" / "vite.js"
-    command: list[str | Path] = [
-        require("node"),
-        vite,
-        "build",
-        "patterns",
-        "--outDir",
-        built,
-        "--emptyOutDir",
-    ]
-    ran = subprocess.run(command, cwd=npm, capture_output=True, text=True, timeout=300, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return built
+    return built("patterns")
 
 
 @pytest.fixture(scope="module")

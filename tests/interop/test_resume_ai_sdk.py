@@ -10,7 +10,7 @@ import concurrent.futures
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -18,7 +18,7 @@ import pytest
 
 from tests.interop.browser import Page, start_browser
 from tests.interop.processes import wait_until
-from tests.interop.resuming import WHO, Bench, bench, built, reload
+from tests.interop.resuming import WHO, Bench, bench, reload
 
 ROUTE = """
 [[routes]]
@@ -37,8 +37,8 @@ live_only = true
 
 
 @pytest.fixture(scope="module")
-def pages(npm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built(npm, "resuming", tmp_path_factory.mktemp("resuming"))
+def pages(built: Callable[[str], Path]) -> Path:
+    return built("resuming")
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,14 @@ shown, and after every error. The model is asked once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.interop.browser import Page, start_browser
 from tests.interop.processes import wait_until
-from tests.interop.resuming import WHO, Bench, bench, built
+from tests.interop.resuming import WHO, Bench, bench
 
 ROUTE = """
 [[routes]]
@@ -48,9 +48,8 @@ SHOW = """
 
 
 @pytest.fixture(scope="module")
-def ground(npm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    pages = built(npm, "resuming", tmp_path_factory.mktemp("readers"))
-    with bench(ROUTE, pages) as running:
+def ground(built: Callable[[str], Path]) -> Iterator[Bench]:
+    with bench(ROUTE, built("resuming")) as running:
         yield running
 
 

@@ -107,14 +107,14 @@ def test_it_needs_no_other_host(page: Page, demo: Server) -> None:
 
 
 PEERS_LATER = """
-const { fetch } = globalThis;
-let letGo;
-const gone = new Promise((resolve) => (letGo = resolve));
-globalThis.letGo = letGo;
-globalThis.fetch = async (url, options) => {
-  if (url === "/demo/peers") await gone;
-  return fetch(url, options);
-};
+{ // a block: at the top level `const fetch` would be the fetch that the page calls
+  const { fetch } = globalThis;
+  const gone = new Promise((resolve) => (globalThis.letGo = resolve));
+  globalThis.fetch = async (url, options) => {
+    if (url === "/demo/peers") await gone;
+    return fetch(url, options);
+  };
+}
 """
 
 
@@ -127,8 +127,10 @@ def test_who_is_quick_starts_nothing_at_the_wrong_server(browser: Page, demo: Se
     page.open(demo.url)
     page.command("Page.removeScriptToEvaluateOnNewDocument", **added)
     click(page, "#start-all")
+    assert page.run("globalThis.demo === undefined"), "nothing waits for where the proxy is"
     page.run("letGo()")
     page.wait_for("globalThis.demo")
+    assert not page.run("demo.ask.running")
     press(page, "Start", "workload-logs")
     page.wait_for(f"{lane('workload-logs', 'proxy')}.events.length")
     assert page.errors() == []

@@ -10,6 +10,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+__all__ = ["anthropic", "openai"]
+
 
 class Late:
     """Stands for a module: `openai = Late("openai")`."""
@@ -27,8 +29,8 @@ class Late:
 
 
 if TYPE_CHECKING:
-    import anthropic as anthropic
-    import openai as openai
+    import anthropic
+    import openai
 else:
     anthropic = Late("anthropic")
     openai = Late("openai")

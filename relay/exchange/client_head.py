@@ -29,6 +29,12 @@ def event_framing(request: RequestHead) -> int:
     return CHUNKED if request.version == b"1.1" else UNTIL_CLOSE
 
 
+def framing_to(request: RequestHead, reply: Reply, framing: int) -> int:
+    """How an upstream's body is framed for this client; `framing`: as it comes."""
+    reframed = reply.events or framing in (UNTIL_CLOSE, CHUNKED)
+    return event_framing(request) if reframed else framing
+
+
 def head_bytes(
     reply: Reply,
     framing: int | None,

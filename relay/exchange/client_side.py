@@ -192,8 +192,7 @@ class ClientSide(Requester):
         unread = body is not None and not body.done
         if framing == UNTIL_CLOSE or unread or worker.draining:
             connection.end_after()
-        self.head_out = True
-        self.record.status = reply.status
+        self.opened(reply.status)
         return head_bytes(
             reply,
             framing,
@@ -204,6 +203,11 @@ class ClientSide(Requester):
             route=self.state.route if self.state is not None else None,
             granted=self.granted,
         )
+
+    def opened(self, status: int) -> None:
+        """A head is as good as out: one of `open`, or one that was prepared for it (exchange.prepared)."""
+        self.head_out = True
+        self.record.status = status
 
     def open_early(self) -> bytes:
         """The head of an event stream of relay's own, before its source has one."""

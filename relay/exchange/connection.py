@@ -107,7 +107,7 @@ class Connection:
             None  # called when the last of them has ended; set when all else has
         )
         self.counted = ""  # the address that this connection counts against
-        self.steps: Steps[Exchange] | None = None  # while it waits for a request behind the first
+        self.steps: Steps | None = None  # while it waits for a request
 
     async def run(self) -> None:
         """Serve the connection until either side is done with it. Never raises but for cancellation.
@@ -116,7 +116,7 @@ class Connection:
         leaves, and what the exchanges need meanwhile is gone.
         """
         try:
-            if self.reusable and self._has_preamble():
+            if self.reusable and self.has_preamble():
                 with self.scope:
                     if not await self._preamble():
                         return
@@ -179,7 +179,7 @@ class Connection:
         pending, self.pending = self.pending, b""
         return pending
 
-    def _has_preamble(self) -> bool:
+    def has_preamble(self) -> bool:
         """Whether there is something to do before the first request; not by default."""
         worker = self.worker
         return worker.admission.counts_connections or worker.config.server.proxy_protocol
@@ -222,7 +222,9 @@ class Connection:
             exchange, begun = found
             parked = False
             try:
-                if exchange.ending is None:  # else a step has come to it
+                if exchange.delivery is not None:  # a step has begun to answer
+                    await exchange.go_on()
+                elif exchange.ending is None:  # else a step has come to it
                     await exchange.run(begun)
                 parked = exchange.delivery is not None
             except (Gone, Expired) as error:
@@ -245,9 +247,10 @@ class Connection:
 
     async def _next(self) -> tuple[Exchange, Begun | None] | None:
         """The next request; None when there is none. What can be served in steps of the engine is, meanwhile."""
-        wire = self.wire
-        if self.kept and not self.pending and on_engine(wire) and self.worker.steps:
-            self.steps = steps = Steps(self, wire)
+        due = inf
+        if self.steps is None:
+            self.wait_in_steps()
+        if (steps := self.steps) is not None:
             try:
                 taken = await steps.run()
             finally:
@@ -256,20 +259,28 @@ class Connection:
                 return None
             if not isinstance(taken, bytes):
                 return taken
-            self.pending = taken
-        head = await self._head()
+            self.pending, due = taken, steps.head_by
+        head = await self._head(due)
         if head is None:
             return None
         self.busy = True
         return self.begin(head), None
 
-    async def _head(self) -> RequestHead | None:
-        """The next request head; None when the client has ended the connection, or its head was refused."""
+    def wait_in_steps(self, *, untold: bool = False) -> None:
+        """Serve what comes in steps of the engine, where that can be; `run` has the rest. `untold`: see Steps.begin."""
+        wire = self.wire
+        if not self.pending and on_engine(wire) and self.worker.steps:
+            self.steps = Steps(self, wire)
+            self.steps.begin(untold=untold)
+
+    async def _head(self, due: float) -> RequestHead | None:
+        """The next request head; None when the client has ended the connection, or its head was refused. `due`: by which it
+        must have come (absolute seconds); inf: that time begins now, or with its first byte."""
         worker, wire = self.worker, self.wire
         limits, timeouts = worker.config.limits, worker.config.timeouts
         data = self.take_pending()
         idle = self.kept and not data
-        wire.read_by = inf
+        wire.read_by = due
         try:
             while True:
                 parsed = (

@@ -11,43 +11,37 @@ import trio
 
 from relay.exchange.body_flow import new_flow
 from relay.exchange.channel_wire import ChannelWire
-from relay.exchange.client_head import EVENT_STREAM, event_framing, late_in_response
+from relay.exchange.client_head import EVENT_STREAM, event_framing, framing_to, late_in_response
 from relay.exchange.client_side import ClientSide
-from relay.exchange.epoll_pump import EpollPump
 from relay.exchange.file_body import send_file
+from relay.exchange.pumps import Pump, cut_of, pump_for
 from relay.exchange.refusal import in_words
 from relay.exchange.transfer import LEFT, STALLED, Transfer
-from relay.exchange.trio_pump import TrioPump
 from relay.exchange.tunnel import tunnel
 from relay.exchange.viewing import Shown, viewer_of
 from relay.feeds.socket_viewer import SocketViewer
 from relay.feeds.stream_viewer import StreamViewer
-from relay.feeds.viewer import Viewer
 from relay.flows.bytes_flow import BytesFlow
 from relay.flows.event_flow import EventFlow
 from relay.http.bodies import LengthReader
-from relay.http.framing import CHUNKED, UNTIL_CLOSE
+from relay.http.framing import UNTIL_CLOSE
 from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
 from relay.sources.own_events import retry_in
 from relay.sources.reply import Failure, OpenFile, Reply, SendEvents, UpstreamBody, unreadable
 from relay.wires.client_wire import on_engine
-from relay.wires.delayed_cut import Cut, reset
+from relay.wires.delayed_cut import Cut
 from relay.wires.wire import READ_SIZE, Expired, Gone, Source
 
-Pump = EpollPump | TrioPump | SocketViewer | StreamViewer
-
-_STOPS_A_BROWSER = frozenset(
-    (502, 503, 504)
-)  # for an EventSource: an error status, and no reconnection
+_STOPS_A_BROWSER = frozenset((502, 503, 504))  # for an EventSource
 
 _FORGOTTEN = Reply(200, [])  # stands in for a reply whose head is out; never changed
 
 
 class Delivery:
     """One reply, in three steps: `begin` sends what can be sent now, `pump` is what is then still to be run (None: nothing),
-    `finish` leaves the exchange's Ending and every wire given back or closed.
-
-    Three, because a long stream spends its life in the second, and nothing but the pump should be on the stack then.
+    `finish` leaves the exchange's Ending and every wire given back or closed. Three, because a long stream spends its life
+    in the second, and nothing but the pump should be on the stack then.
+    A step of the engine, which cannot wait, calls `begin_now` before; `begin` waits for what is left of it then.
     """
 
     __slots__ = ("_body", "_exchange", "_failure", "_reply", "_transfer", "_viewer", "pump")
@@ -66,7 +60,9 @@ class Delivery:
         exchange, reply = self._exchange, self._reply
         try:
             await exchange.settled()
-            if exchange.head_out and isinstance(reply, Shown):
+            if self._transfer is not None:
+                await self._begun(self._transfer)
+            elif exchange.head_out and isinstance(reply, Shown):
                 await self._show(reply)
             elif exchange.head_out:
                 await self._after_commitment()
@@ -92,6 +88,19 @@ class Delivery:
                 await self._stream(self._body)
         except (Gone, Expired) as error:
             exchange.end(STALLED if isinstance(error, Expired) else LEFT)
+
+    def begin_now(self, head: bytes) -> None:
+        """`begin`, of an upstream's body that is still to come, behind a head that is written already: it is posted, whether
+        the client takes it or not. Its wire is a socket on the engine."""
+        exchange, body, reply = self._exchange, self._body, self._reply
+        assert body is not None and on_engine(exchange.wire)
+        framing = framing_to(exchange.head, reply, body.framing)
+        transfer = self._new_transfer(body.framing, framing)
+        exchange.opened(reply.status)
+        exchange.wire.write_within = exchange.route.timeouts.write
+        exchange.wire.post(self._opening(transfer, head, body.first))
+        if not exchange.wire.torn:
+            self._opened(transfer, body.wire)
 
     def finish(self) -> None:
         """The books, and the upstream connection. Idempotent."""
@@ -152,8 +161,7 @@ class Delivery:
     async def _stream(self, body: UpstreamBody) -> None:
         """Head now, then the body as it comes."""
         exchange, reply = self._exchange, self._reply
-        reframed = reply.events or body.framing in (UNTIL_CLOSE, CHUNKED)
-        framing = event_framing(exchange.head) if reframed else body.framing
+        framing = framing_to(exchange.head, reply, body.framing)
         transfer = self._new_transfer(body.framing, framing)
         await self._open(transfer, exchange.open(reply, framing), body.wire, body.first)
 
@@ -226,7 +234,7 @@ class Delivery:
         if ending is None:
             return  # cancelled, or the client left: whoever did it has recorded it
         unframed = exchange.head.version != b"1.1"
-        exchange.end(ending, self._cut(viewer, unframed) if viewer.abort else None)
+        exchange.end(ending, cut_of(viewer, exchange.wire, unframed) if viewer.abort else None)
 
     async def _file(self, file: OpenFile) -> None:
         """Head now, then the file, piece by piece."""
@@ -311,8 +319,23 @@ class Delivery:
 
     async def _open(self, transfer: Transfer, head: bytes, upstream: Source, first: bytes) -> None:
         """Send the head with what there is of the body; the pump for the rest of it."""
+        out = self._opening(transfer, head, first)
+        if out:
+            await self._send(out)
+        self._opened(transfer, upstream)
+
+    async def _begun(self, transfer: Transfer) -> None:
+        """Behind `begin_now`: what the client did not take of it."""
+        wire, body = self._exchange.wire, self._body
+        if on_engine(wire) and wire.torn:
+            await wire.flushed()
+            assert body is not None
+            self._opened(transfer, body.wire)
+
+    def _opening(self, transfer: Transfer, head: bytes, first: bytes) -> bytes:
+        """The head with what there is of the body."""
         exchange = self._exchange
-        record, client, worker = exchange.record, exchange.wire, exchange.worker
+        record = exchange.record
         exchange.phase = Phase.BODY
         now = trio.current_time()
         record.first_byte = record.first_byte or now
@@ -321,17 +344,18 @@ class Delivery:
         if record.streaming:
             transfer.counters.active += 1
         self._transfer = transfer
-        if head or out:
-            await self._send(head + out)
+        return head + out
+
+    def _opened(self, transfer: Transfer, upstream: Source) -> None:
+        """That is sent: the pump for the rest of the body."""
+        exchange = self._exchange
+        record, worker = exchange.record, exchange.worker
         if record.streaming and worker.log is not None:
-            worker.log.write(worker.lines.start(record, now))
+            worker.log.write(worker.lines.start(record, trio.current_time()))
         worker.registry.add(transfer)
         if transfer.ending is not None:
             return
-        if on_engine(upstream) and on_engine(client):
-            self.pump = EpollPump(transfer, upstream, client, worker.engine, worker.alarms)
-        else:
-            self.pump = TrioPump(transfer, upstream, client, worker.alarms)
+        self.pump = pump_for(transfer, upstream, exchange.wire, worker)
         self._forget()
 
     def _forget(self) -> None:
@@ -356,7 +380,7 @@ class Delivery:
         if transfer.abort:
             counted = isinstance(flow, BytesFlow) and isinstance(flow.reader, LengthReader)
             unframed = exchange.head.version != b"1.1" and not flow.reader.done and not counted
-            cut = self._cut(transfer, unframed)
+            cut = cut_of(transfer, exchange.wire, unframed)
         if ending is COMPLETE and flow.reader.done and not flow.surplus and self._body is not None:
             self._body.lease.answer_whole()
         exchange.end((ending is COMPLETE and self._reply.ending) or ending, cut)
@@ -367,11 +391,3 @@ class Delivery:
         timeouts = exchange.worker.config.timeouts if state is None else state.route.timeouts
         exchange.wire.write_within = timeouts.write
         await exchange.wire.send(out)
-
-    def _cut(self, body: Transfer | Viewer, unframed: bool) -> Cut:
-        """End so that the client can tell: fewer bytes than promised, no last chunk, or else a reset. A client that was told
-        already needs none; one that has left, or stopped reading, is waited for no longer.
-        """
-        if body.ending is not None and body.ending.cause in (Cause.LEFT, Cause.STALLED):
-            reset(self._exchange.wire)
-        return Cut.RESET if unframed and not body.told else Cut.UNFINISHED

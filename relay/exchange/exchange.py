@@ -22,7 +22,8 @@ from relay.exchange.answer_at_shutdown import last_ending, last_event, last_repl
 from relay.exchange.body_peek import granted
 from relay.exchange.client_head import event_framing
 from relay.exchange.client_side import Carrier, ClientSide
-from relay.exchange.delivery import Delivery, Pump
+from relay.exchange.delivery import Delivery
+from relay.exchange.pumps import Pump
 from relay.exchange.quotas import keys_of
 from relay.exchange.worker import RouteState
 from relay.http.fault import Fault
@@ -84,6 +85,28 @@ class Exchange(ClientSide):
         finally:
             if begun is not None:
                 begun.give_up()
+
+    def answer_now(self, reply: Reply, head: bytes) -> None:
+        """Begin to deliver an upstream's body that is still to come, in a step of the engine; `go_on` is for the task.
+        `head`: of `reply`, as `open` would write it."""
+        self.answering = True
+        self.delivery = Delivery(self, reply)
+        self.delivery.begin_now(head)
+
+    async def go_on(self) -> None:
+        """What `run` is for an exchange that a step has begun to answer. Afterwards `delivery` is set where a body is still
+        to be pumped."""
+        delivery, self.delivery = self.delivery, None
+        assert delivery is not None
+        try:
+            if on_engine(self.wire) and self.wire.torn:
+                self.watch_client()
+            await delivery.begin()
+            if delivery.pump is not None:
+                self.delivery = delivery
+        finally:
+            if self.delivery is None:
+                delivery.finish()
 
     def unpark(self) -> Pump:
         """What is still to be run of a parked exchange, in no scope: a pump hears of the client's hang-up itself. Lets go of

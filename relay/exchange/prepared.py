@@ -17,6 +17,7 @@ from typing import Final, Generic, TypeVar
 
 from relay.http.heads import RequestHead, ResponseHead
 from relay.observing.record import Record
+from relay.sources.reply import Reply
 from relay.upstreams.group import Group
 from relay.upstreams.origin import Origin
 
@@ -40,10 +41,11 @@ class PreparedRequest(Generic[State]):
 
 @dataclass(slots=True)
 class PreparedAnswer(Generic[State]):
-    """The head of an answer whose body is there, for a client that keeps its connection."""
+    """The head of an answer, for a client that keeps its connection."""
 
     head: ResponseHead
     state: State
+    reply: Reply  # without its body
     parts: Parts
     date: bytes  # the second it is good for; b"": its upstream has dated it
 

@@ -9,24 +9,58 @@ Rules
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from relay.config.values import Forward, Server
 from relay.exchange import own_answers
-from relay.exchange.client_head import head_bytes
-from relay.exchange.client_side import ClientSide
+from relay.exchange.client_head import framing_to, head_bytes
+from relay.exchange.client_side import Carrier, ClientSide
 from relay.exchange.prepared import PreparedAnswer, PreparedRequest
-from relay.exchange.worker import RouteState
+from relay.exchange.worker import RouteState, Worker
 from relay.http.clock import date
 from relay.http.fault import Fault
-from relay.http.heads import RequestHead, ResponseHead
+from relay.http.heads import MEMO_BYTES, RequestHead, ResponseHead
 from relay.observing.ids import new_id
 from relay.observing.lines import about
 from relay.sources.attempt import request_to
-from relay.sources.forward import asks_again, target_of
-from relay.sources.reply import Reply
+from relay.sources.forward import reply_at_once, target_of
 
 _URLS: Final = 8  # of an upstream; a request is prepared for each of them
+
+
+class Asking(Carrier, Protocol):
+    """The connection of who asks."""
+
+    peer: str | None
+    scheme: bytes
+
+    def begin(self, head: RequestHead) -> ClientSide:
+        """An exchange for a request."""
+
+
+def prepared_request(
+    host: Asking, head: RequestHead, size: int
+) -> PreparedRequest[RouteState] | None:
+    """The request as it was prepared, or is now; `size`: of its head, in bytes."""
+    store = host.worker.prepared
+    asked = store.request(head, host.peer, host.scheme)
+    if asked is None and may_be_prepared(head):
+        asked = prepare_request(host.begin(head))
+        if asked is not None and size <= MEMO_BYTES:
+            store.keep_request(host.peer, host.scheme, asked)
+    return asked
+
+
+def prepared_answer(
+    worker: Worker, head: ResponseHead, size: int, asked: PreparedRequest[RouteState]
+) -> PreparedAnswer[RouteState] | None:
+    """The same of an answer."""
+    answer = worker.prepared.answer(head, asked.state)
+    if answer is None or (answer.date and answer.date is not date()):
+        answer = prepare_answer(head, asked.head, asked.state, worker.config.server)
+        if answer is not None and size <= MEMO_BYTES:
+            worker.prepared.keep_answer(answer)
+    return answer
 
 
 def may_be_prepared(head: RequestHead) -> bool:
@@ -37,7 +71,6 @@ def may_be_prepared(head: RequestHead) -> bool:
         and head.version == b"1.1"
         and head.upgrade is None
         and head.method != b"HEAD"
-        and not head.wants_events
     )
 
 
@@ -70,13 +103,16 @@ def prepare_request(exchange: ClientSide) -> PreparedRequest[RouteState] | None:
 def prepare_answer(
     head: ResponseHead, request: RequestHead, state: RouteState, server: Server
 ) -> PreparedAnswer[RouteState] | None:
-    """The head of the answer to a prepared request, whose body is there; None where it needs the exchange's own task."""
-    if head.status < 200 or head.locates or head.is_stream or asks_again(state.route, head):
+    """The head of the answer to a prepared request; None where it needs the exchange's own task."""
+    source = state.route.source
+    assert isinstance(source, Forward)
+    reply = reply_at_once(source, state.route, head)
+    if reply is None:
         return None
     marker = new_id()
     out = head_bytes(
-        Reply(head.status, head.fields, head=head),
-        None if head.status in (204, 304) else head.framing,
+        reply,
+        None if head.status in (204, 304) else framing_to(request, reply, head.framing),
         keep=True,
         request=request,
         request_id=marker,
@@ -85,7 +121,7 @@ def prepare_answer(
         granted=None,
     )
     parts = out.split(marker.encode("ascii"))
-    return PreparedAnswer(head, state, parts, b"" if head.dated else date())
+    return PreparedAnswer(head, state, reply, parts, b"" if head.dated else date())
 
 
 def _not_shed() -> None:

@@ -1,17 +1,19 @@
-"""Small requests in two steps of the engine: one on the way out, one on the way back. No task is woken.
+"""Requests in steps of the engine: out, and back. The connection's task sleeps in `run` all the while.
 
-    idle ──_request──► asked ──_answer──► idle …                     the connection's task sleeps in `run` all the while
+    idle ──_request──► asked ──_heard──► idle …                      a small answer: no task is woken
+    idle ──_request──► dialling ──_connected──► asked
     idle ──_leave──► the task, with the bytes that came
-    asked ──_hand_over──► the task, with the exchange and what was done of it (sources.attempt.Begun)
-    asked ──_client_left──► the task, with the exchange that has ended; its upstream connection is closed already
+    asked ──_stream──► the task, with the exchange whose head and first bytes are out: it parks in the pump
+    asked, dialling ──_hand_over──► the task, with the exchange and what was done of it (sources.attempt.Begun)
+    asked, dialling ──_client_left──► the task, with the exchange that has ended; its upstream connection is closed already
 
-A request is served here if it has no body, its route only forwards, an idle upstream connection is there, and its answer is
-one read that is whole. Everything else is the task's, from wherever the step has got to: a head in pieces, pipelined
-requests, a stream, a large or unfinished body, 1xx, an error, a connection that was closed, a deadline, a drain.
+A request is served here if it has no body, its route only forwards, and its answer's head is one read. Everything else is
+the task's, from wherever the step has got to: a head in pieces, pipelined requests, 1xx, an error, an upstream that has a
+name or TLS and no idle connection, a connection that was closed, a deadline, a drain.
 
 Rules
   * Nothing is decided here that the ordinary way decides: heads are parsed, routes found, fields and heads written, idle
-    connections taken and judged, and counts kept by the same functions (see `exchange.preparing`).
+    connections taken and judged, dials made, streams begun, and counts kept by the same functions.
   * The bytes that came are handed over unchanged, and the task judges them anew: so a refusal has one author.
   * The same owner rules: the lease is released once, in the step that ends the exchange, or by who takes it over.
   * A step that raises wakes the task with the error: it costs this connection alone, and is logged as such.
@@ -20,91 +22,89 @@ Rules
 from __future__ import annotations
 
 from math import inf
-from typing import Generic, Protocol, TypeVar
 
 import outcome
 import trio
 
-from relay.exchange.client_side import Carrier, ClientSide
+from relay.exchange.exchange import Exchange
 from relay.exchange.prepared import PreparedAnswer, PreparedRequest
-from relay.exchange.preparing import may_be_prepared, prepare_answer, prepare_request
-from relay.exchange.transfer import LEFT, STALLED
+from relay.exchange.preparing import prepared_answer, prepared_request
+from relay.exchange.under_way import Host, UnderWay
 from relay.exchange.worker import RouteState
-from relay.http.clock import date
 from relay.http.fault import Fault
-from relay.http.heads import MEMO_BYTES, RequestHead, ResponseHead, parse_request, parse_response
-from relay.observing.ending import COMPLETE, Cause, Ending, Phase, Side
+from relay.http.heads import parse_request, parse_response
+from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.ids import new_id
 from relay.sources.attempt import Begun, send_whole
+from relay.sources.reply import UpstreamBody
+from relay.upstreams.dial import begin, finish
 from relay.upstreams.lease import Lease
 from relay.upstreams.origin import Origin
 from relay.wires.alarms import Entry
-from relay.wires.client_wire import watch
+from relay.wires.client_wire import look_for_end, watch
+from relay.wires.connecting import Connecting
 from relay.wires.socket_wire import SocketWire
-from relay.wires.wire import Expired, Gone
+from relay.wires.wire import Gone
 
-E = TypeVar("E", bound=ClientSide)
 # What the task goes on with: bytes of a request, an exchange under way, or (None) nothing: its time is over.
-Taken = bytes | tuple[E, Begun | None] | None
+Taken = bytes | tuple[Exchange, Begun | None] | None
 
 
-class Host(Carrier, Protocol[E]):
-    """The connection whose requests these are."""
+class Steps(UnderWay):
+    """The wait for a request, the first one of a connection or one behind it. `run` is called once. A Clock (see
+    wires.alarms).
 
-    peer: str | None
-    scheme: bytes
-    busy: bool
-
-    def begin(self, head: RequestHead, began: tuple[str, float] | None = None) -> E:
-        """An exchange for a request."""
-
-    def over(self, exchange: E) -> None:
-        """It has ended."""
-
-
-class Steps(Generic[E]):
-    """The wait for a request on a connection that has served one. `run` is called once. A Clock (see wires.alarms)."""
+    Attributes:
+        head_by: by when the head must have come of which `run` returned the first bytes (absolute seconds; inf: not said).
+    """
 
     __slots__ = (
-        "_asked",
-        "_came_at",
-        "_client",
         "_due",
-        "_host",
-        "_id",
-        "_lease",
+        "_how",
         "_task",
-        "_url",
         "_within",
-        "_worker",
         "_writing",
+        "closed",
         "entry",
+        "head_by",
     )
 
-    def __init__(self, host: Host[E], client: SocketWire) -> None:
-        self._host = host
-        self._client = client
-        self._worker = host.worker
+    def __init__(self, host: Host, client: SocketWire) -> None:
+        super().__init__(host, client)
         self._task: trio.lowlevel.Task | None = None
-        self._asked: PreparedRequest[RouteState] | None = None  # None: the client is idle
-        self._lease: Lease | None = None  # of the request under way
-        self._id = ""
-        self._url = ""  # whom it was sent to
-        self._writing: E | None = None  # its answer is on its way to the client
-        self._came_at = 0.0
-        self._due = inf  # the answer, or the next request
+        self._how: outcome.Outcome[Taken] | None = None  # kept for a task that has not come yet
+        self._writing: Exchange | None = None  # its answer is on its way to the client
+        self._due = inf  # the connection, the answer, or the next request
         self._within = inf  # seconds, from which `_due` was reckoned
+        self.closed = False  # it is over: the task goes on
+        self.head_by = inf
         self.entry: Entry | None = None
 
-    async def run(self) -> Taken[E]:
-        """Serve requests until one needs the task. Cancellation: the exchange under way has ended, and is counted."""
+    def begin(self, *, untold: bool) -> None:
+        """Wait for requests from now on; the first may be there already. The task is to call `run`.
+
+        Args:
+            untold: the engine has told nothing of the client's socket yet.
+        """
         client = self._client
         client.read_by = inf
         client.owner = self.crash
-        self._task = trio.lowlevel.current_task()
-        self._rest()
         try:
-            taken: Taken[E] = await trio.lowlevel.wait_task_rescheduled(self._abort)
+            self._rest()
+            if untold or client.readable:
+                self._request(untold=untold)
+        except Exception as error:
+            self.crash(error)
+
+    async def run(self) -> Taken:
+        """Sleep until a request needs the task. Cancellation: the exchange under way has ended, and is counted."""
+        client = self._client
+        try:
+            if self._how is None:
+                self._task = trio.lowlevel.current_task()
+                taken: Taken = await trio.lowlevel.wait_task_rescheduled(self._abort)
+            else:
+                taken = self._how.unwrap()
             if self._writing is None:
                 return taken
         except BaseException as error:
@@ -117,6 +117,7 @@ class Steps(Generic[E]):
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._task = None
+        self.closed = True
         return trio.lowlevel.Abort.SUCCEEDED
 
     def end_by(self, due: float) -> None:
@@ -134,18 +135,18 @@ class Steps(Generic[E]):
         self._host.busy = False
         client.on_gone = None
         client.on_readable = self._request
-        self._wait(trio.current_time(), self._worker.config.timeouts.keep_alive)
-        if client.readable:  # it came meanwhile
-            self._worker.engine.again(self, self._request)
+        timeouts = self._worker.config.timeouts
+        within = timeouts.keep_alive if self._host.kept else timeouts.request_head
+        self._wait(trio.current_time(), within)
 
     def _wait(self, now: float, within: float) -> None:
         self._within = within
         self._due = due = now + within
         self._worker.alarms.arm(self, due)
 
-    def _request(self) -> None:
+    def _request(self, *, untold: bool = False) -> None:
         """The client has sent something."""
-        if self._task is None or self._asked is not None:
+        if self.closed or self._asked is not None:
             return
         client, worker = self._client, self._worker
         try:
@@ -156,6 +157,8 @@ class Steps(Generic[E]):
             return
         if not data:
             client.readable = True  # the task reads the end again
+        elif untold:
+            look_for_end(client)
         limits = worker.config.limits
         try:
             parsed = parse_request(data, limits.request_head, limits.header_count) if data else None
@@ -164,43 +167,24 @@ class Steps(Generic[E]):
         if parsed is None or parsed[1] != len(data) or client.hung_up or not worker.steps:
             self._leave(data)
             return
-        asked = self._prepared(*parsed)
-        if asked is None:
-            self._leave(data)
+        asked = prepared_request(self._host, *parsed)
+        if asked is None or (asked.state.route.retries and not self._host.kept):
+            self._leave(data)  # what retries looks at the beginning of a stream: that is the task's
         else:
             self._ask(asked)
 
-    def _prepared(self, head: RequestHead, size: int) -> PreparedRequest[RouteState] | None:
-        host, store = self._host, self._worker.prepared
-        asked = store.request(head, host.peer, host.scheme)
-        if asked is None and may_be_prepared(head):
-            asked = prepare_request(host.begin(head))
-            if asked is not None and size <= MEMO_BYTES:
-                store.keep_request(host.peer, host.scheme, asked)
-        return asked
-
     def _ask(self, asked: PreparedRequest[RouteState]) -> None:
-        """Send the request to an idle upstream connection; where there is none the task dials."""
-        host, client = self._host, self._client
+        """Send the request to an idle upstream connection, or dial."""
+        client, timeouts = self._client, asked.state.route.timeouts
         self._came_at = now = trio.current_time()
-        self._id = request_id = new_id()
+        self._id = new_id()
         self._asked = asked
-        host.busy = True
+        self._host.busy = True
         client.on_readable = None
-        origin = asked.group.choose()
+        self._origin = origin = asked.group.choose()
         assert origin is not None, "a group has at least one origin"
         origin.streams += 1
-        parts, self._url = asked.parts[origin]
-        wire = origin.take(again=True)
-        if wire is None:
-            self._hand_over(origin, b"")
-            return
-        self._lease = lease = Lease(origin, wire, reused=True)
-        wire.on_readable = self._answer
-        wire.owner = self.crash
-        timeouts = asked.state.route.timeouts
-        send_whole(lease, request_id.encode("ascii").join(parts), timeouts.write)
-        self._wait(now, timeouts.response_head)
+        self._url = asked.parts[origin][1]
         watch(
             client,
             self._client_left,
@@ -208,109 +192,156 @@ class Steps(Generic[E]):
             write=timeouts.write,
             half_close_kept=asked.state.route.half_close == "keep",
         )
+        wire = origin.take(again=True)
+        if wire is not None:
+            self._send(Lease(origin, wire, reused=True), now)
+        else:
+            self._dial(origin, now)
+
+    def _dial(self, origin: Origin, now: float) -> None:
+        worker = self._worker
+        begun = begin(origin.url, worker.engine, worker.alarms)
+        if begun is None:
+            self._hand_over(b"")
+        elif isinstance(begun, Connecting):
+            self._dialling = begun
+            begun.then = self._connected
+            begun.owner = self.crash
+            assert self._asked is not None
+            self._wait(now, self._asked.state.route.timeouts.connect)
+        else:
+            self._send_first(begun, origin)
+
+    def _connected(self) -> None:
+        """The dial has come to its end."""
+        dialling, origin = self._dialling, self._origin
+        if self.closed or dialling is None or origin is None:
+            return
+        wire = finish(dialling, self._worker.engine, self._worker.alarms)
+        if wire is None:
+            self._hand_over(b"")
+            return
+        self._dialling = None
+        self._send_first(wire, origin)
+
+    def _send_first(self, wire: SocketWire, origin: Origin) -> None:
+        lease = Lease(origin, wire, reused=False)
+        early = lease.unasked()
+        self._send(lease, trio.current_time())
+        if early:
+            self._heard(early)
+
+    def _send(self, lease: Lease, now: float) -> None:
+        asked = self._asked
+        assert asked is not None
+        self._lease = lease
+        lease.wire.on_readable = self._answer
+        lease.wire.owner = self.crash
+        parts, _ = asked.parts[lease.origin]
+        timeouts = asked.state.route.timeouts
+        send_whole(lease, self._id.encode("ascii").join(parts), timeouts.write)
+        self._wait(now, timeouts.response_head)
 
     # -- the way back ----------------------------------------------------------------------------------------
 
     def _answer(self) -> None:
         """The upstream has said something."""
-        lease, asked, client = self._lease, self._asked, self._client
-        if self._task is None or lease is None or asked is None:
+        lease = self._lease
+        if self.closed or lease is None:
             return
-        origin, wire = lease.origin, lease.wire
         try:
-            data = wire.recv_nowait()
+            data = lease.wire.recv_nowait()
         except Gone:
             data = b""
         if data is None:
             return
-        if not data:
-            wire.readable = True  # the task reads the end again
-            self._hand_over(origin, b"")
-            return
-        lease.heard = True
-        route = asked.state.route
+        if data:
+            lease.heard = True
+            self._heard(data)
+        else:
+            lease.wire.readable = True  # the task reads the end again
+            self._hand_over(b"")
+
+    def _heard(self, data: bytes) -> None:
+        asked, lease = self._asked, self._lease
+        assert asked is not None and lease is not None
         try:
-            parsed = parse_response(data, asked.head.method, route.limits.response_head)
+            limit = asked.state.route.limits.response_head
+            parsed = parse_response(data, asked.head.method, limit)
         except Fault:
             parsed = None
-        if parsed is None or parsed[0].framing != len(data) - parsed[1] or self._worker.draining:
-            self._hand_over(origin, data)
+        if parsed is None or self._worker.draining:
+            self._hand_over(data)
             return
         head, used = parsed
-        answer = self._prepared_answer(head, used, asked)
-        if answer is None:
-            self._hand_over(origin, data)
-            return
-        lease.answered(head)
-        origin.worked()
+        answer = prepared_answer(self._worker, head, used, asked)
+        here = len(data) - used
+        if answer is None or 0 <= head.framing < here:
+            self._hand_over(data)
+        elif head.framing != here:
+            self._stream(lease, answer, data[used:])
+        elif answer.reply.events:
+            self._hand_over(data)
+        else:
+            self._whole(lease, answer, data[used:])
+
+    def _whole(self, lease: Lease, answer: PreparedAnswer[RouteState], body: bytes) -> None:
+        """Pass on an answer that is all there."""
+        asked, client, status = self._asked, self._client, answer.head.status
+        assert asked is not None
+        out = self._answered(lease, answer)
         lease.answer_whole()
-        out = self._id.encode("ascii").join(answer.parts)
         first_byte = trio.current_time()
-        client.write_within = route.timeouts.write
-        client.post(out + data[used:] if head.framing else out)
+        client.write_within = asked.state.route.timeouts.write
+        client.post(out + body if body else out)
         self._let_go()
         if client.torn:
-            self._finish_later(head.status, head.framing, first_byte)
-        else:
-            self._count(head.status, head.framing, first_byte)
-            self._rest()
+            self._finish_later(status, len(body), first_byte)
+            return
+        self._count(status, len(body), first_byte)
+        self._host.kept = True
+        self._rest()
+        if client.readable:  # another one came meanwhile
+            self._worker.engine.again(self, self._request)
 
-    def _prepared_answer(
-        self, head: ResponseHead, size: int, asked: PreparedRequest[RouteState]
-    ) -> PreparedAnswer[RouteState] | None:
-        worker = self._worker
-        answer = worker.prepared.answer(head, asked.state)
-        if answer is None or (answer.date and answer.date is not date()):
-            answer = prepare_answer(head, asked.head, asked.state, worker.config.server)
-            if answer is not None and size <= MEMO_BYTES:
-                worker.prepared.keep_answer(answer)
-        return answer
-
-    def _count(self, status: int, size: int, first_byte: float) -> None:
-        """The exchange is over: its line, and its counts."""
-        asked, log = self._asked, self._worker.log
-        assert asked is not None
-        record = asked.record
-        record.id, record.started, record.first_byte = self._id, self._came_at, first_byte
-        record.status = record.upstream_status = status
-        record.upstream, record.bytes_out = self._url, size
-        if log is not None:
-            log.write(self._worker.lines.end(record, COMPLETE, trio.current_time()))
-        asked.state.counters.ended(COMPLETE.cause, 0, size, first_byte - self._came_at)
-
-    def _let_go(self) -> None:
-        """Be done with the upstream connection: it serves again, or is closed."""
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.origin.streams -= 1
-            lease.release()
+    def _stream(self, lease: Lease, answer: PreparedAnswer[RouteState], first: bytes) -> None:
+        """Begin an answer whose body is still to come."""
+        wire, head = lease.wire, answer.head
+        out = self._answered(lease, answer)
+        exchange = self._exchange()
+        exchange.answered(head.status)
+        self._asked = self._lease = None
+        wire.on_readable = None
+        try:
+            body = UpstreamBody(lease, head.framing, first)
+            exchange.answer_now(answer.reply.with_body(body), out)
+        except BaseException:
+            exchange.ending = Ending(Side.RELAY, exchange.phase, Cause.FAULT)
+            self._host.over(exchange)
+            raise
+        wire.owner = None
+        self._wake((exchange, None))
 
     # -- to the task -----------------------------------------------------------------------------------------
 
-    def _exchange(self) -> E:
-        """The exchange as the task has it."""
-        asked = self._asked
-        assert asked is not None
-        exchange = self._host.begin(asked.head, (self._id, self._came_at))
-        exchange.take_route(asked.head, asked.params, asked.state)
-        exchange.phase = Phase.REQUEST
-        exchange.reached(self._url)
-        self._client.on_gone = None
-        return exchange
-
     def _leave(self, data: bytes) -> None:
         """What came is for the task."""
+        if not self._host.kept:
+            self.head_by = self._due
         self._wake(data)
 
-    def _hand_over(self, origin: Origin, came: bytes) -> None:
+    def _hand_over(self, came: bytes) -> None:
         """The exchange is for the task; `came`: of the answer."""
-        exchange = self._exchange()
-        lease, self._lease = self._lease, None
-        self._asked = None
+        exchange, origin = self._exchange(), self._origin
+        assert origin is not None
+        lease, dialling = self._lease, self._dialling
+        self._asked = self._lease = self._dialling = None
         if lease is not None:
             lease.wire.on_readable = lease.wire.owner = None
             lease.wire.read_by = self._due
-        self._wake((exchange, Begun(origin, lease, came)))
+        if dialling is not None:
+            dialling.then = dialling.owner = None
+        self._wake((exchange, Begun(origin, lease, came, dialling, self._due)))
 
     def _client_left(self) -> None:
         """Nothing runs on for nobody: the upstream is closed here, in the step that noticed."""
@@ -331,48 +362,26 @@ class Steps(Generic[E]):
         exchange.answered(status)
         self._wake(None)
 
-    async def _write_rest(self, exchange: E) -> Taken[E]:
-        try:
-            exchange.watch_client()
-            await self._client.flushed()
-            exchange.end(COMPLETE)
-        except (Gone, Expired) as error:
-            exchange.end(STALLED if isinstance(error, Expired) else LEFT)
-        except BaseException:
-            self._host.over(exchange)
-            raise
-        return exchange, None
-
-    def _end_under_way(self, cause: Cause | None) -> None:
-        """The task does not come to it any more: it is cancelled (None), or a step raised."""
-        if self._asked is None:
-            return
-        exchange = self._exchange()
-        self._asked = None
-        self._let_go()
-        if cause is not None:
-            exchange.ending = Ending(Side.RELAY, exchange.phase, cause)
-        self._host.over(exchange)
-
-    def _wake(self, taken: Taken[E]) -> None:
-        task, self._task = self._task, None
-        assert task is not None
-        trio.lowlevel.reschedule(task, outcome.Value(taken))
-
-    # -- called by the engine and the alarms -----------------------------------------------------------------
-
-    @property
-    def closed(self) -> bool:
-        return self._task is None
+    def _wake(self, taken: Taken) -> None:
+        self._end(outcome.Value(taken))
 
     def crash(self, error: Exception) -> None:
-        """A bug of ours in a step: it surfaces in the task that owns this connection."""
-        if self._task is not None:
-            task, self._task = self._task, None
-            trio.lowlevel.reschedule(task, outcome.Error(error))
+        """A bug of ours in a step: it surfaces in the task that owns this connection. Called by the engine too."""
+        if not self.closed:
+            self._end(outcome.Error(error))
+
+    def _end(self, how: outcome.Outcome[Taken]) -> None:
+        self.closed = True
+        task, self._task = self._task, None
+        if task is None:
+            self._how = how
+        else:
+            trio.lowlevel.reschedule(task, how)
+
+    # -- called by the alarms --------------------------------------------------------------------------------
 
     def ring(self, now: float) -> float:
-        if self._task is None:
+        if self.closed:
             return inf
         if now < self._due:
             return self._due
@@ -380,8 +389,7 @@ class Steps(Generic[E]):
             if self._asked is None:
                 self._wake(None)  # the time for another request is over
             else:
-                assert self._lease is not None
-                self._hand_over(self._lease.origin, b"")  # the task sees that it is too late
+                self._hand_over(b"")  # the task sees that it is too late
         except Exception as error:
             self.crash(error)
         return inf

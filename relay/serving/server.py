@@ -79,6 +79,7 @@ class Server:
         self._slots = ConnectionSlots(self._places(worker.config))
         self.connections: set[Connection] = set()
         self._stopping = trio.Event()
+        self._last = False  # the connection accepted last has one of the last descriptors
         self._say_lack_at = 0.0  # when the log may be told again of a lack
         self._nursery: trio.Nursery | None = None
         self._doors = [
@@ -196,20 +197,28 @@ class Server:
                     self._say_lack()
                 await self._slots.acquire()
                 try:
-                    sock, peer = await door.acceptor.accept()
+                    await door.acceptor.accept(self._admit)
                 except OSError as error:
                     self._slots.release()
                     if not is_lack(error):
                         raise
                     await self._wait_for_descriptors()
-                    continue
                 except trio.Cancelled:
                     self._slots.release()
                     raise
-                last = in_reserve(sock.fileno())
-                self._begin(sock, peer)
-                if last:
-                    await self._wait_for_descriptors()
+                else:
+                    if self._last:
+                        self._last = False
+                        await self._wait_for_descriptors()
+
+    def _admit(self, sock: socket, peer: str | None) -> bool:
+        """Serve an accepted connection, for which a slot was taken. Returns: whether one is for the next."""
+        self._last = in_reserve(sock.fileno())
+        self._begin(sock, peer)
+        if self._last or self._slots.full:
+            return False
+        self._slots.take()
+        return True
 
     def _say_lack(self) -> None:
         """Tell the log that descriptors are lacking, at most once in _QUIET seconds: where clients come and go, the lack
@@ -226,11 +235,21 @@ class Server:
         await trio.sleep(_RETRY_ACCEPT)
 
     def _begin(self, sock: socket, peer: str | None) -> None:
-        """Serve an accepted connection, for which a slot was taken."""
-        assert self._nursery is not None
+        """Serve an accepted connection, for which a slot was taken. Its first request may be under way afterwards."""
         wire = SocketWire(sock, self.worker.engine, self.worker.alarms)
         wire.unread_within = self.worker.config.timeouts.write  # inherited from the listener
-        self._nursery.start_soon(self._serve, Connection(self.worker, wire, peer))
+        connection = Connection(self.worker, wire, peer)
+        if not connection.has_preamble():
+            connection.wait_in_steps(untold=True)  # most clients have asked already
+        self._start(connection)
+
+    def _start(self, connection: Connection) -> None:
+        assert self._nursery is not None, "the server runs"
+        counters = self.worker.counters
+        counters.connections += 1
+        counters.connections_total += 1
+        self.connections.add(connection)
+        self._nursery.start_soon(self._serve, connection)
 
     def serve(self, connection: Connection) -> bool:
         """Serve a connection that came by another way than a listener (the ASGI form).
@@ -241,19 +260,15 @@ class Server:
         if self._slots.full or self._nursery.cancel_scope.cancel_called:
             return False
         self._slots.take()
-        self._nursery.start_soon(self._serve, connection)
+        self._start(connection)
         return True
 
     async def _serve(self, connection: Connection) -> None:
-        counters = self.worker.counters
-        counters.connections += 1
-        counters.connections_total += 1
-        self.connections.add(connection)
         try:
             await connection.run()
         finally:
             self.connections.discard(connection)
-            counters.connections -= 1
+            self.worker.counters.connections -= 1
             if connection.background:
                 connection.freed = self._slots.release
             else:

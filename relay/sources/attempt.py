@@ -23,6 +23,7 @@ from relay.sources.request_body import RequestBody
 from relay.upstreams.dial import DialError, dial
 from relay.upstreams.lease import Lease
 from relay.upstreams.origin import Origin
+from relay.wires.connecting import Connecting
 from relay.wires.socket_wire import SocketWire
 from relay.wires.wire import Expired, Gone
 
@@ -39,15 +40,24 @@ class Begun:
     """An attempt whose first half was done elsewhere: the url is chosen and counted, and the request is out where there is a
     lease.
 
-    Resource handling: owns the count and the lease until it is `taken`; `give_up` is for whoever has it then.
+    Resource handling: owns the count, the lease and the dial until it is `taken`; `give_up` is for whoever has it then.
     """
 
-    __slots__ = ("came", "lease", "origin", "taken")
+    __slots__ = ("came", "dial", "dial_by", "lease", "origin", "taken")
 
-    def __init__(self, origin: Origin, lease: Lease | None, came: bytes = b"") -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        lease: Lease | None,
+        came: bytes = b"",
+        dial: Connecting | None = None,
+        dial_by: float = inf,
+    ) -> None:
         self.origin = origin
         self.lease = lease  # None: there is no idle connection
         self.came = came  # of the answer
+        self.dial = dial  # a connection on its way; None: it is still to be begun
+        self.dial_by = dial_by  # absolute seconds
         self.taken = False
 
     def give_up(self) -> None:
@@ -57,6 +67,8 @@ class Begun:
             self.origin.streams -= 1
             if self.lease is not None:
                 self.lease.release()
+            if self.dial is not None:
+                self.dial.close()
 
 
 def request_to(out: Outgoing, origin: Origin) -> bytes:
@@ -104,16 +116,23 @@ async def attempt(
         except Stale:
             if not again:
                 raise _broke("the upstream closed a kept-alive connection") from None
-    lease = Lease(origin, await _dial(context, origin), reused=False)
+        begun = None
+    lease = Lease(origin, await _dial(context, origin, begun), reused=False)
     return await _converse(context, lease, out, request, body, within)
 
 
-async def _dial(context: Context, origin: Origin) -> SocketWire:
+async def _dial(context: Context, origin: Origin, begun: Begun | None) -> SocketWire:
     context.phase = Phase.DIAL
     seconds = context.route.timeouts.connect
-    with context.alarms.within(seconds):
+    under_way = None if begun is None else begun.dial
+    left = seconds
+    if begun is not None and under_way is not None:
+        left = max(0.0, begun.dial_by - trio.current_time())
+    with context.alarms.within(left):
         try:
-            return await dial(origin.url, origin.upstream, context.engine, context.alarms)
+            return await dial(
+                origin.url, origin.upstream, context.engine, context.alarms, under_way
+            )
         except DialError as error:
             origin.failed(error.cause)
             if error.cause == "exhausted":
@@ -158,10 +177,14 @@ async def _converse(
     kept = False
     try:
         await trio.lowlevel.checkpoint_if_cancelled()  # nothing is sent for a client that has left
-        early = b"" if lease.reused else lease.unasked()
         write = context.route.timeouts.write
+        early = b""
         if begun is not None:
-            early = begun.came
+            early = begun.came  # the request is out
+        elif not lease.reused:
+            early = lease.unasked()
+        if begun is not None:
+            pass
         elif body is None:
             send_whole(lease, request, write)
             wire.read_by = trio.current_time() + within

@@ -116,15 +116,14 @@ async def _once(
             context, origin, out, context.route.timeouts.response_head, begun
         )
         try:
-            stream = head.media_type == b"text/event-stream" and context.route.stream == "auto"
-            readable = head.coding in READABLE
-            if stream and not readable and plan.translate is not None and head.status == 200:
+            stream, readable = _is_stream(context.route, head), head.coding in READABLE
+            if _cannot_be_translated(plan, context.route, head):
                 raise unreadable(head.coding)
             if not last:
                 _refuse_by_status(context, head)
                 if stream and readable and body.framing != 0 and _may_be_asked_again(context, out):
                     await _alive(context, body, head.coding)
-            reply = _reply(plan, head, body, stream=stream and head.status == 200)
+            reply = _reply(plan, context.route, head, body)
             handed_over = True
             return reply
         finally:
@@ -136,7 +135,32 @@ async def _once(
             origin.streams -= 1
 
 
-def _reply(plan: Forward, head: ResponseHead, body: UpstreamBody, *, stream: bool) -> Reply:
+def reply_at_once(plan: Forward, route: Route, head: ResponseHead) -> Reply | None:
+    """The upstream's response as it goes to the client, where nothing is to be waited for, asked again or written anew. Its
+    body is still to be put in."""
+    if (
+        head.status < 200
+        or head.locates
+        or asks_again(route, head)
+        or (route.retries > 0 and _is_stream(route, head))
+        or _cannot_be_translated(plan, route, head)
+    ):
+        return None
+    return _reply(plan, route, head, None)
+
+
+def _is_stream(route: Route, head: ResponseHead) -> bool:
+    return head.media_type == b"text/event-stream" and route.stream == "auto"
+
+
+def _cannot_be_translated(plan: Forward, route: Route, head: ResponseHead) -> bool:
+    """Whether the events would have to be read, and cannot."""
+    wanted = plan.translate is not None and head.status == 200 and _is_stream(route, head)
+    return wanted and head.coding not in READABLE
+
+
+def _reply(plan: Forward, route: Route, head: ResponseHead, body: UpstreamBody | None) -> Reply:
+    stream = head.status == 200 and _is_stream(route, head)
     readable = head.coding in READABLE
     return Reply(
         head.status,

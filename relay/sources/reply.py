@@ -103,6 +103,18 @@ class Reply:
     ending: Ending | None = None  # of an answer that is not simply complete
     on_unfinished: Callable[[], None] | None = None  # called once if it did not reach its end
 
+    def with_body(self, upstream: UpstreamBody) -> Reply:
+        """One more of the same, with a body of its own."""
+        return Reply(
+            self.status,
+            self.fields,
+            head=self.head,
+            upstream=upstream,
+            events=self.events,
+            opaque=self.opaque,
+            translate=self.translate,
+        )
+
     @property
     def coding(self) -> bytes:
         """The coding of the events, which is undone on their way; b"" where there is none."""

@@ -20,7 +20,7 @@ import errno
 import os
 import socket
 import ssl
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Literal
 
@@ -29,7 +29,7 @@ import trio
 from relay.observing.ending import Side
 from relay.upstreams.names import look_up
 from relay.wires.alarms import Alarms
-from relay.wires.connecting import connected
+from relay.wires.connecting import Address, Connecting
 from relay.wires.dead_links import probe
 from relay.wires.descriptors import is_lack, none_left, refuse_reserve
 from relay.wires.engine import Engine
@@ -45,7 +45,6 @@ FULL_BACKLOG_PAUSE = 0.01  # seconds; arbitrary: a full unix backlog has no even
 ALPN = ["http/1.1"]
 
 DialCause = Literal["refused", "dns", "tls", "exhausted", "unreachable"]
-Address = tuple[socket.AddressFamily, str | tuple[object, ...]]  # as `connect` takes it
 
 _NOT_LISTENING = {errno.ECONNREFUSED, errno.ENOENT}  # ENOENT: the unix socket is not there (yet)
 
@@ -67,14 +66,19 @@ class DialError(Exception):
         self.message = message
 
 
-async def dial(url: Url, upstream: Upstream, engine: Engine, alarms: Alarms) -> SocketWire:
+async def dial(
+    url: Url, upstream: Upstream, engine: Engine, alarms: Alarms, begun: Connecting | None = None
+) -> SocketWire:
     """Connect to `url`, with TLS where its scheme says so; the wire is ready for a request head.
+
+    Args:
+        begun: by `begin`, for the same url. Owned by this from now on.
 
     Raises: DialError.
     Resource handling: the caller owns the wire. Cancellation: leaves nothing open.
     """
     if url.scheme != "https":
-        return SocketWire(await _connect(url, engine), engine, alarms, Side.UPSTREAM)
+        return SocketWire(await _connect(url, engine, begun), engine, alarms, Side.UPSTREAM)
     context, name = _tls_terms(url, upstream)
     wire = TlsWire(_wrapped(url, await _connect(url, engine), context, name), engine, alarms)
     try:
@@ -86,6 +90,38 @@ async def dial(url: Url, upstream: Upstream, engine: Engine, alarms: Alarms) -> 
         wire.close()
         raise
     return wire
+
+
+def begin(url: Url, engine: Engine, alarms: Alarms) -> SocketWire | Connecting | None:
+    """Begin to connect where one step can: to one address, without TLS. None: `dial` it.
+
+    A connection within this machine is there at once, though the kernel calls it under way; asking again tells.
+    """
+    if url.scheme == "https":
+        return None
+    address = _literal(url.host, url.port) if url.unix is None else (socket.AF_UNIX, url.unix)
+    if address is None:
+        return None
+    try:
+        sock = _open(address[0])
+    except OSError:
+        return None
+    code = sock.connect_ex(address[1])
+    if code == errno.EINPROGRESS:
+        code = sock.connect_ex(address[1])
+        if code == errno.EALREADY:
+            return Connecting(sock, address, engine)
+    if code or _set_up(sock, address):
+        sock.close()
+        return None
+    return SocketWire(sock, engine, alarms, Side.UPSTREAM)
+
+
+def finish(connecting: Connecting, engine: Engine, alarms: Alarms) -> SocketWire | None:
+    """The wire of what was begun and has come to its end; None where that is no connection, and `dial` says why."""
+    if _error_of(connecting):
+        return None
+    return SocketWire(connecting.sock, engine, alarms, Side.UPSTREAM)
 
 
 def _tls_terms(url: Url, upstream: Upstream) -> tuple[ssl.SSLContext, str]:
@@ -165,6 +201,7 @@ async def _addresses(url: Url) -> list[Address]:
     return interleave([(family, address) for family, _, _, _, address in found])
 
 
+@lru_cache(maxsize=1024)
 def _literal(host: str, port: int) -> Address | None:
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
@@ -186,10 +223,12 @@ def interleave(addresses: list[Address]) -> list[Address]:
 # -- connecting ------------------------------------------------------------------------------------
 
 
-async def _connect(url: Url, engine: Engine) -> socket.socket:
+async def _connect(url: Url, engine: Engine, begun: Connecting | None = None) -> socket.socket:
     """A connected non-blocking socket. Raises: DialError. Cancellation: leaves nothing open."""
     addresses: list[Address]
-    if url.unix is not None:
+    if begun is not None:
+        addresses = [begun.address]
+    elif url.unix is not None:
         addresses = [(socket.AF_UNIX, url.unix)]
     else:
         addresses = await _addresses(url)
@@ -198,7 +237,7 @@ async def _connect(url: Url, engine: Engine) -> socket.socket:
     else:
         winner, errors = None, []
         try:
-            winner = await _attempt(addresses[0], engine)
+            winner = await _attempt(addresses[0], engine, begun)
         except OSError as error:
             errors.append(error)
     if winner is None:
@@ -241,8 +280,24 @@ async def race(
     return winner, errors
 
 
-async def _attempt(address: Address, engine: Engine) -> socket.socket:
+async def _attempt(
+    address: Address, engine: Engine, begun: Connecting | None = None
+) -> socket.socket:
     """Connect to one address. Raises: OSError. Cancellation: leaves nothing open."""
+    connecting = begun or await _begun(address, engine)
+    try:
+        await connecting.wait()
+    except BaseException:
+        connecting.close()
+        raise
+    if error := _error_of(connecting):
+        connecting.close()
+        raise OSError(error, os.strerror(error))
+    return connecting.sock
+
+
+async def _begun(address: Address, engine: Engine) -> Connecting:
+    """A connect under way. Raises: OSError. Cancellation: leaves nothing open."""
     family, where = address
     try:
         sock = _open(family)
@@ -255,24 +310,37 @@ async def _attempt(address: Address, engine: Engine) -> socket.socket:
         # A unix listener whose backlog is full gives EAGAIN, and no event to wait for.
         while (code := sock.connect_ex(where)) == errno.EAGAIN:  # noqa: ASYNC110
             await trio.sleep(FULL_BACKLOG_PAUSE)
-        if code == errno.EINPROGRESS:
-            code = await connected(sock, engine)
-        else:
+        if code not in (0, errno.EINPROGRESS):
             await trio.lowlevel.checkpoint()
-        if code == 0 and family is not socket.AF_UNIX:
-            if sock.getsockname() == where:
-                # Nobody listens on this port of ours, and the kernel chose it as our own: TCP's
-                # simultaneous open has connected the socket to itself.
-                code = errno.ECONNREFUSED
-            else:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                probe(sock)
-        if code:
             raise OSError(code, os.strerror(code))
     except BaseException:
         sock.close()
         raise
-    return sock
+    return Connecting(sock, address, engine)
+
+
+def _error_of(connecting: Connecting) -> int:
+    """What became of a connect that has come to its end: its error number; 0: a connection, and it is ready for use."""
+    if connecting.error is None:
+        connecting.error = connecting.end() or _set_up(connecting.sock, connecting.address)
+    return connecting.error
+
+
+def _set_up(sock: socket.socket, address: Address) -> int:
+    """Make a connection ready for use. Returns: the error number of one that is none, or was reset meanwhile."""
+    family, where = address
+    if family is socket.AF_UNIX:
+        return 0
+    try:
+        if sock.getsockname() == where:
+            # Nobody listens on this port of ours, and the kernel chose it as our own: TCP's
+            # simultaneous open has connected the socket to itself.
+            return errno.ECONNREFUSED
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        probe(sock)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
 
 
 def _open(family: socket.AddressFamily) -> socket.socket:

@@ -6,6 +6,7 @@ it; of a stream nothing is known without reading it, so a child of the exchange'
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, TypeGuard
@@ -61,6 +62,18 @@ def tell_leaving(wire: Watched, left: Callable[[], None]) -> None:
         left()
     else:
         wire.on_gone = left
+
+
+def look_for_end(wire: SocketWire) -> None:
+    """See whether the end has come behind what was read, for who reads before the engine has told of this socket."""
+    try:
+        ended = not wire.sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return
+    except OSError:
+        ended = True
+    wire.readable = True
+    wire.hung_up = wire.hung_up or ended
 
 
 def send_last(wire: ClientWire, data: bytes) -> None:

@@ -25,7 +25,11 @@ _LACK: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOME
 
 def reserved() -> int:
     """How many descriptors the reserve has, by the limit as it is now."""
-    return min(RESERVE, _limit() // _SHARE)
+    return _reserved(_limit())
+
+
+def _reserved(limit: int) -> int:
+    return min(RESERVE, limit // _SHARE)
 
 
 def is_lack(error: OSError) -> bool:
@@ -35,7 +39,8 @@ def is_lack(error: OSError) -> bool:
 
 def in_reserve(fd: int) -> bool:
     """Whether a descriptor is one of the last."""
-    return fd >= _limit() - reserved()
+    limit = _limit()
+    return fd >= limit - _reserved(limit)
 
 
 def refuse_reserve(fd: int) -> None:

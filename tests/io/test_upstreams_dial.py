@@ -17,7 +17,7 @@ import trio.lowlevel
 
 from relay.config.values import Url
 from relay.upstreams.dial import DialError, dial, interleave, race
-from relay.wires.connecting import connected
+from relay.wires.connecting import Connecting
 from relay.wires.engine import Engine
 from relay.wires.socket_wire import SocketWire
 from tests.io.upstreams_setup import (
@@ -188,7 +188,7 @@ async def test_a_connect_that_begins_when_all_is_over_is_cancelled() -> None:
             nursery.cancel_scope.cancel()
         scope.cancel()
         with socket.socket() as sock:
-            await connected(sock, engine)
+            await Connecting(sock, (INET, ("", 0)), engine).wait()
     assert scope.cancelled_caught
 
 

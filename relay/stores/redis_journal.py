@@ -27,7 +27,7 @@ from relay.observing.ending import Ending
 from relay.stores.redis_link import Refused, Reply, bulk, command
 from relay.stores.redis_scripts import EXTRA, FORGET, SEAL
 from relay.stores.store import Answer, Card, Owner, Sealed
-from relay.stores.written import as_json, read_end, written_card, written_end, written_fields
+from relay.stores.written import as_json, sealed_in, written_card, written_end, written_fields
 
 if TYPE_CHECKING:
     from relay.stores.redis_link import Link
@@ -277,12 +277,10 @@ class Journal:
             self.missing = True
 
     def restored(self, reply: Reply) -> bool:
-        """The answer of RESTORE: say what is missing. Returns: whether the run has ended elsewhere."""
+        """The answer of RESTORE: say what is missing. Returns: whether the run has ended elsewhere. Raises: NotOurs."""
         assert isinstance(reply, list) and self.owner is not None
         if reply[0]:
-            assert isinstance(reply[0], bytes)
-            last, until = int(reply[1]), int(reply[2]) / 1000  # type: ignore[arg-type]
-            stands = read_end(reply[0])._replace(last=last, until=until)
+            stands = sealed_in(reply[:3])
             self.missing = False
             ours, self.sealed = self.sealed, stands
             self._is_over()

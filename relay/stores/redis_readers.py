@@ -21,7 +21,7 @@ from relay.stores.redis_link import Replies, connect, drop
 from relay.stores.redis_scripts import END, LEFT, READ, RING, WATCH
 from relay.stores.redis_tail import COUNT, MOST, Entry, Group, Tail, load
 from relay.stores.store import Reader, Sealed
-from relay.stores.written import NotOurs, read_end
+from relay.stores.written import NotOurs, sealed_in
 
 if TYPE_CHECKING:
     from coredis import Redis
@@ -224,12 +224,3 @@ class Readers:
 async def _entries(redis: Redis[bytes], key: str, start: bytes, count: int = COUNT) -> list[Entry]:
     got = await redis.xrange(key, start=start, end="+", count=count)
     return [(bytes(each.identifier), dict(each.field_values)) for each in got]  # type: ignore[arg-type]
-
-
-def sealed_in(reply: list[bytes]) -> Sealed:
-    """An end as the scripts give it. Raises: NotOurs."""
-    try:
-        written, last, until = reply
-        return read_end(written)._replace(last=int(last), until=int(until) / 1000)
-    except (ValueError, TypeError, OverflowError):
-        raise NotOurs from None

@@ -28,7 +28,7 @@ from relay.observing.ending import Ending
 from relay.stores.redis_client import ASK, Client, why
 from relay.stores.redis_journal import LINGER, Journal, fields_or_nothing
 from relay.stores.redis_link import Link
-from relay.stores.redis_readers import AT_ONCE, UNSEEN, Readers, sealed_in
+from relay.stores.redis_readers import AT_ONCE, UNSEEN, Readers
 from relay.stores.redis_scripts import (
     BEGIN,
     FORGET,
@@ -42,7 +42,15 @@ from relay.stores.redis_scripts import (
 )
 from relay.stores.redis_tail import Tail
 from relay.stores.store import Card, Known, Look, Reader, Sealed
-from relay.stores.written import NotOurs, as_json, read_card, read_fields, written_card, written_end
+from relay.stores.written import (
+    NotOurs,
+    as_json,
+    read_card,
+    read_fields,
+    sealed_in,
+    written_card,
+    written_end,
+)
 
 if TYPE_CHECKING:
     from coredis import Redis

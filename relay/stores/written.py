@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from relay.flows.event_log import End
@@ -123,6 +123,15 @@ def _end(value: Any) -> Sealed:
         _seconds(value["until"]),
         answer,
     )
+
+
+def sealed_in(reply: Sequence[object]) -> Sealed:
+    """An end as Redis keeps it: the record, and beside it the last event's number and the time in ms. Raises: NotOurs."""
+    try:
+        record, last, until = reply
+        return read_end(record)._replace(last=int(last), until=int(until) / 1000)  # type: ignore[arg-type, call-overload]
+    except (ValueError, TypeError, OverflowError):
+        raise NotOurs from None
 
 
 def written_fields(fields: Fields) -> bytes:

@@ -7,17 +7,25 @@ import secrets
 import pytest
 import trio
 
+from relay.flows.event_log import End
+from relay.observing.ending import COMPLETE
+from relay.stores.store import Sealed
+from relay.stores.written import as_json, written_end
 from tests.guarantees.redis_server import shared_redis
 from tests.guarantees.redis_setup import nodes
 from tests.guarantees.resume_setup import event
 from tests.harness import LIMIT
 
+END = as_json(written_end(Sealed(End(clean=True), COMPLETE, 0, 0.0))).decode()
+TOLD = ["XADD", "wake:PROCESS", "*", "e", "RUN"]
 FOREIGN: dict[str, list[list[str]]] = {
     "a card that is none": [["HSET", "head:RUN", "card", "[]"]],
     "a card of another version": [["HSET", "head:RUN", "card", '{"version":9}']],
     "fields that split the answer": [["HSET", "head:RUN", "fields", r'[["a","b\r\nc: d"]]']],
     "fields that are deep": [["HSET", "head:RUN", "fields", "[" * 100_000]],
     "an end that is none": [["HSET", "head:RUN", "sealed", "{}"]],
+    "an end that is none, and its owner is told": [["HSET", "head:RUN", "sealed", "{}"], TOLD],
+    "an end at no event": [["HSET", "head:RUN", "sealed", END], TOLD],
     "a head of another kind": [["DEL", "head:RUN"], ["SET", "head:RUN", "x"]],
     "events of another kind": [["DEL", "run:RUN"], ["SET", "run:RUN", "x"]],
     "the runs of a key of another kind": [["DEL", "below:KEY"], ["SET", "below:KEY", "x"]],
@@ -46,9 +54,12 @@ async def test_what_is_not_ours_costs_that_run_alone(name: str) -> None:
         await away.until(1)
         run = server.cli("KEYS", f"{prefix}head:*").removeprefix(f"{prefix}head:")
         key = server.cli("HGET", f"{prefix}head:{run}", "key")
-        for words in FOREIGN[name]:
-            place = prefix + words[1].replace("RUN", run).replace("KEY", key)
-            server.cli(words[0], place, *words[2:])
+        process = server.cli("HGET", f"{prefix}head:{run}", "process")
+        names = {"RUN": run, "KEY": key, "PROCESS": process}
+        for command, place, *values in FOREIGN[name]:
+            kind, _, whose = place.partition(":")
+            words = [names.get(value, value) for value in values]
+            server.cli(command, f"{prefix}{kind}:{names[whose]}", *words)
         with trio.fail_after(LIMIT):
             asked = await b.read(path="/at/7")
         assert asked.status in (200, 404, 503)

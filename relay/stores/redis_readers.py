@@ -2,8 +2,8 @@
 
     open: presence ─► XRANGE to the end ─► a Group's XREAD ─► the Reader ─► left: no presence
 
-Rule: who has not seen its owner's lease for UNSEEN seconds, on one unbroken connection, seals a run as lost. So a Redis that
-was away, or has lost some of its keys in a fail-over, ends no run.
+Rule: who has not seen its owner's lease for UNSEEN seconds, on one unbroken connection and without a refusal, seals a run as
+lost. So a Redis that was away, is full, or has lost some of its keys in a fail-over, ends no run.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 AGAIN: Final = 0.1  # seconds until what was missing is looked for again, or asked
 UNSEEN: Final = 5.0  # seconds without a lease after which its process is taken for dead
+AWAY: Final = 30.0  # seconds that a run may not be there, whose owner lives
 PRESENCE: Final = 5000  # ms that a process counts as a reader without saying so again
 AT_ONCE: Final = 200  # runs in one script
 
@@ -194,8 +195,8 @@ class Readers:
         """Say that we read what we read, and see whether its owners live. Called each second."""
         runs = list(self._tails)
         for at in range(0, len(runs), AT_ONCE):
-            some = runs[at : at + AT_ONCE]
-            names = [run.hex() for run in some]
+            some = [run for run in runs[at : at + AT_ONCE] if run in self._tails]
+            names = [name for run in some for name in (run.hex(), self._tails[run][0].owner)]
             reply = await self._client.ask("watch", WATCH, self._process, PRESENCE, *names)
             if not isinstance(reply, list):
                 return
@@ -206,8 +207,10 @@ class Readers:
                         tail.seen = now
                         if state == 3 and tail.ended:  # it could not be asked what the end is
                             await self._end(tail)
-                    elif now - max(tail.seen, self._client.since) >= UNSEEN:
-                        await self._lost(tail, forgotten=state == 0)
+                    elif now - max(tail.seen, self._client.since) >= (
+                        AWAY if state == 4 else UNSEEN
+                    ):
+                        await self._lost(tail, forgotten=state != 2)
 
     async def _lost(self, tail: Tail, *, forgotten: bool) -> None:
         if forgotten:

@@ -227,15 +227,16 @@ return {h[1], h[2] or ''}
 """
 )
 
-# prefix, process, ms, run… → for each: 0 gone, 1 its owner lives, 2 the lease is not there, 3 sealed
+# prefix, process, ms, (run, owner)… → for each: 0 gone, 1 its owner lives, 2 the lease is not there, 3 sealed, 4 gone, but
+# its owner lives and may put it down again
 WATCH: Final = (
     _COMMON
     + """
 local process, ms = ARGV[2], ARGV[3]
 local till, out = now() + ms, {}
-for i = 4, #ARGV do
+for i = 4, #ARGV, 2 do
   local h = call('HMGET', P .. 'head:' .. ARGV[i], 'process', 'sealed')
-  if not h[1] then out[#out + 1] = 0
+  if not h[1] then out[#out + 1] = 4 * lives(ARGV[i + 1])
   elseif h[2] then out[#out + 1] = 3
   else
     local watch = P .. 'watch:' .. ARGV[i]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,10 @@ ROOMS = [
     "",
 ]  # the last ones are quick: they fill what is left
 _ROOT = Path(__file__).parent
+
+# A run in the background of a shell's script ignores Ctrl-C, and every program it starts would too; tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

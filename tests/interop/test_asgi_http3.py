@@ -23,7 +23,7 @@ from aioquic.h3.events import DataReceived, HeadersReceived  # noqa: E402
 from aioquic.quic.configuration import QuicConfiguration  # noqa: E402
 from aioquic.quic.events import StreamReset  # noqa: E402
 
-LIMIT = 20.0  # seconds for one test's client
+LIMIT = 60.0  # seconds for one test's client, on cores that are busy with something else
 REQUEST_CANCELLED = 0x10C  # RFC 9114 §8.1: what a browser says
 INTERNAL_ERROR = 0x102
 CONFIG = """
@@ -104,10 +104,10 @@ def play(front: Front, script: Play) -> None:
     port = int(front.options["--quic-bind"].rpartition(":")[2])
 
     async def run() -> None:
-        async with asyncio.timeout(LIMIT):
-            async with connect(
-                "127.0.0.1", port, configuration=settings, create_protocol=Client
-            ) as client:
+        async with connect(
+            "127.0.0.1", port, configuration=settings, create_protocol=Client
+        ) as client:
+            async with asyncio.timeout(LIMIT):  # inside: a client that failed is closed whole
                 await script(client)  # type: ignore[arg-type]
 
     asyncio.run(run())
@@ -136,7 +136,7 @@ def nothing_runs(origin: Server) -> None:
 
 def test_twenty_streams_one_left_and_the_connection_closed(front: Front, origin: Server) -> None:
     async def script(client: Client) -> None:
-        streams = [client.request("/events?every=50") for _ in range(20)]
+        streams = [client.request("/events?every=200") for _ in range(20)]
 
         def enough(body: bytes) -> bool:
             return body.count(b"\n\n") >= 5

@@ -142,7 +142,7 @@ def _command(
 
 
 def _add_overrides(command: argparse.ArgumentParser) -> None:
-    """What stands over the file."""
+    """The options whose values replace keys of the file."""
     command.add_argument(
         "--listen", metavar="ADDR", action="append", default=[],
         help="instead of [server] listen; several times for several",

@@ -77,7 +77,7 @@ class Control(Protocol):
 
 
 class Served(Protocol):
-    """What of a Server is looked at here."""
+    """The part of a Server that the admin listener reads."""
 
     @property
     def draining(self) -> bool: ...
@@ -169,7 +169,7 @@ class RemoteControl:
 
 
 class _Question:
-    """What is being asked just now."""
+    """A question to all workers that is under way; whoever comes meanwhile gets its answer too."""
 
     __slots__ = ("answers", "over")
 

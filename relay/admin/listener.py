@@ -129,7 +129,7 @@ class Places:
         return False
 
     def rests(self, connection: Connection) -> None:
-        """It begins to wait for the client."""
+        """The connection waits for its client from now on, and may be put out for somebody else."""
         self._resting.pop(connection, None)
         if connection.placed:
             self._resting[connection] = trio.current_time()

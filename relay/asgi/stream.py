@@ -123,4 +123,4 @@ class RequestStream(trio.abc.Stream):
 
 
 def _untold() -> None:
-    """Nobody answers yet."""
+    """The value of `taken` until somebody answers."""

@@ -64,7 +64,7 @@ def has_address(address: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def who(address: str) -> str:
-    """What an address counts as."""
+    """The name under which an address is counted: an IPv6 address is its /64."""
     if ":" not in address:
         return address
     parsed = IPv6Address(address.partition("%")[0])

@@ -20,7 +20,7 @@ logger = logging.getLogger("relay")
 
 
 def _nobody() -> None:
-    """Nobody waits for the end."""
+    """The default of `ended`: nobody waits for the end."""
 
 
 class BackgroundTasks:

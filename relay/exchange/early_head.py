@@ -29,7 +29,7 @@ class Waiting(Protocol):
 
     @property
     def route(self) -> Route:
-        """Whose heartbeats it gets."""
+        """The route whose heartbeats the client gets."""
 
     def open_early(self) -> bytes:
         """The head of an event stream of relay's own, which goes out now."""
@@ -38,7 +38,7 @@ class Waiting(Protocol):
         """Count the client's stream; the refusal where it is one too many."""
 
     def client_left(self, cause: Cause = Cause.LEFT) -> None:
-        """It hung up, or stopped reading."""
+        """The client hung up, or stopped reading."""
 
 
 class EarlyHead:

@@ -112,7 +112,7 @@ class RunRequest(Requester):
         self.record.path = request.head.path.decode("latin-1")
 
     async def interim(self, head: ResponseHead) -> None:
-        """Of one moment, and for nobody in particular."""
+        """Dropped: an interim response is for one client at one moment, and a run has no client."""
         await trio.lowlevel.checkpoint()
 
     def upload(self, lease: Lease, within: float) -> None:

@@ -30,7 +30,7 @@ TallyKey = str | bytes
 
 
 class _Known:
-    """What one key has, and may."""
+    """What is known of one key: its connections, its streams, and the tokens it has left."""
 
     __slots__ = ("at", "connections", "streams", "tokens")
 

@@ -87,7 +87,7 @@ def viewer_of(
     engine: Engine,
     alarms: Alarms,
 ) -> SocketViewer | StreamViewer:
-    """Who moves the view to this client."""
+    """The viewer that sends the view to this client: on the engine where its wire is there."""
     view, run = viewing.view(framing), viewing.run
     if on_engine(wire):
         return SocketViewer(run, view, record, counters, wire, engine, alarms)

@@ -279,7 +279,7 @@ def _is_plain(route: Route) -> bool:
 
 
 def _at_methods(route: Route) -> frozenset[bytes]:
-    """What the address of a stream takes."""
+    """The methods that the address of a stream takes."""
     stops = route.resume is not None and route.resume.stop
     return _AT_METHODS if stops else _AT_METHODS - {b"DELETE"}
 

@@ -42,7 +42,7 @@ class Policy(NamedTuple):
 
 
 class KnownRun(Protocol):
-    """What is known of a run."""
+    """A run as far as decisions need it."""
 
     @property
     def id(self) -> str: ...

@@ -48,7 +48,7 @@ class Feed(Protocol):
 
 
 class Feeds:
-    """What is under way, by run."""
+    """The feeds under way in this worker, by their runs."""
 
     __slots__ = (
         "_alarms",
@@ -123,7 +123,7 @@ class Feeds:
         return self._under_way.get(run)
 
     def under_way(self) -> list[Feed]:
-        """All that live."""
+        """Every feed under way."""
         return list(self._under_way.values())
 
     def stop(self, shown: str) -> bool:

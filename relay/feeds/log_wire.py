@@ -43,7 +43,7 @@ class LogWire:
         return 0
 
     def want_write(self, wanted: bool) -> None:
-        """It always takes."""
+        """Nothing to do: a log always takes what is written."""
 
     def close(self) -> None:
         """The run is sealed by its feed, which knows how it ended."""

@@ -45,16 +45,16 @@ class Keeper(Protocol):
         """A log has so many bytes more, or fewer."""
 
     def unwatched(self, run: Run) -> None:
-        """Nobody watches this run."""
+        """This run has no viewer any more: its unwatched time begins."""
 
     def watched(self, run: Run) -> None:
-        """Somebody does again."""
+        """The run has a viewer again."""
 
     def ended(self, run: Run) -> None:
-        """It was sealed."""
+        """The run was sealed."""
 
     def unread(self, run: Run) -> None:
-        """It has ended, and its last reader has left."""
+        """The run has ended, and its last reader has left."""
 
     def forget(self, run: Run) -> None:
         """Its time is over."""
@@ -274,7 +274,7 @@ class Run:
     # -- viewers -------------------------------------------------------------------------------------------------
 
     def enter(self) -> None:
-        """Somebody reads, or waits for the head."""
+        """A viewer has come: it reads, or waits for the head."""
         if not self.viewers and not self.elsewhere and self.under_way:
             self._watch(trio.current_time())
             self._keeper.watched(self)
@@ -282,7 +282,7 @@ class Run:
         self.most_viewers = max(self.most_viewers, self.viewers)
 
     def leave(self) -> None:
-        """One of them has left."""
+        """A viewer has left."""
         self.viewers -= 1
         if self.viewers:
             return

@@ -35,7 +35,7 @@ class Histogram:
 
 
 class RouteCounters:
-    """What one route did in this worker."""
+    """The counters of one route in this worker."""
 
     __slots__ = (
         "active",

@@ -23,7 +23,7 @@ _LEFT_STATUS = 499  # nginx's and Caddy's number for a client that left before i
 
 
 class RunFigures(NamedTuple):
-    """What is told of a run beside its record."""
+    """What the line of a run says beside its record."""
 
     run: str
     events: int
@@ -123,7 +123,7 @@ def _who(record: Record) -> str:
 
 
 def about(record: Record) -> str:
-    """Who asked for what."""
+    """The members of a line that say who asked for what."""
     trace = f'"trace":"{record.trace}",' if record.trace else ""
     if record.run:
         trace += f'"run":{quoted(record.run)},"how":"{record.how}","from":{record.from_seq},'
@@ -139,7 +139,7 @@ def _coding(record: Record) -> str:
 
 
 def _said(record: Record) -> str:
-    """What the stream said."""
+    """The members of a line that say what the stream said (`[routes.capture]`)."""
     said = record.capture.values if record.capture is not None else {}
     return f',"captured":{dumps(said)}' if said else ""
 

@@ -32,7 +32,7 @@ def expose(totals: Snapshot, accept: str) -> tuple[bytes, str]:
 
 
 class _Figures(Collector):
-    """One scrape's metrics."""
+    """The metrics of one scrape."""
 
     def __init__(self, totals: Snapshot) -> None:
         self._totals = totals

@@ -59,7 +59,7 @@ class Listener:
 
     @property
     def port(self) -> int:
-        """Of a TCP socket."""
+        """The port of a TCP socket."""
         return int(self.sock.getsockname()[1])
 
     @property

@@ -64,10 +64,10 @@ class Context(Protocol):
         fields those named in `along` (lower case)."""
 
     def reached(self, name: str) -> None:
-        """An upstream url was chosen: for the record."""
+        """An upstream's url was chosen; this is put into the record."""
 
     def answered(self, status: int) -> None:
-        """It has answered: for the record."""
+        """The upstream has answered; this is put into the record."""
 
     async def interim(self, head: ResponseHead) -> None:
         """Pass a 1xx on to the client."""

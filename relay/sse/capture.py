@@ -62,7 +62,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All of a route's."""
+    """All values that a route captures."""
 
     wanted: tuple[Wanted, ...]
     words: tuple[bytes, ...]  # of all of them; empty: every event is read
@@ -78,7 +78,7 @@ class Plan:
 
 
 class Capture:
-    """What one stream said so far."""
+    """What one stream has said so far."""
 
     __slots__ = ("_pieces", "_plan", "_values", "held")
 
@@ -138,7 +138,7 @@ class Capture:
 
 
 def found_in(plan: Plan, value: object) -> dict[str, Value]:
-    """What a JSON value says."""
+    """The values that the expressions find in a JSON value."""
     return _found(plan.wanted, value)
 
 

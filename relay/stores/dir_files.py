@@ -170,7 +170,7 @@ class Files:
             _write(path, b"")
 
     def head(self, card: Card, fields: Fields) -> None:
-        """Its head has come: the key moves, by the rule above."""
+        """The head of a run has come: its key moves to it, by the rule above."""
         self._mark(card, "c")
         put_once(f"{self.run(card.identity)}/fields", written_fields(fields))  # now it moves
         mine = _entry(card, "c")

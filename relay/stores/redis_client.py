@@ -127,7 +127,7 @@ class Client:
             raise OSError(why(errors)) from None
 
     def key(self, kind: str, name: str) -> str:
-        """One of ours."""
+        """A key of relay's, with the configured prefix."""
         return f"{self.prefix}{kind}:{name}"
 
     async def ask(self, what: str, script: str, *args: str | bytes | int) -> Any:
@@ -160,11 +160,11 @@ class Client:
             logger.exception("a fault of relay's own, with streams in %s", self.place)
 
     def count(self, what: str) -> None:
-        """Something failed."""
+        """Count a failure."""
         self.errors[what] = self.errors.get(what, 0) + 1
 
     def failed(self, what: str, reason: str) -> None:
-        """The same, and for the log."""
+        """As `count`, and say so in the log."""
         self.count(what)
         now = trio.current_time()
         if now >= self._say_again:

@@ -39,7 +39,7 @@ _ALL: Final = 1 << 62
 
 
 def sha(script: str) -> bytes:
-    """What Redis calls a script."""
+    """The name by which Redis knows a script: its SHA-1."""
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
 
 
@@ -259,20 +259,20 @@ class Journal:
         self.missed()
 
     def _is_over(self) -> None:
-        """Its end is there."""
+        """The end of the run is in Redis."""
         self._over = True
         if not self.gone:
             self._put_end(self)
 
     def settle(self) -> None:
-        """It has been there for long enough."""
+        """The end has been in Redis for so long that it is certain to stay there."""
         self.certain = True
         self._closed(self)
         if self.owner is not None:
             self.owner.kept_elsewhere()
 
     def missed(self) -> None:
-        """Something is missing there."""
+        """Something of this run is missing in Redis."""
         if not self.gone:
             self.missing = True
 

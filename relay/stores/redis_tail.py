@@ -184,12 +184,12 @@ class Group:
         return len(self._tails)
 
     def join(self, key: bytes, tail: Tail) -> None:
-        """One stream more, from the next question on."""
+        """Read one stream more, from the next question on."""
         self._tails[key] = tail
         self._asking = b""
 
     def leave(self, key: bytes, tail: Tail) -> None:
-        """One less."""
+        """Read one stream less."""
         if self._tails.get(key) is tail:
             del self._tails[key]
             self._asking = b""

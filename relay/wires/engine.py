@@ -163,7 +163,7 @@ class Engine(trio.abc.Instrument):
         return len(events) < BATCH
 
     def _ring(self) -> None:
-        """See that `run` comes by."""
+        """Wake `run`, if it is asleep."""
         if self._asleep:
             self._asleep = False
             os.eventfd_write(self._bell, 1)
@@ -253,4 +253,4 @@ class Engine(trio.abc.Instrument):
 
 
 def _nothing() -> None:
-    """Nothing is kept."""
+    """The default of what is called where a descriptor is lacking: there is nothing to close."""

@@ -108,7 +108,7 @@ def unknown(
 
 
 def show(quota: Quota) -> str:
-    """One limit for `relay check`."""
+    """A limit by key, as `relay check` shows it."""
     parts = []
     if quota.request_rate != inf:
         rate = written_as(quota.request_rate) or units.show_rate(quota.request_rate)

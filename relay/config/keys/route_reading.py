@@ -16,7 +16,7 @@ from relay.routing.template import Template
 
 
 class Known(NamedTuple):
-    """What routes refer to."""
+    """What a route may refer to: upstreams, translations, and the limits and timeouts it inherits."""
 
     upstreams: Upstreams
     translations: Mapping[str, Translation | None]

@@ -54,7 +54,7 @@ class FilledInt(int):
 
 
 class FilledFloat(float):
-    """As FilledInt."""
+    """A number with a fraction that was put in; it formats as FilledInt does."""
 
     written: str
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -11,13 +12,27 @@ from relay.feeds.run import OVERHEAD
 from relay.flows.event_log import End
 from relay.observing.ending import COMPLETE
 from relay.routing.table import Found
-from tests.guarantees.resume_setup import LOGS, chat, event, ground
-from tests.harness import settle
+from tests.guarantees.resume_setup import LOGS, chat, event, ground, keeping
+from tests.harness import LIMIT, settle
 
 BODY = b'{"id":"c%d"}'
 OPEN = 'principal = "public"\nkey = "{id}"\nat = "/at/{key}"\n'
 
 
+ONE_PROCESS = pytest.mark.parametrize("store", ["memory", "dir"], indirect=True)
+MEMORY = pytest.mark.parametrize(
+    "store", ["memory"], indirect=True
+)  # it looks into the book of runs
+
+
+@pytest.fixture(autouse=True, params=["memory", "dir", "redis"])
+def store(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each holds whatever keeps the streams, and whoever of those that share it is asked."""
+    with keeping(request.param):
+        yield request.param
+
+
+@ONE_PROCESS
 async def test_one_client_that_opens_closes_and_repeats_is_bounded() -> None:
     async with ground(LOGS + "unwatched_runs = 3\n") as g:
         peers = []
@@ -31,6 +46,7 @@ async def test_one_client_that_opens_closes_and_repeats_is_bounded() -> None:
             await peer.ended()
 
 
+@ONE_PROCESS
 async def test_unkeyed_runs_count_against_the_address_they_come_from() -> None:
     async with ground("unwatched_runs = 2\n") as g:
         for _ in range(6):
@@ -40,6 +56,7 @@ async def test_unkeyed_runs_count_against_the_address_they_come_from() -> None:
         assert sum(run.under_way for run in g.relay.worker.feeds.book.runs) == 2
 
 
+@ONE_PROCESS
 async def test_a_process_is_bounded_in_runs_that_nobody_watches() -> None:
     server = "[streams]\nunwatched = 4\n"
     async with ground(LOGS, server=server) as g:
@@ -50,6 +67,7 @@ async def test_a_process_is_bounded_in_runs_that_nobody_watches() -> None:
         assert sum(run.under_way for run in g.relay.worker.feeds.book.runs) == 4
 
 
+@MEMORY
 async def test_ten_thousand_keys_stay_within_the_space() -> None:
     """Each is a finished run of one event; what is kept is bounded by `space`, an empty run is not free."""
     space = 100 * OVERHEAD
@@ -83,7 +101,10 @@ async def test_what_is_past_its_time_is_forgotten() -> None:
         await reader.rest()
         await settle(lambda: not len(g.relay.worker.feeds.book))
         assert g.relay.worker.feeds.book.bytes == 0
-        assert (await g.read(path="/at/7", cursor=reader.ids[-1])).status == 404
+        # A store keeps it for its time, when nothing of it is here any more.
+        with trio.fail_after(LIMIT):
+            while (await g.read(path="/at/7", cursor=reader.ids[-1])).status != 404:  # noqa: ASYNC110
+                await trio.sleep(0.02)
 
 
 WHO = ["ann", "eve", None]
@@ -142,6 +163,7 @@ async def test_what_is_foreign_is_not_there_and_nothing_is_compared() -> None:
         assert len(answers) == 1
 
 
+@MEMORY
 async def test_hashes_of_short_names_say_nothing() -> None:
     """The names that runs are kept under differ from process to process: a list of all chat ids does not undo them."""
     async with chat() as one, chat() as other:

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
 
 import pytest
 import trio
 
 from relay.observing.ending import Cause
-from tests.guarantees.resume_setup import LOGS, chat, event, ground
+from tests.guarantees.resume_setup import LOGS, chat, event, ground, keeping
 from tests.harness import EVENT_HEAD, chunked, settle
 
 GONE = "A" * 22 + "-3"
 BODY = b'{"id":"a"}'
+
+
+ONE_PROCESS = pytest.mark.parametrize("store", ["memory", "dir"], indirect=True)
+MEMORY = pytest.mark.parametrize(
+    "store", ["memory"], indirect=True
+)  # it looks into the book of runs
+
+
+@pytest.fixture(autouse=True, params=["memory", "dir", "redis"])
+def store(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each holds whatever keeps the streams, and whoever of those that share it is asked."""
+    with keeping(request.param):
+        yield request.param
 
 
 @pytest.mark.parametrize("unwatched", ["0s", "30s", "off"])
@@ -157,6 +171,7 @@ async def test_a_body_that_is_too_large_to_be_looked_at_opens_no_other_door(
 
 
 @pytest.mark.parametrize("where", ["/logs/7", "/at/7"])
+@ONE_PROCESS
 async def test_a_cursor_of_a_run_that_is_gone_is_no_way_round_the_bound_on_viewers(
     where: str,
 ) -> None:
@@ -169,6 +184,7 @@ async def test_a_cursor_of_a_run_that_is_gone_is_no_way_round_the_bound_on_viewe
         assert len(g.relay.worker.feeds.book) == 1
 
 
+@ONE_PROCESS
 async def test_an_address_that_has_its_streams_begins_no_run() -> None:
     """1. An address has as many streams as it may. 2. It asks for another, not saying that it wants events. 3. The refusal
     comes before the upstream is asked: nobody would read that run."""
@@ -244,6 +260,7 @@ async def test_a_key_that_is_no_unicode_is_refused_and_not_taken_for_missing() -
 
 
 @pytest.mark.parametrize("viewers", [1, 3])
+@ONE_PROCESS
 async def test_a_read_that_brings_more_than_the_log_holds_overtakes_nobody_who_waits(
     viewers: int,
 ) -> None:
@@ -298,16 +315,21 @@ async def test_a_slow_reader_is_told_what_it_has_missed_and_costs_nobody_else_an
         await slow.rest()
         assert slow.ended == "clean"
         numbers = [int(data.split()[0]) for data in slow.data if data[0] != "{"]
-        [hole] = [at for at, number in enumerate(numbers[1:]) if number != numbers[at] + 1]
+        holes = [at for at, number in enumerate(numbers[1:]) if number != numbers[at] + 1]
+        assert holes
         said = [json.loads(data) for data in slow.data if data[0] == "{"]
         assert [(gap["requested"], gap["first"]) for gap in said] == (
             []
             if dialect == "off"
-            else [(f"{quick.run}-{numbers[hole]}", f"{quick.run}-{numbers[hole + 1]}")]
+            else [
+                (f"{quick.run}-{numbers[hole]}", f"{quick.run}-{numbers[hole + 1]}")
+                for hole in holes
+            ]
         )
         assert numbers[-1] == 6002
 
 
+@ONE_PROCESS
 async def test_nobody_is_called_public() -> None:
     """1. Two routes share a path, and so the keys below it: what one has is everybody's, what the other has a user's.
     2. A user calls himself `public`. 3. He does not read what is everybody's under a key of his own, nor do they his."""
@@ -341,6 +363,7 @@ async def test_a_run_that_is_lost_before_its_head_does_not_look_whole() -> None:
         assert (reader.status, reader.codes, reader.ended) == (200, ["lost"], "cut")
 
 
+@ONE_PROCESS
 async def test_a_fault_of_relays_own_costs_one_run_and_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -358,6 +381,7 @@ async def test_a_fault_of_relays_own_costs_one_run_and_is_told(
         assert not len(g.relay.worker.feeds.book)
 
 
+@MEMORY
 async def test_a_key_with_many_runs_is_looked_up_at_once() -> None:
     """1. One client posts message after message under one key; each is a run that is kept. 2. What a request looks at does
     not grow with them."""

@@ -190,14 +190,17 @@ class EpollPump:
             self._out(transfer.more(self._engine.now))
             self._go_on()
             return
-        upstream = self._upstream
-        try:
-            data = upstream.recv_nowait(READ_SIZE)
-        except Gone:
-            self._out(transfer.broke())
-            return
+        data = self._received(READ_SIZE)
         if data is not None:
             self._took(data)
+
+    def _received(self, limit: int) -> bytes | None:
+        """What the upstream has sent; None where there is nothing, or it broke."""
+        try:
+            return self._upstream.recv_nowait(limit)
+        except Gone:
+            self._out(self._transfer.broke())
+            return None
 
     def _move(self, flow: BytesFlow) -> None:
         """Bytes that pass as they are go from socket to socket without becoming objects."""

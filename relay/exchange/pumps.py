@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from relay.exchange.chunk_pump import ChunkPump
 from relay.exchange.epoll_pump import EpollPump
 from relay.exchange.transfer import Transfer
 from relay.exchange.trio_pump import TrioPump
@@ -9,9 +10,11 @@ from relay.exchange.worker import Worker
 from relay.feeds.socket_viewer import SocketViewer
 from relay.feeds.stream_viewer import StreamViewer
 from relay.feeds.viewer import Viewer
+from relay.flows.bytes_flow import BytesFlow
 from relay.observing.ending import Cause
 from relay.wires.client_wire import ClientWire, on_engine
 from relay.wires.delayed_cut import Cut, reset
+from relay.wires.socket_wire import SocketWire
 from relay.wires.wire import Source
 
 Pump = EpollPump | TrioPump | SocketViewer | StreamViewer
@@ -22,6 +25,10 @@ def pump_for(
 ) -> EpollPump | TrioPump:
     """The pump for a body: of the engine, where both ends are sockets on it."""
     if on_engine(upstream) and on_engine(client):
+        flow = transfer.flow
+        plain = type(upstream) is SocketWire and type(client) is SocketWire
+        if plain and isinstance(flow, BytesFlow) and flow.chunked:
+            return ChunkPump(transfer, flow, upstream, client, worker.engine, worker.alarms)
         return EpollPump(transfer, upstream, client, worker.engine, worker.alarms)
     return TrioPump(transfer, upstream, client, worker.alarms)
 

@@ -170,10 +170,10 @@ class ChunkReader:
         "_excess",
         "_held",
         "_late",
-        "_left",
         "_side",
         "_state",
         "done",
+        "left",
         "surplus",
         "trailers",
         "whole",
@@ -184,7 +184,7 @@ class ChunkReader:
         self._late = late
         self._state = _STATE_SIZE
         self._held = b""  # an unfinished line or trailer section, bounded by the constants above
-        self._left = 0  # payload bytes of this chunk still to come
+        self.left = 0  # payload bytes of this chunk still to come
         self._excess = 0  # bytes of extensions beyond their share
         self.done = False
         self.whole = False
@@ -213,6 +213,16 @@ class ChunkReader:
         """Exactly between two chunks."""
         return self._state == _STATE_SIZE and not self._held
 
+    def skip(self, size: int) -> None:
+        """So many of the `left` bytes went by unseen."""
+        self.left -= size
+        if not self.left:
+            self._state = _STATE_CRLF
+
+    def ends_chunk(self) -> int:
+        """Bytes up to the end of the chunk that has begun, with its CRLF."""
+        return self.left + 2 - len(self._held)
+
     def _step(self, data: bytes) -> bytes:
         pieces: list[bytes] = []
         at = 0
@@ -226,11 +236,11 @@ class ChunkReader:
                         at = self._run(data, at, pieces)
                     at = self._chunks(data, at, pieces)
                 if self._state == _STATE_DATA:
-                    piece = data[at : at + self._left]
+                    piece = data[at : at + self.left]
                     pieces.append(piece)
                     at += len(piece)
-                    self._left -= len(piece)
-                    if not self._left:
+                    self.left -= len(piece)
+                    if not self.left:
                         self._state = _STATE_CRLF
                 elif self._state == _STATE_CRLF:
                     at = self._chunk_end(data, at)
@@ -327,12 +337,12 @@ class ChunkReader:
             raise self._fault("a chunk size line is malformed")
         self._held = b""
         size = match[1]
-        self._left = int(size, 16)
+        self.left = int(size, 16)
         if match[2]:
-            self._spend(len(match[2]), self._left)
-        elif self._left:
-            _learn(size, self._left)
-        self._state = _STATE_DATA if self._left else _STATE_TRAILER
+            self._spend(len(match[2]), self.left)
+        elif self.left:
+            _learn(size, self.left)
+        self._state = _STATE_DATA if self.left else _STATE_TRAILER
         return end + 1
 
     def _trailer_section(self, data: bytes, at: int) -> int:

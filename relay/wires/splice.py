@@ -44,8 +44,33 @@ class Pipe:
             taken = 0
         if not taken:
             return _copy(source, target, limit)
+        return taken, self._safely(target, taken)
+
+    def move_behind(
+        self, line: bytes, source: socket.socket, target: socket.socket, limit: int
+    ) -> tuple[int, bytes]:
+        """`line` and then up to `limit` bytes of the source to the target, in one piece.
+
+        Returns: how many were taken (0: nothing that can be spliced is there; only recv knows why), and what the target did
+        not take of all that. Raises: Gone.
+        """
         try:
-            return taken, self._deliver(target, taken)
+            if line:
+                os.write(self._in, line)
+        except OSError:
+            return 0, line  # bytes are copied here
+        try:
+            taken = os.splice(source.fileno(), self._in, limit, flags=_FLAGS)
+        except OSError:
+            taken = 0
+        if not line and not taken:
+            return 0, b""
+        return taken, self._safely(target, len(line) + taken)
+
+    def _safely(self, target: socket.socket, size: int) -> bytes:
+        """`_deliver`, behind which no byte of one client is left for another."""
+        try:
+            return self._deliver(target, size)
         except Gone:
             raise
         except BaseException:  # out of memory, an interrupt

@@ -59,27 +59,31 @@ class ChunkPump(EpollPump):
             self._follow()
 
     def _follow(self) -> None:
+        flow = self._flow
         for _ in range(_AT_ONCE):
             line = b""
-            if not self._flow.large:
-                data = self._received(self._flow.between())
-                if data is None:
+            if not flow.large:
+                data = self._received(flow.between())
+                if not data:
+                    if data is not None:
+                        self._took(data)
                     return
-                line = data[: self._flow.follow(data)]
-                if not self._flow.large:
-                    self._usual(line, data[len(line) :])
+                line = flow.open()
+                at = flow.follow(data)
+                line += data[:at]
+                if not flow.large:
+                    self._usual(line, data[at:])
                     return
-            if not self._move_behind(line):
+            if not self._move_behind(flow.open() or line):
                 return
         self._ask_turn()
 
     def _usual(self, line: bytes, data: bytes) -> None:
         """No large chunk is next: `line` goes out as it came, and the rest the usual way."""
         transfer = self._transfer
-        if line:
-            transfer.passed(self._flow, 0, self._engine.now)
-            self._out(line)
-        if transfer.ending is None and (data or not line):
+        transfer.passed(self._flow, 0, self._engine.now)
+        self._out(line)
+        if data and transfer.ending is None:
             self._took(data)
         else:
             self._go_on()
@@ -87,7 +91,6 @@ class ChunkPump(EpollPump):
     def _move_behind(self, line: bytes) -> bool:
         """The line of a large chunk and what is there of it. Returns: whether to go on."""
         transfer, flow = self._transfer, self._flow
-        line = flow.open() or line
         pipe, upstream, client = self._engine.pipe, self._upstream.sock, self._target.sock
         try:
             size, rest = pipe.move_behind(line, upstream, client, flow.wanted(TAKE))

@@ -109,7 +109,9 @@ class BytesFlow:
         """Whether `follow`, or what `wanted` says, is next: a large chunk, or the end of one that was followed."""
         reader = self.reader
         assert isinstance(reader, ChunkReader)
-        return reader.left >= LARGE or (self._open and reader.ends_chunk() == reader.left + 2)
+        return (reader.left > 0 and reader.size >= LARGE) or (
+            self._open and reader.ends_chunk() == reader.left + 2
+        )
 
     @property
     def large(self) -> bool:

@@ -45,9 +45,7 @@ MAX_CHUNK_LINE: Final = (
 MAX_EXTENSIONS: Final = 64 * 1024
 _SHARE: Final = 3  # a shift: an eighth
 MAX_TRAILERS: Final = 16 * 1024  # bytes of the trailer section: as much as a request head
-MAX_TRAILER_FIELDS: Final = (
-    100  # as many as a request head has by default; 16 KiB can be 4,000, and 700 KiB of objects
-)
+MAX_TRAILER_FIELDS: Final = 100  # as of a request head; 16 KiB can be 4,000, 700 KiB of objects
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 # Blanks around `;` and `=` are bad but legal (RFC 9112 §7.1.1, BWS), at the end of the line they are not. Every part is
@@ -161,9 +159,8 @@ class ChunkReader:
 
         size line ──► data ──► CRLF ──► size line … ──► (size 0) trailers ──► done
 
-    Two shortcuts without a loop: a read that is exactly one chunk (its size says the read's length), and a read that is
-    nothing but whole chunks (split at CRLF, the lengths of every second piece are the sizes that the others say).
-    Only where neither holds, the state machine runs.
+    Two shortcuts without a loop: a read that is exactly one chunk, and a read that is nothing but whole chunks (split at
+    CRLF, the lengths of every second piece are the sizes that the others say). Else the state machine runs.
     """
 
     __slots__ = (
@@ -174,6 +171,7 @@ class ChunkReader:
         "_state",
         "done",
         "left",
+        "size",
         "surplus",
         "trailers",
         "whole",
@@ -184,7 +182,7 @@ class ChunkReader:
         self._late = late
         self._state = _STATE_SIZE
         self._held = b""  # an unfinished line or trailer section, bounded by the constants above
-        self.left = 0  # payload bytes of this chunk still to come
+        self.left = self.size = 0  # payload bytes of this chunk: still to come, and in all
         self._excess = 0  # bytes of extensions beyond their share
         self.done = False
         self.whole = False
@@ -216,8 +214,7 @@ class ChunkReader:
     def skip(self, size: int) -> None:
         """So many of the `left` bytes went by unseen."""
         self.left -= size
-        if not self.left:
-            self._state = _STATE_CRLF
+        self._state = _STATE_DATA if self.left else _STATE_CRLF
 
     def ends_chunk(self) -> int:
         """Bytes up to the end of the chunk that has begun, with its CRLF."""
@@ -337,7 +334,7 @@ class ChunkReader:
             raise self._fault("a chunk size line is malformed")
         self._held = b""
         size = match[1]
-        self.left = int(size, 16)
+        self.left = self.size = int(size, 16)
         if match[2]:
             self._spend(len(match[2]), self.left)
         elif self.left:

@@ -40,8 +40,9 @@ empty or cannot be read is a mistake. What came from outside the file is never p
 it stands: logs, metrics, `/streams`, `relay check` and messages show the text as written
 (`http://${HOST}/${TOKEN}`), and a client's path that has such a literal of a route in it shows `***`
 instead. Numbers are the exception in messages that count (`no byte for 30 s`), as is the TCP
-address of `relay: listening on`. `$${` is a literal `${`. Relative paths, here and in `tls_ca`, `directory` and
-`translate`, start from the folder of the file.
+address of `relay: listening on`. `$${` is a literal `${`, and `$NAME` without braces stands as it is.
+A JMESPath that makes an object with a member `file` has a space: `{file: x}`. Relative paths, here
+and in `tls_ca`, `directory` and `translate`, start from the folder of the file.
 
 ## Paths and targets
 

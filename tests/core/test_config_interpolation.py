@@ -47,6 +47,7 @@ def interpolation(tmp_path: Path) -> Interpolation:
         ("$${TOKEN}", "${TOKEN}"),
         ("${DOLLAR}", "${TOKEN}"),  # what was put in is not looked at again
         ("{file:./secret}", SECRET),
+        ("{file:secret}", SECRET),
         ("{file:./windows}", "line"),
         ("{file:./two}", "one\ntwo\n"),
         ("{file: x}", "{file: x}"),  # a JMESPath, not a path
@@ -72,6 +73,11 @@ def test_an_absolute_file(interpolation: Interpolation, tmp_path: Path) -> None:
         ("${}", NO_NAME),
         ("${a b}", NO_NAME),
         ("x${TOKEN", NO_NAME),
+        ("{file:nope}", "the file nope cannot be read: No such file or directory"),
+        (
+            "{file:run/secrets/x}",
+            "the file run/secrets/x cannot be read: No such file or directory",
+        ),
         ("{file:./nope}", "the file ./nope cannot be read: No such file or directory"),
         ("{file:./}", "the file ./ cannot be read: Is a directory"),
         ("{file:./empty}", "the file ./empty is empty"),

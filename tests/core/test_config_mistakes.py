@@ -137,7 +137,7 @@ ROWS = [
     ('[upstreams.a]\nurl = "https://x"\ntls_ca = "/nope/ca.pem"\n' + ROUTE,
      "upstreams.a.tls_ca (line 3): cannot be read: No such file or directory"),
     ('[upstreams.a]\nurl = "https://x"\ntls_ca = "/dev/null"\n' + ROUTE,
-     "upstreams.a.tls_ca (line 3): is not a PEM file"),
+     "upstreams.a.tls_ca (line 3): is no PEM file with certificates in it"),
     ('[upstreams.a]\nurl = "http://x"\ntls_server_name = "y"\n' + ROUTE,
      "upstreams.a.tls_server_name (line 3): has no effect: no url is https"),
     ('[upstreams.a]\nurl = "http://x"\nkeepalive_idle = "off"\n' + ROUTE,

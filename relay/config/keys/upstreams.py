@@ -163,11 +163,14 @@ class Upstreams:
             return True
         file = self._base / value_of(values["tls_ca"])
         values["tls_ca"] = made_of(values["tls_ca"], str(file))
+        import ssl  # only who names a file waits for it
+
         try:
-            readable = b"-----BEGIN" in file.read_bytes()
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+        except ssl.SSLError:
+            self._reader.mistake((*path, "tls_ca"), "is no PEM file with certificates in it")
+            return False
         except OSError as error:
             self._reader.mistake((*path, "tls_ca"), f"cannot be read: {error.strerror}")
             return False
-        if not readable:
-            self._reader.mistake((*path, "tls_ca"), "is not a PEM file")
-        return readable
+        return True

@@ -3,8 +3,10 @@
 Rules
 * A variable that is not set, or is set but empty, is a mistake, unless it has a default: an empty
   token would silently remove the field that was to carry it.
-* A file is read whole, as UTF-8. A relative one (`{file:./token}`) is looked for beside the
+* A file is read whole, as UTF-8. A relative one (`{file:token}`) is looked for beside the
   configuration. A newline at the end does not count, nor does one of a variable.
+* What follows `{file:` without a space is a path: left as it stands, a mistyped one would be sent in
+  the place of a secret. A JMESPath that makes an object is written with the space, `{file: x}`.
 * `$${` is a literal `${`. What was put in is not looked at again.
 * What was put in is never printed (`values.filled`).
 """
@@ -22,7 +24,7 @@ _PLACES: Final = re.compile(
     r"(?P<escaped>\$\$\{)"
     r"|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^{}]*))?\}"
     r"|(?P<broken>\$\{)"
-    r"|\{file:(?P<file>(?:/|\./|\.\./)[^{}]*)\}"
+    r"|\{file:(?P<file>[^{}\s][^{}]*)\}"
 )
 _LARGEST_FILE: Final = 64 * 1024  # bytes; a secret is a line, and a wrong path may be anything
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -36,11 +37,15 @@ def main() -> int:
     pyproject = (ROOT / "pyproject.toml").read_bytes()
     dependencies = tomllib.loads(pyproject.decode())["project"]["dependencies"]
     stamp = hashlib.sha256(pyproject + Path(__file__).read_bytes() + sys.version.encode())
-    failed = [
-        name
-        for name, (packages, plugins) in USERS.items()
-        if not passes(name, [*dependencies, *packages], plugins, stamp.hexdigest())
-    ]
+
+    def check(name: str) -> bool:
+        packages, plugins = USERS[name]
+        return passes(name, [*dependencies, *packages], plugins, stamp.hexdigest())
+
+    with ThreadPoolExecutor() as pool:  # most of it is the waiting for packages
+        failed = [
+            name for name, well in zip(USERS, pool.map(check, USERS), strict=True) if not well
+        ]
     for name in failed:
         print(f"downstream check failed: {name}", file=sys.stderr)
     return 1 if failed else 0

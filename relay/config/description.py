@@ -12,12 +12,12 @@ from ipaddress import ip_address
 from math import inf
 from typing import Final
 
-from relay.config.keys.quotas import show
 from relay.config.reading.units import show_duration, show_size
 from relay.config.values import (
     Address,
     Config,
     FieldEdits,
+    Quota,
     Route,
     Upstream,
     Url,
@@ -57,7 +57,7 @@ def describe(config: Config) -> str:
     lines = [f"listen   {', '.join(map(str, config.server.listen))}"]
     lines.append(f"admin    {config.server.admin or 'off'}")
     lines += [f"upstream {_upstream(each)}" for each in config.upstreams.values()]
-    lines += [f"limit    {show(each)}" for each in config.limits.by]
+    lines += [f"limit    {_limit(each)}" for each in config.limits.by]
     rows = [row for route in config.routes for row in _rows(config, route)]
     lines += ["", *_aligned([("METHODS", "PATH", "SOURCE", "POLICY"), *rows])]
     return "\n".join(lines)
@@ -207,11 +207,17 @@ def _policies(config: Config, route: Route) -> list[str]:
         for name in there._fields:
             value = getattr(here, name)
             if name == "by":
-                shown += [f"limit {show(own)}" for own in value if own not in there.by]
+                shown += [f"limit {_limit(own)}" for own in value if own not in there.by]
             elif value != getattr(there, name):
                 text = _number(value, show_duration if group == "timeouts" else show_size)
                 shown.append(f"{group}.{name} {text}")
     return shown
+
+
+def _limit(quota: Quota) -> str:
+    from relay.config.keys.quotas import show  # with all keys of a file, which `warnings` need not
+
+    return show(quota)
 
 
 def _text(name: str, value: object) -> str:

@@ -69,7 +69,7 @@ def loaded(*arguments: str) -> set[str]:
     ) as child:
         assert child.stdout is not None and child.stderr is not None
         try:
-            told = []
+            told: list[bytes] = []
             while not told or b"listening" not in told[-1]:
                 told.append(child.stderr.readline())
                 assert told[-1], told  # it has ended

@@ -229,7 +229,7 @@ async def test_what_redis_refuses_in_the_middle_is_no_hole(size: int) -> None:
             sent = [f"{number}{'x' * size}" for number in range(4)]
             await peer.send(event(sent[0]))
             await second.until(1)
-            link = a.relay.worker.feeds.elsewhere.store.link  # type: ignore[union-attr, attr-defined]
+            link = a.relay.worker.feeds.elsewhere.store.link  # type: ignore[union-attr]
             server.pause()
             for limit, number in ((b"1", 1), (b"0", 2)):  # in this order, on one connection
                 link.say(command("CONFIG", "SET", "maxmemory", limit), lambda _: None)
@@ -253,7 +253,7 @@ async def test_an_end_behind_events_that_redis_refused_is_not_put_down_before_th
             second = await b.read()
             await peer.send(event(1))
             await second.until(1)
-            link = a.relay.worker.feeds.elsewhere.store.link  # type: ignore[union-attr, attr-defined]
+            link = a.relay.worker.feeds.elsewhere.store.link  # type: ignore[union-attr]
             server.pause()
             link.say(command("CONFIG", "SET", "maxmemory", "1"), lambda _: None)
             await peer.send(event(2))

@@ -65,7 +65,7 @@ class World:
         for record in looked[1]:
             assert isinstance(record, list) and isinstance(record[0], bytes)
             at = names.index(record[0].decode())
-            entries = tuple((each[0], each[1][1]) for each in ranges[at])  # type: ignore[union-attr, index, misc]
+            entries = tuple((each[0], each[1][1]) for each in ranges[at])  # type: ignore[union-attr, index]
             out[names[at]] = Seen(entries, record[3], record[4], record[8] == b"1")  # type: ignore[arg-type]
         return out
 

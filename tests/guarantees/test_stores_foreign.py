@@ -17,7 +17,7 @@ import trio
 from relay.feeds.endings import ended_by_us
 from relay.flows.event_log import End, EventLog
 from relay.http.bodies import Fields, chunk
-from relay.observing.ending import COMPLETE, Cause
+from relay.observing.ending import COMPLETE, Cause, Ending
 from relay.stores.dir_files import LARGEST, Files
 from relay.stores.dir_janitor import sweep
 from relay.stores.dir_segments import SegmentReader, SegmentWriter, split
@@ -197,7 +197,8 @@ async def test_a_run_that_is_broken_while_it_is_read_ends_for_its_reader(tmp_pat
         nursery.start_soon(there.run)
         journal = await here.begin(BROKEN)
         assert not isinstance(journal, Known)
-        journal.owner = owner = Owned()
+        owner = Owned()
+        journal.owner = owner
         await journal.head([])
         reader = Ended()
         tail = await there.read(BROKEN.identity, reader)  # type: ignore[arg-type]
@@ -221,6 +222,12 @@ class Owned:
     def __init__(self) -> None:
         self.log = EventLog(1000)
         self.watched = 0
+
+    def last_words(self) -> tuple[End, Ending]:
+        raise AssertionError
+
+    def kept_elsewhere(self) -> None:
+        pass
 
     def watched_elsewhere(self, processes: int) -> None:
         self.watched = processes

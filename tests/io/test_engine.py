@@ -216,7 +216,14 @@ async def test_connections_that_are_lost_before_they_are_accepted() -> None:
             sock.listen()
             acceptor = Acceptor(sock, plane.engine)
             with socket.create_connection(sock.getsockname()) as client:
-                accepted, peer = await acceptor.accept()
+                came: list[tuple[socket.socket, str | None]] = []
+
+                def admit(accepted: socket.socket, peer: str | None) -> bool:
+                    came.append((accepted, peer))
+                    return False  # no room for another one: `accept` returns
+
+                await acceptor.accept(admit)
+                [(accepted, peer)] = came
                 assert peer == "127.0.0.1"
                 assert accepted.getpeername() == client.getsockname()
                 accepted.close()

@@ -13,6 +13,8 @@ import trio
 
 from tests.harness import EVENT_HEAD, RawPeer, chunked, scene
 
+# Long beside the 5 ms between two blocks: on busy cores these become many, and no clock of relay's may run out for that.
+BYTES = '[timeouts]\nidle = "400ms"'
 SILENT_BLOCKS = {
     "comments": b": keep-alive\n\n",
     "ids": b"id: 1\n\n",
@@ -43,7 +45,7 @@ async def repeating(peer: RawPeer, block: bytes) -> AsyncIterator[None]:
 @pytest.mark.parametrize("block", SILENT_BLOCKS.values(), ids=SILENT_BLOCKS)
 @pytest.mark.parametrize("clock", ["first_event", "event_idle"])
 async def test_blocks_without_data_are_no_events(clock: str, block: bytes) -> None:
-    async with scene(f'{clock} = "60ms"', more='[timeouts]\nidle = "30ms"') as (relay, up):
+    async with scene(f'{clock} = "800ms"', more=BYTES) as (relay, up):
         client = await relay.get()
         peer, _ = await up.request()
         await peer.send(EVENT_HEAD)
@@ -58,22 +60,22 @@ async def test_blocks_without_data_are_no_events(clock: str, block: bytes) -> No
 
 
 async def test_events_keep_it_alive() -> None:
-    async with scene('event_idle = "60ms"\nfirst_event = "60ms"') as (relay, up):
+    async with scene('event_idle = "800ms"\nfirst_event = "800ms"') as (relay, up):
         client = await relay.get()
         peer, _ = await up.request()
         await peer.send(EVENT_HEAD)
         async with repeating(peer, b"data: 1\n\n"):
-            await client.exactly(40 * len(chunked(b"data: 1\n\n")))
+            await client.exactly(200 * len(chunked(b"data: 1\n\n")))
         client.close()
         assert (await relay.line())["ending"] == "client_left"
 
 
 async def test_without_the_clock_comments_are_enough() -> None:
-    async with scene(more='[timeouts]\nidle = "30ms"') as (relay, up):
+    async with scene(more=BYTES) as (relay, up):
         client = await relay.get()
         peer, _ = await up.request()
         await peer.send(EVENT_HEAD)
         async with repeating(peer, b": keep-alive\n\n"):
-            await client.exactly(40 * len(chunked(b": keep-alive\n\n")))
+            await client.exactly(200 * len(chunked(b": keep-alive\n\n")))
         client.close()
         assert (await relay.line())["ending"] == "client_left"

@@ -23,6 +23,7 @@ from relay.config.values import (
     Url,
 )
 from relay.config.values.filled import shown_as, written_as
+from relay.config.values.redis_place import Place
 from relay.routing.table import Ambiguous, RouteTable
 from relay.sse.dialects import WITH_FAILURE
 
@@ -158,7 +159,7 @@ def _rows(config: Config, route: Route) -> list[tuple[str, ...]]:
     return [
         (methods, str(route.pattern), first, policies),
         *(("", "", f"  {other}", "") for other in others),
-        *_stream_rows(route),
+        *_stream_rows(config, route),
     ]
 
 
@@ -167,20 +168,31 @@ def _auth(route: Route) -> list[str]:
     return [f"if GET {auth.upstream.name} {auth.path} says so"] if auth else []
 
 
-def _stream_rows(route: Route) -> list[tuple[str, ...]]:
-    """How the route's streams are resumed: where, whose they are, what tells them apart."""
+def _stream_rows(config: Config, route: Route) -> list[tuple[str, ...]]:
+    """How the route's streams are resumed: where, whose they are, what tells them apart, where they are kept."""
     resume = route.resume
     if resume is None:
         return []
     whose = "public" if resume.principal is None else str(resume.principal)
     key = "each its own" if resume.key is None else f"key {resume.key}"
     policy = f"principal {whose}, {key}, unwatched {_number(resume.unwatched)}"
+    policy += f", kept in {_kept_in(config)}"
     if route.cors is None:
         policy += ", pages of this origin only (no cors)"
     if resume.at is None:
         return [("", "", "  resumed by Last-Event-ID", policy)]
     methods = "DELETE,GET,HEAD" if resume.stop else "GET,HEAD"
     return [(methods, str(resume.at), "  joined, resumed, stopped", policy)]
+
+
+def _kept_in(config: Config) -> str:
+    """The store, without what it asks for to let us in. It is not asked anything."""
+    store = config.streams.store
+    if store.startswith("redis"):
+        return str(Place.parse(store))
+    if store == "auto":
+        return "memory" if config.server.workers == 1 else "a directory of the workers"
+    return store
 
 
 def _number(value: float, show: Callable[..., str] = show_duration) -> str:

@@ -16,6 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio  # coredis stands on it, and lets its exceptions through
 import coredis
 import trio
 from coredis.connection import TCPLocation
@@ -35,7 +36,8 @@ ASK: Final = 2.0  # seconds that one question may take
 
 _QUIET: Final = 60.0  # seconds between two lines of the log
 
-# What coredis raises where Redis fails; a RuntimeError where its pool was closed since the question was asked.
+# What coredis raises where Redis fails: anyio's own where a connection ends in that moment, a RuntimeError where its pool
+# was closed since the question was asked.
 FAILURES: Final = (
     RedisError,
     OSError,
@@ -43,6 +45,9 @@ FAILURES: Final = (
     trio.TooSlowError,
     trio.BrokenResourceError,
     trio.ClosedResourceError,
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+    anyio.EndOfStream,
 )
 
 

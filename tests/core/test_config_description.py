@@ -159,3 +159,20 @@ def test_every_key_of_the_reference_has_a_meaning() -> None:
     for row in rows:
         assert len(row) == 5, row
         assert row[3].strip(), row
+
+
+@pytest.mark.parametrize(
+    ("head", "where"),
+    [
+        ("", "memory"),
+        ("[server]\nworkers = 2\n", "a directory of the workers"),
+        ('[streams]\nstore = "dir:/var/lib/x"\n', "dir:/var/lib/x"),
+        ('[streams]\nstore = "rediss://a:secret@redis.test:1/2"\n', "rediss://redis.test:1/2"),
+    ],
+)
+def test_it_says_where_streams_are_kept_and_not_what_lets_us_in(head: str, where: str) -> None:
+    route = '[[routes]]\npath = "/a/{id}"\nmethods = ["GET"]\nupstream = "u"\n'
+    route += '[routes.resume]\nprincipal = "public"\nkey = "{id}"\n'
+    text = describe(loads(f'{head}[upstreams.u]\nurl = "http://u"\n{route}'))
+    assert f", kept in {where}" in text
+    assert "secret" not in text

@@ -173,6 +173,6 @@ def test_every_key_of_the_reference_has_a_meaning() -> None:
 def test_it_says_where_streams_are_kept_and_not_what_lets_us_in(head: str, where: str) -> None:
     route = '[[routes]]\npath = "/a/{id}"\nmethods = ["GET"]\nupstream = "u"\n'
     route += '[routes.resume]\nprincipal = "public"\nkey = "{id}"\n'
-    text = describe(loads(f'{head}[upstreams.u]\nurl = "http://u"\n{route}'))
+    text = describe(loads(f'{head}[upstreams.u]\nurl = "http://u"\n{route}', {}))
     assert f", kept in {where}" in text
     assert "secret" not in text

@@ -22,13 +22,11 @@ from relay.wires.socket_wire import SocketWire
 from relay.wires.splice import TAKE
 from relay.wires.wire import READ_SIZE, Gone
 
-_AT_ONCE: Final = (
-    4  # chunks of one turn; of 64 KiB, in which many servers write, they are what other bodies take
-)
+_AT_ONCE: Final = 4  # chunks of a turn; of 64 KiB, as many servers write them, they are TAKE bytes
 
 
 class ChunkPump(EpollPump):
-    """See above. Both ends are plain sockets."""
+    """Moves one body between two sockets without TLS."""
 
     __slots__ = ("_flow", "_target")
 
@@ -47,7 +45,7 @@ class ChunkPump(EpollPump):
 
     def ready(self, mask: int) -> None:
         if self._flow.followed:
-            self._upstream.ready(mask)  # ─► `_read`
+            self._upstream.ready(mask)  # which calls `_read`
         else:
             super().ready(mask)
 
@@ -59,24 +57,30 @@ class ChunkPump(EpollPump):
             self._follow()
 
     def _follow(self) -> None:
-        flow = self._flow
         for _ in range(_AT_ONCE):
-            line = b""
-            if not flow.large:
-                data = self._received(flow.between())
-                if not data:
-                    if data is not None:
-                        self._took(data)
-                    return
-                line = flow.open()
-                at = flow.follow(data)
-                line += data[:at]
-                if not flow.large:
-                    self._usual(line, data[at:])
-                    return
-            if not self._move_behind(flow.open() or line):
+            line = self._line()
+            if line is None or not self._move_behind(line):
                 return
         self._ask_turn()
+
+    def _line(self) -> bytes | None:
+        """What the client gets before the next piece that is spliced; b"": it is in the middle of a chunk. None: no such piece
+        is next, and what came went another way."""
+        flow = self._flow
+        if flow.large:
+            return flow.open()
+        data = self._received(flow.between())
+        if not data:
+            if data is not None:
+                self._took(data)  # the upstream's end
+            return None
+        line = flow.open()
+        at = flow.follow(data)
+        line += data[:at]
+        if flow.large:
+            return line
+        self._usual(line, data[at:])
+        return None
 
     def _usual(self, line: bytes, data: bytes) -> None:
         """No large chunk is next: `line` goes out as it came, and the rest the usual way."""

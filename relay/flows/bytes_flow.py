@@ -26,12 +26,10 @@ from relay.http.fault import Fault
 from relay.http.framing import CHUNKED
 from relay.http.names import LATE, Barred
 
-LARGE: Final = (
-    32 * 1024
-)  # bytes of a chunk from which four calls for each are less than copying it twice
-_LINE: Final = (
-    16  # bytes between two chunks that are read at once: a CRLF, a size of up to 12 digits, a CRLF
-)
+# Bytes of a chunk. From here on the four system calls that a chunk costs are cheaper than copying it twice.
+LARGE: Final = 32 * 1024
+# Bytes read between two chunks, for what stands there: a CRLF, a size of up to 12 digits, a CRLF.
+_LINE: Final = 16
 
 
 class BytesFlow:

@@ -124,10 +124,9 @@ async def attempt(
 async def _dial(context: Context, origin: Origin, begun: Begun | None) -> SocketWire:
     context.phase = Phase.DIAL
     seconds = context.route.timeouts.connect
-    under_way = None if begun is None else begun.dial
-    left = seconds
-    if begun is not None and under_way is not None:
-        left = max(0.0, begun.dial_by - trio.current_time())
+    under_way, left = None, seconds
+    if begun is not None and begun.dial is not None:
+        under_way, left = begun.dial, max(0.0, begun.dial_by - trio.current_time())
     with context.alarms.within(left):
         try:
             return await dial(
@@ -177,27 +176,11 @@ async def _converse(
     kept = False
     try:
         await trio.lowlevel.checkpoint_if_cancelled()  # nothing is sent for a client that has left
-        write = context.route.timeouts.write
-        early = b""
-        if begun is not None:
-            early = begun.came  # the request is out
-        elif not lease.reused:
-            early = lease.unasked()
-        if begun is not None:
-            pass
-        elif body is None:
-            send_whole(lease, request, write)
-            wire.read_by = trio.current_time() + within
+        if begun is None:
+            came = _write(context, lease, request, body, within)
         else:
-            wire.write_within = write
-            wire.post(request + body.opening())
-            body.sent()
-            if body.done:
-                lease.request_sent()
-                wire.read_by = trio.current_time() + within
-            else:
-                context.upload(lease, within)
-        head, rest = await _response_head(context, lease, out, early)
+            came = begun.came  # the request is out
+        head, rest = await _response_head(context, lease, out, came)
         wire.read_by = inf
         context.phase = Phase.RESPONSE
         if head.status == 101:
@@ -222,6 +205,27 @@ async def _converse(
         if not kept:
             lease.release()
             await context.stop_upload()  # noqa: ASYNC102 # cancelled, it returns at once, and so does the upload
+
+
+def _write(
+    context: Context, lease: Lease, request: bytes, body: RequestBody | None, within: float
+) -> bytes:
+    """Write the request, as far as it is there; a child of the exchange has the rest of its body. Returns: what a new
+    connection had brought before it was asked."""
+    wire, write = lease.wire, context.route.timeouts.write
+    early = b"" if lease.reused else lease.unasked()
+    if body is None:
+        send_whole(lease, request, write)
+    else:
+        wire.write_within = write
+        wire.post(request + body.opening())
+        body.sent()
+        if not body.done:
+            context.upload(lease, within)
+            return early
+        lease.request_sent()
+    wire.read_by = trio.current_time() + within
+    return early
 
 
 class _Ended(Exception):

@@ -227,7 +227,9 @@ def _policies(config: Config, route: Route) -> list[str]:
 
 
 def _limit(quota: Quota) -> str:
-    from relay.config.keys.quotas import show  # with all keys of a file, which `warnings` need not
+    from relay.config.keys.quotas import (
+        show,
+    )  # loads the keys of all tables, which `warnings` does without
 
     return show(quota)
 

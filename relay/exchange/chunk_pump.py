@@ -64,8 +64,8 @@ class ChunkPump(EpollPump):
         self._ask_turn()
 
     def _line(self) -> bytes | None:
-        """What the client gets before the next piece that is spliced; b"": it is in the middle of a chunk. None: no such piece
-        is next, and what came went another way."""
+        """What the client gets before the next piece that is spliced; b"": it is in the middle of a chunk. None: no such
+        piece is next, and what came went another way."""
         flow = self._flow
         if flow.large:
             return flow.open()

@@ -192,7 +192,7 @@ class ClientSide(Requester):
         unread = body is not None and not body.done
         if framing == UNTIL_CLOSE or unread or worker.draining:
             connection.end_after()
-        self.opened(reply.status)
+        self.mark_head_out(reply.status)
         return head_bytes(
             reply,
             framing,
@@ -204,8 +204,8 @@ class ClientSide(Requester):
             granted=self.granted,
         )
 
-    def opened(self, status: int) -> None:
-        """A head is as good as out: one of `open`, or one that was prepared for it (exchange.prepared)."""
+    def mark_head_out(self, status: int) -> None:
+        """A response head is written, and goes out next: by `open`, or as it was prepared (exchange.prepared)."""
         self.head_out = True
         self.record.status = status
 

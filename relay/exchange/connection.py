@@ -223,8 +223,8 @@ class Connection:
             parked = False
             try:
                 if exchange.delivery is not None:  # a step has begun to answer
-                    await exchange.go_on()
-                elif exchange.ending is None:  # else a step has come to it
+                    await exchange.deliver_rest()
+                elif exchange.ending is None:  # else a step has ended it
                     await exchange.run(begun)
                 parked = exchange.delivery is not None
             except (Gone, Expired) as error:
@@ -266,12 +266,12 @@ class Connection:
         self.busy = True
         return self.begin(head), None
 
-    def wait_in_steps(self, *, untold: bool = False) -> None:
-        """Serve what comes in steps of the engine, where that can be; `run` has the rest. `untold`: see Steps.begin."""
+    def wait_in_steps(self, *, just_accepted: bool = False) -> None:
+        """Serve what comes in steps of the engine, where that can be; `run` has the rest. `just_accepted`: see Steps."""
         wire = self.wire
         if not self.pending and on_engine(wire) and self.worker.steps:
             self.steps = Steps(self, wire)
-            self.steps.begin(untold=untold)
+            self.steps.begin(just_accepted=just_accepted)
 
     async def _head(self, due: float) -> RequestHead | None:
         """The next request head; None when the client has ended the connection, or its head was refused. `due`: by which it

@@ -41,7 +41,7 @@ class Delivery:
     """One reply, in three steps: `begin` sends what can be sent now, `pump` is what is then still to be run (None: nothing),
     `finish` leaves the exchange's Ending and every wire given back or closed. Three, because a long stream spends its life
     in the second, and nothing but the pump should be on the stack then.
-    A step of the engine, which cannot wait, calls `begin_now` before; `begin` waits for what is left of it then.
+    A step of the engine cannot wait: it calls `begin_now` first, and `begin` then sends what the client did not take.
     """
 
     __slots__ = ("_body", "_exchange", "_failure", "_reply", "_transfer", "_viewer", "pump")
@@ -61,7 +61,7 @@ class Delivery:
         try:
             await exchange.settled()
             if self._transfer is not None:
-                await self._begun(self._transfer)
+                await self._flush_begun(self._transfer)
             elif exchange.head_out and isinstance(reply, Shown):
                 await self._show(reply)
             elif exchange.head_out:
@@ -90,17 +90,17 @@ class Delivery:
             exchange.end(STALLED if isinstance(error, Expired) else LEFT)
 
     def begin_now(self, head: bytes) -> None:
-        """`begin`, of an upstream's body that is still to come, behind a head that is written already: it is posted, whether
-        the client takes it or not. Its wire is a socket on the engine."""
+        """What `begin` does for an upstream's body that is still to come, without waiting: the client's socket, which is on
+        the engine, gets what it takes. `head`: the response head, written already."""
         exchange, body, reply = self._exchange, self._body, self._reply
         assert body is not None and on_engine(exchange.wire)
         framing = framing_to(exchange.head, reply, body.framing)
         transfer = self._new_transfer(body.framing, framing)
-        exchange.opened(reply.status)
+        exchange.mark_head_out(reply.status)
         exchange.wire.write_within = exchange.route.timeouts.write
-        exchange.wire.post(self._opening(transfer, head, body.first))
+        exchange.wire.post(self._first_bytes(transfer, head, body.first))
         if not exchange.wire.torn:
-            self._opened(transfer, body.wire)
+            self._start_pump(transfer, body.wire)
 
     def finish(self) -> None:
         """The books, and the upstream connection. Idempotent."""
@@ -319,21 +319,21 @@ class Delivery:
 
     async def _open(self, transfer: Transfer, head: bytes, upstream: Source, first: bytes) -> None:
         """Send the head with what there is of the body; the pump for the rest of it."""
-        out = self._opening(transfer, head, first)
+        out = self._first_bytes(transfer, head, first)
         if out:
             await self._send(out)
-        self._opened(transfer, upstream)
+        self._start_pump(transfer, upstream)
 
-    async def _begun(self, transfer: Transfer) -> None:
-        """Behind `begin_now`: what the client did not take of it."""
+    async def _flush_begun(self, transfer: Transfer) -> None:
+        """Send what the client did not take of `begin_now`."""
         wire, body = self._exchange.wire, self._body
         if on_engine(wire) and wire.torn:
             await wire.flushed()
             assert body is not None
-            self._opened(transfer, body.wire)
+            self._start_pump(transfer, body.wire)
 
-    def _opening(self, transfer: Transfer, head: bytes, first: bytes) -> bytes:
-        """The head with what there is of the body."""
+    def _first_bytes(self, transfer: Transfer, head: bytes, first: bytes) -> bytes:
+        """Begin the transfer. Returns: the head, with what there is of the body."""
         exchange = self._exchange
         record = exchange.record
         exchange.phase = Phase.BODY
@@ -346,8 +346,8 @@ class Delivery:
         self._transfer = transfer
         return head + out
 
-    def _opened(self, transfer: Transfer, upstream: Source) -> None:
-        """That is sent: the pump for the rest of the body."""
+    def _start_pump(self, transfer: Transfer, upstream: Source) -> None:
+        """The first bytes are sent: make the pump for the rest of the body."""
         exchange = self._exchange
         record, worker = exchange.record, exchange.worker
         if record.streaming and worker.log is not None:

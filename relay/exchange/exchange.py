@@ -86,14 +86,14 @@ class Exchange(ClientSide):
             if begun is not None:
                 begun.give_up()
 
-    def answer_now(self, reply: Reply, head: bytes) -> None:
-        """Begin to deliver an upstream's body that is still to come, in a step of the engine; `go_on` is for the task.
-        `head`: of `reply`, as `open` would write it."""
+    def begin_answer(self, reply: Reply, head: bytes) -> None:
+        """Begin to deliver an upstream's body that is still to come, in a step of the engine; `deliver_rest` is for
+        the task. `head`: of `reply`, as `open` would write it."""
         self.answering = True
         self.delivery = Delivery(self, reply)
         self.delivery.begin_now(head)
 
-    async def go_on(self) -> None:
+    async def deliver_rest(self) -> None:
         """What `run` is for an exchange that a step has begun to answer. Afterwards `delivery` is set where a body is still
         to be pumped."""
         delivery, self.delivery = self.delivery, None

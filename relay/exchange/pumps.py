@@ -34,8 +34,8 @@ def pump_for(
 
 
 def cut_of(body: Transfer | Viewer, client: ClientWire, unframed: bool) -> Cut:
-    """End so that the client can tell: fewer bytes than promised, no last chunk, or else a reset. A client that was told
-    already needs none; one that has left, or stopped reading, is waited for no longer.
+    """How a client comes to see that its body is not whole: fewer bytes than promised, no last chunk, or else a reset. One
+    that was told already needs none. One that has left, or stopped reading, is waited for no longer: it is reset here.
     """
     if body.ending is not None and body.ending.cause in (Cause.LEFT, Cause.STALLED):
         reset(client)

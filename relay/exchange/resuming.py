@@ -1,4 +1,7 @@
-"""How requests on a resumable route are answered: loaded when such a route is configured, as its source is."""
+"""What answers requests on a resumable route: loaded by its name when such a route is configured, as its source is.
+
+`resumption` works on exchanges, and stands above the worker that asks for it here; an import would be a circle.
+"""
 
 from __future__ import annotations
 

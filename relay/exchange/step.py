@@ -6,6 +6,7 @@
     asked ──_stream──► the task, with the exchange whose head and first bytes are out: it parks in the pump
     asked, dialling ──_hand_over──► the task, with the exchange and what was done of it (sources.attempt.Begun)
     asked, dialling ──_client_left──► the task, with the exchange that has ended; its upstream connection is closed already
+    asked ──_finish_later──► the task, with the exchange whose answer the client has not taken yet
 
 A request is served here if it has no body, its route only forwards, and its answer's head is one read. Everything else is
 the task's, from wherever the step has got to: a head in pieces, pipelined requests, 1xx, an error, an upstream that has a
@@ -37,7 +38,7 @@ from relay.observing.ending import Cause, Ending, Phase, Side
 from relay.observing.ids import new_id
 from relay.sources.attempt import Begun, send_whole
 from relay.sources.reply import UpstreamBody
-from relay.upstreams.dial import begin, finish
+from relay.upstreams.dial import begin_dial, finish_dial
 from relay.upstreams.lease import Lease
 from relay.upstreams.origin import Origin
 from relay.wires.alarms import Entry
@@ -80,19 +81,19 @@ class Steps(UnderWay):
         self.head_by = inf
         self.entry: Entry | None = None
 
-    def begin(self, *, untold: bool) -> None:
+    def begin(self, *, just_accepted: bool) -> None:
         """Wait for requests from now on; the first may be there already. The task is to call `run`.
 
         Args:
-            untold: the engine has told nothing of the client's socket yet.
+            just_accepted: the engine has not reported on the client's socket yet, so it is read to find out.
         """
         client = self._client
         client.read_by = inf
         client.owner = self.crash
         try:
             self._rest()
-            if untold or client.readable:
-                self._request(untold=untold)
+            if just_accepted or client.readable:
+                self._request(just_accepted=just_accepted)
         except Exception as error:
             self.crash(error)
 
@@ -144,7 +145,7 @@ class Steps(UnderWay):
         self._due = due = now + within
         self._worker.alarms.arm(self, due)
 
-    def _request(self, *, untold: bool = False) -> None:
+    def _request(self, *, just_accepted: bool = False) -> None:
         """The client has sent something."""
         if self.closed or self._asked is not None:
             return
@@ -157,7 +158,7 @@ class Steps(UnderWay):
             return
         if not data:
             client.readable = True  # the task reads the end again
-        elif untold:
+        elif just_accepted:
             look_for_end(client)
         limits = worker.config.limits
         try:
@@ -200,7 +201,7 @@ class Steps(UnderWay):
 
     def _dial(self, origin: Origin, now: float) -> None:
         worker = self._worker
-        begun = begin(origin.url, worker.engine, worker.alarms)
+        begun = begin_dial(origin.url, worker.engine, worker.alarms)
         if begun is None:
             self._hand_over(b"")
         elif isinstance(begun, Connecting):
@@ -217,7 +218,7 @@ class Steps(UnderWay):
         dialling, origin = self._dialling, self._origin
         if self.closed or dialling is None or origin is None:
             return
-        wire = finish(dialling, self._worker.engine, self._worker.alarms)
+        wire = finish_dial(dialling, self._worker.engine, self._worker.alarms)
         if wire is None:
             self._hand_over(b"")
             return
@@ -314,7 +315,7 @@ class Steps(UnderWay):
         wire.on_readable = None
         try:
             body = UpstreamBody(lease, head.framing, first)
-            exchange.answer_now(answer.reply.with_body(body), out)
+            exchange.begin_answer(answer.reply.with_body(body), out)
         except BaseException:
             exchange.ending = Ending(Side.RELAY, exchange.phase, Cause.FAULT)
             self._host.over(exchange)

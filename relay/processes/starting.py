@@ -30,14 +30,14 @@ class Starter:
     def __init__(
         self,
         slots: Sequence[Slot],
-        sharing: WorkerSockets,
+        sockets: WorkerSockets,
         admin: Sequence[Listener],
         standard: StandardStreams,
         put_down: Callable[[], None],
     ) -> None:
         """`put_down` closes, in a child, what only the supervisor needs."""
         self._slots = slots
-        self._sharing = sharing
+        self._sockets = sockets
         self._admin = admin
         self._standard = standard
         self._put_down = put_down
@@ -51,10 +51,10 @@ class Starter:
         seat = Seat(
             slot.number,
             config,
-            [*slot.listeners, *self._sharing.shared],
+            [*slot.listeners, *self._sockets.shared],
             slot.worker_end,
             self._lifeline,
-            generation=self._sharing.generation,
+            generation=self._sockets.generation,
             beat=beat,
         )
 
@@ -82,7 +82,7 @@ class Starter:
             for slot in self._slots:
                 slot.worker_end.close()
                 slot.close()
-            for listener in self._sharing.shared:
+            for listener in self._sockets.shared:
                 listener.close()
 
         def run(report: int) -> int:

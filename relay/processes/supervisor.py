@@ -64,11 +64,11 @@ class Supervisor:
         self._config = setup.config
         self._names = [each.name for each in setup.listeners]
         self._slots = [Slot(number) for number in range(setup.config.server.workers)]
-        self._sharing = WorkerSockets(setup.listeners, self._slots)
+        self._sockets = WorkerSockets(setup.listeners, self._slots)
         self._starter = Starter(
-            self._slots, self._sharing, setup.admin, setup.standard, self._put_down
+            self._slots, self._sockets, setup.admin, setup.standard, self._put_down
         )
-        self._covering = OrphanedQueues(self._slots, self._tell)
+        self._orphans = OrphanedQueues(self._slots, self._tell)
         self._admin_restarts = Restarts()
         self._passed = setup.passed
         self._notifier = setup.notifier
@@ -178,7 +178,7 @@ class Supervisor:
 
     def _cover(self) -> None:
         if self._announced and not self._draining:
-            self._covering.look()
+            self._orphans.look()
 
     def _announce(self) -> None:
         if self._announced or not all(slot.child and slot.child.ready for slot in self._slots):
@@ -305,7 +305,7 @@ class Supervisor:
         self._notifier.stopping()
         self._kill_at = time.monotonic() + self._config.timeouts.drain + EXIT_GRACE
         self._passed.close()
-        self._sharing.close()
+        self._sockets.close()
         self._admin_restarts.due = inf
         for slot in self._slots:
             slot.restarts.due = inf
@@ -348,7 +348,7 @@ class Supervisor:
         plan = partial(
             reload.plan,
             self._config,
-            self._sharing.bound,
+            self._sockets.bound,
             self._passed,
             os.environ,
             len(self._slots),
@@ -382,10 +382,10 @@ class Supervisor:
     def _take(self, change: Change) -> None:
         reload.close_log(change.log_fd)  # it was a trial: each worker opens its own
         self._config = keep_store(self._config, change.config)
-        self._sharing.take(change)
+        self._sockets.take(change)
         for slot in self._slots:
             if slot.child is not None:
-                self._tell(slot, *self._sharing.news(slot, change))
+                self._tell(slot, *self._sockets.news(slot, change))
         os.close(change.text)
-        self._covering.renew()
+        self._orphans.renew()
         tell_reloaded(change)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from random import uniform
 from socket import socket
 from typing import TYPE_CHECKING
@@ -58,12 +59,13 @@ _VIEWERS_SPREAD = 0.2
 class Door:
     """A listener as it is served. `scope` ends its accepting task."""
 
-    __slots__ = ("acceptor", "listener", "scope")
+    __slots__ = ("acceptor", "in_reserve", "listener", "scope")
 
     def __init__(self, listener: Listener, worker: Worker) -> None:
         self.listener = listener
         watch_client(listener.sock, worker.config.timeouts.write)
         self.acceptor = Acceptor(listener.sock, worker.engine)
+        self.in_reserve = False  # the connection accepted last took one of the last descriptors
         self.scope = trio.CancelScope()
 
 
@@ -79,7 +81,6 @@ class Server:
         self._slots = ConnectionSlots(self._places(worker.config))
         self.connections: set[Connection] = set()
         self._stopping = trio.Event()
-        self._last = False  # the connection accepted last has one of the last descriptors
         self._say_lack_at = 0.0  # when the log may be told again of a lack
         self._nursery: trio.Nursery | None = None
         self._doors = [
@@ -197,7 +198,7 @@ class Server:
                     self._say_lack()
                 await self._slots.acquire()
                 try:
-                    await door.acceptor.accept(self._admit)
+                    await door.acceptor.accept(partial(self._admit, door))
                 except OSError as error:
                     self._slots.release()
                     if not is_lack(error):
@@ -207,15 +208,14 @@ class Server:
                     self._slots.release()
                     raise
                 else:
-                    if self._last:
-                        self._last = False
+                    if door.in_reserve:
                         await self._wait_for_descriptors()
 
-    def _admit(self, sock: socket, peer: str | None) -> bool:
-        """Serve an accepted connection, for which a slot was taken. Returns: whether one is for the next."""
-        self._last = in_reserve(sock.fileno())
+    def _admit(self, door: Door, sock: socket, peer: str | None) -> bool:
+        """Serve a connection accepted at `door`, for which a slot was taken. Returns: whether one was taken for the next."""
+        door.in_reserve = in_reserve(sock.fileno())
         self._begin(sock, peer)
-        if self._last or self._slots.full:
+        if door.in_reserve or self._slots.full:
             return False
         self._slots.take()
         return True
@@ -240,7 +240,7 @@ class Server:
         wire.unread_within = self.worker.config.timeouts.write  # inherited from the listener
         connection = Connection(self.worker, wire, peer)
         if not connection.has_preamble():
-            connection.wait_in_steps(untold=True)  # most clients have asked already
+            connection.wait_in_steps(just_accepted=True)  # most clients have asked already
         self._start(connection)
 
     def _start(self, connection: Connection) -> None:

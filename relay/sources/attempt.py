@@ -176,10 +176,8 @@ async def _converse(
     kept = False
     try:
         await trio.lowlevel.checkpoint_if_cancelled()  # nothing is sent for a client that has left
-        if begun is None:
-            came = _write(context, lease, request, body, within)
-        else:
-            came = begun.came  # the request is out
+        # Where an attempt was begun, the request is out.
+        came = begun.came if begun else _write(context, lease, request, body, within)
         head, rest = await _response_head(context, lease, out, came)
         wire.read_by = inf
         context.phase = Phase.RESPONSE

@@ -72,7 +72,7 @@ async def dial(
     """Connect to `url`, with TLS where its scheme says so; the wire is ready for a request head.
 
     Args:
-        begun: by `begin`, for the same url. Owned by this from now on.
+        begun: by `begin_dial`, for the same url. Owned by this from now on.
 
     Raises: DialError.
     Resource handling: the caller owns the wire. Cancellation: leaves nothing open.
@@ -92,10 +92,11 @@ async def dial(
     return wire
 
 
-def begin(url: Url, engine: Engine, alarms: Alarms) -> SocketWire | Connecting | None:
+def begin_dial(url: Url, engine: Engine, alarms: Alarms) -> SocketWire | Connecting | None:
     """Begin to connect where one step can: to one address, without TLS. None: `dial` it.
 
-    A connection within this machine is there at once, though the kernel calls it under way; asking again tells.
+    Within this machine a connection is there when `connect` returns, although that says EINPROGRESS; a second `connect`
+    tells, without a wait for the engine's word.
     """
     if url.scheme == "https":
         return None
@@ -117,7 +118,7 @@ def begin(url: Url, engine: Engine, alarms: Alarms) -> SocketWire | Connecting |
     return SocketWire(sock, engine, alarms, Side.UPSTREAM)
 
 
-def finish(connecting: Connecting, engine: Engine, alarms: Alarms) -> SocketWire | None:
+def finish_dial(connecting: Connecting, engine: Engine, alarms: Alarms) -> SocketWire | None:
     """The wire of what was begun and has come to its end; None where that is no connection, and `dial` says why."""
     if _error_of(connecting):
         return None
@@ -284,7 +285,7 @@ async def _attempt(
     address: Address, engine: Engine, begun: Connecting | None = None
 ) -> socket.socket:
     """Connect to one address. Raises: OSError. Cancellation: leaves nothing open."""
-    connecting = begun or await _begun(address, engine)
+    connecting = begun or await _begin(address, engine)
     try:
         await connecting.wait()
     except BaseException:
@@ -296,8 +297,8 @@ async def _attempt(
     return connecting.sock
 
 
-async def _begun(address: Address, engine: Engine) -> Connecting:
-    """A connect under way. Raises: OSError. Cancellation: leaves nothing open."""
+async def _begin(address: Address, engine: Engine) -> Connecting:
+    """Begin to connect, where it may have to be waited for. Raises: OSError. Cancellation: leaves nothing open."""
     family, where = address
     try:
         sock = _open(family)

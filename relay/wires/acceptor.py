@@ -100,7 +100,7 @@ class Acceptor:
         self._ask_turn()
 
     def accept_nowait(self) -> tuple[socket.socket, str | None] | None:
-        """The same, or None if nobody waits. Raises: OSError."""
+        """A connection and its peer's address (None on a unix socket); None where nobody waits. Raises: OSError."""
         while True:
             try:
                 sock, address = self.sock.accept()

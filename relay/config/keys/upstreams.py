@@ -163,7 +163,7 @@ class Upstreams:
             return True
         file = self._base / value_of(values["tls_ca"])
         values["tls_ca"] = made_of(values["tls_ca"], str(file))
-        import ssl  # only who names a file waits for it
+        import ssl  # loaded only where a file is named: it takes a part of the start
 
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)

@@ -108,7 +108,7 @@ class Parts(dict[str, Any]):
 
 
 AnyKind = Kind | ListOf | MapOf | Table
-_HOMES: Final = 2  # tables that a misplaced key may be of and be told so: more tell nothing
+_HOMES: Final = 2  # tables that a message names as the place of a misplaced key; more of them would tell nothing
 INVALID: Final = object()  # what a reader returns for a value that had a mistake
 
 

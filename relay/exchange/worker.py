@@ -23,7 +23,7 @@ from relay.exchange.resuming import resumed_of
 from relay.feeds.feeds import Feeds
 from relay.feeds.run import Run
 from relay.http.names import folded
-from relay.observing.counters import Counters, RouteCounters
+from relay.observing.counters import Counters, Histogram, RouteCounters
 from relay.observing.lines import FORMS
 from relay.observing.log import LineLog
 from relay.observing.record import Record
@@ -235,6 +235,13 @@ class Worker:
             return {}
         store = self.feeds.elsewhere.store
         return {f"{store.name}:{what}": number for what, number in store.errors.items()}
+
+    @property
+    def store_seconds(self) -> dict[str, Histogram]:
+        if self.feeds.elsewhere is None:
+            return {}
+        store = self.feeds.elsewhere.store
+        return {store.name: store.seconds}
 
     def runs(self) -> Iterable[tuple[Run, Record]]:
         """The runs under way, each with what is known of its request."""

@@ -125,6 +125,10 @@ class Observed(Protocol):
     def store_errors(self) -> Mapping[str, int]:
         """What the store failed at, by `store:what`."""
 
+    @property
+    def store_seconds(self) -> Mapping[str, Histogram]:
+        """From an append until every process can read it, by the store's name."""
+
     def url_states(self) -> Iterable[_UrlState]: ...
     def runs(self) -> Iterable[tuple[_Run, Record]]:
         """Those under way, each with what is known of its request."""
@@ -158,6 +162,7 @@ def snapshot(worker: Observed) -> Snapshot:
         "held": held,
         "log_bytes": worker.log_bytes,
         "store_errors": dict(worker.store_errors),
+        "store_seconds": {name: _histogram(of) for name, of in worker.store_seconds.items()},
         "connections": counters.connections,
         "connections_total": counters.connections_total,
         "cancel_delay": _histogram(counters.cancel_delay),
@@ -306,9 +311,14 @@ def _sum_counted(parts: Sequence[Snapshot]) -> Snapshot:
     for part in parts:
         for what, number in part["store_errors"].items():
             errors[what] = errors.get(what, 0) + number
+    seconds: dict[str, list[float]] = {}
+    for part in parts:
+        for name, histogram in part["store_seconds"].items():
+            seconds[name] = _added([seconds[name], histogram]) if name in seconds else histogram
     return {
         "routes": routes,
         "store_errors": errors,
+        "store_seconds": seconds,
         "connections_total": sum(part["connections_total"] for part in parts),
         "cancel_delay": _added([part["cancel_delay"] for part in parts]),
         "log_dropped": sum(part["log_dropped"] for part in parts),

@@ -19,7 +19,13 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from relay import __version__
-from relay.observing.counters import CANCEL_BOUNDS, DURATION_BOUNDS, GAP_BOUNDS, TTFB_BOUNDS
+from relay.observing.counters import (
+    CANCEL_BOUNDS,
+    DURATION_BOUNDS,
+    GAP_BOUNDS,
+    STORE_BOUNDS,
+    TTFB_BOUNDS,
+)
 from relay.observing.exposition import Snapshot
 
 
@@ -129,6 +135,14 @@ class _Figures(Collector):
         for name, number in sorted(totals["store_errors"].items()):
             errors.add_metric(tuple(name.split(":", 1)), number)
         yield errors
+        seconds = HistogramMetricFamily(
+            "relay_store_seconds",
+            "From an append to a run until every process can read it.",
+            labels=("store",),
+        )
+        for name, observed in sorted(totals["store_seconds"].items()):
+            _observed(seconds, (name,), STORE_BOUNDS, observed)
+        yield seconds
         yield GaugeMetricFamily(
             "relay_connections", "Client connections open now.", totals["connections"]
         )

@@ -40,7 +40,9 @@ class Journal:
         wake: Callable[[Journal], None],
         failed: Callable[[str, OSError, Journal], None],
         closed: Callable[[Journal], None],
+        took: Callable[[float], None],
     ) -> None:
+        """took: told how many seconds an append took."""
         self.card = card
         self.owner: Owner | None = None
         self.watchers: set[str] = set()
@@ -50,6 +52,7 @@ class Journal:
         self._wake = wake
         self._failed = failed
         self._closed = closed
+        self._took = took
         self._entered = False
         self._fields: Fields | None = None
         self._has_head = False
@@ -88,11 +91,13 @@ class Journal:
     def grown(self) -> None:
         if self.failing or self._sealed is not None:
             return
+        began = time.perf_counter()
         try:
             self._put_events()
         except OSError as error:
             self._fail("append", error)
             return
+        self._took(time.perf_counter() - began)
         if self.watchers:
             self._wake(self)
 

@@ -24,6 +24,7 @@ from typing import Final
 import trio
 
 from relay.flows.event_log import End
+from relay.observing.counters import STORE_BOUNDS, Histogram
 from relay.observing.ending import Ending
 from relay.stores.dir_files import Files
 from relay.stores.dir_janitor import sweep
@@ -54,6 +55,7 @@ class DirStore:
         self.files = Files(root)
         self.pepper = self.files.pepper
         self.errors: dict[str, int] = {}
+        self.seconds = Histogram(STORE_BOUNDS)
         self.swept = trio.Event()  # the janitor has been through it
         self._space = space
         self._journals: dict[bytes, Journal] = {}
@@ -97,7 +99,13 @@ class DirStore:
     async def begin(self, card: Card) -> Journal | Known:
         await trio.lowlevel.checkpoint()
         journal = Journal(
-            self.files, card, self._process.name, self._wake, self._failed, self._closed
+            self.files,
+            card,
+            self._process.name,
+            self._wake,
+            self._failed,
+            self._closed,
+            self.seconds.observe,
         )
         repeated = journal.enter(self._process.alive)
         if repeated is not None:

@@ -69,8 +69,9 @@ class Journal:
         failed: Callable[[str, str], None],
         ended: Callable[[Journal], None],
         closed: Callable[[Journal], None],
+        took: Callable[[float], None],
     ) -> None:
-        """ended: told that its end is there; closed: that nothing more comes of it."""
+        """ended: told that its end is there; closed: that nothing more comes of it; took: how long an append took."""
         self.card = card
         self.owner: Owner | None = None
         self.missing = False
@@ -84,11 +85,13 @@ class Journal:
         self._failed = failed
         self._put_end = ended
         self._closed = closed
+        self._took = took
         self.behind = b""
         self.certain = False
         self._there = b"0-1"  # the id of the last entry that was taken
         self._said = 0  # the number of the last event that was said
         self._on_its_way = 0  # entries that were said and not answered
+        self._began = 0.0  # when the first of them was said
         self._end_waits = False  # for the last of them
         self._over = False  # its end is there
         self.gone = False  # forgotten
@@ -172,6 +175,8 @@ class Journal:
         after = max(self._said, log.first - 1)
         if after >= log.last:
             return
+        if not self._on_its_way:
+            self._began = time.perf_counter()
         if after > self._said:
             part = -1
         start = self._trimming + bulk(b"%d" % log.first) if log.first > 1 else self._plain
@@ -240,6 +245,9 @@ class Journal:
         if isinstance(reply, bytes):
             if not self.missing:
                 self._there = reply
+                if self._began:
+                    self._took(time.perf_counter() - self._began)
+                    self._began = 0.0
                 if self._end_waits and not self._on_its_way:
                     self._say_end()
             return

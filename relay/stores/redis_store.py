@@ -24,6 +24,7 @@ import trio
 
 from relay.config.values.redis_place import Place
 from relay.flows.event_log import End
+from relay.observing.counters import STORE_BOUNDS, Histogram
 from relay.observing.ending import Ending
 from relay.stores.redis_client import ASK, Client, why
 from relay.stores.redis_journal import LINGER, Journal, fields_or_nothing
@@ -79,6 +80,7 @@ class RedisStore:
         self._process = secrets.token_hex(8)
         self._client = client = Client(place, prefix)
         self.errors = client.errors
+        self.seconds = Histogram(STORE_BOUNDS)
         self._readers = Readers(client, self._process, self._woken, self.seal)
         self._journals: dict[bytes, Journal] = {}
         self._ended: dict[Journal, float] = {}  # their ends are there, and since when
@@ -172,6 +174,7 @@ class RedisStore:
             self._client.failed,
             self._over,
             self._closed,
+            self.seconds.observe,
         )
         run, member = card.identity.hex(), journal.member
         keyed = "1" if card.keyed else "0"

@@ -40,6 +40,7 @@ from typing import NamedTuple, Protocol
 
 from relay.flows.event_log import End, EventLog
 from relay.http.bodies import Fields
+from relay.observing.counters import Histogram
 from relay.observing.ending import Ending
 
 
@@ -249,11 +250,13 @@ class Store(Protocol):
         name: "dir" or "redis": the label `store` in metrics.
         pepper: for names, shared by all processes of the store.
         errors: what failed, by what was tried.
+        seconds: from an append until every process can read it; of what is written in one go, of its first event.
     """
 
     name: str
     pepper: bytes
     errors: dict[str, int]
+    seconds: Histogram
 
     async def run(self) -> None:
         """Its tasks, for ever. Cancellation: everything it has open is closed, its process counts as dead from then on."""

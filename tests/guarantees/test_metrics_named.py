@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.observing.ending import Cause
 from tests.guarantees.admin_setup import admin
-from tests.harness import route_to, running
+from tests.guarantees.resume_setup import event, ground, keeping
+from tests.harness import route_to, running, settle
 from tests.io.upstreams_setup import refusing_port
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -55,6 +57,23 @@ async def exposed() -> dict[str, set[str]]:
         for one in family.samples:
             labels |= set(one.labels) - {"le"}
     return found
+
+
+@pytest.mark.parametrize("store", ["dir", "redis"])
+async def test_how_long_an_append_takes_is_counted(store: str) -> None:
+    """1. A run is begun at the first relay. 2. Its upstream sends events. 3. Its owner counts how long it took."""
+    with keeping(store):
+        async with ground() as g, admin(g.relay) as desk:
+            elsewhere = g.relay.worker.feeds.elsewhere
+            assert elsewhere is not None
+            seconds = elsewhere.store.seconds
+            reader, peer = await g.begun(at=0)
+            await peer.send(event("first"))
+            await reader.until(1)
+            await settle(lambda: sum(seconds.counts) > 0)
+            text = (await desk.ask("/metrics")).body.decode()
+            assert f'relay_store_seconds_count{{store="{store}"}} 1.0' in text
+            reader.close()
 
 
 def expressions(node: Any) -> Iterator[str]:

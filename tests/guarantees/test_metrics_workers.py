@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import trio
 
-from relay.observing.counters import Counters
+from relay.observing.counters import Counters, Histogram
 from relay.observing.ending import Cause
 from relay.observing.exposition import Snapshot, Totals, down, snapshot
 from tests.guarantees.admin_setup import Admin, sample
@@ -34,6 +34,7 @@ class Worker:
     lines_dropped = 0
     log_bytes = 0
     store_errors: ClassVar[dict[str, int]] = {"dir:append": 1}
+    store_seconds: ClassVar[dict[str, Histogram]] = {}
 
     def __init__(self, pid: int, complete: int, urls: tuple[Any, ...] = ()) -> None:
         self.pid = pid

@@ -100,6 +100,17 @@ class RawPeer:
         found, self.buffer = self.buffer[:size], self.buffer[size:]
         return found
 
+    async def some(self) -> bytes:
+        """What comes next; b"": the connection has ended, clean or reset."""
+        found, self.buffer = self.buffer, b""
+        if found:
+            return found
+        with trio.fail_after(LIMIT):
+            try:
+                return bytes(await self.stream.receive_some(65536))
+            except trio.BrokenResourceError:
+                return b""
+
     async def rest(self) -> bytes:
         """Everything up to the end of the connection, clean or reset."""
         with trio.fail_after(LIMIT):

@@ -41,11 +41,11 @@ class Asking(Carrier, Protocol):
 def prepared_request(
     host: Asking, head: RequestHead, size: int
 ) -> PreparedRequest[RouteState] | None:
-    """The request as it was prepared, or is now; `size`: of its head, in bytes."""
+    """The request as it goes upstream, prepared before or now; None where it needs a task. `size`: of its head, in bytes."""
     store = host.worker.prepared
     asked = store.request(head, host.peer, host.scheme)
-    if asked is None and may_be_prepared(head):
-        asked = prepare_request(host.begin(head))
+    if asked is None and _may_be_prepared(head):
+        asked = _prepare_request(host.begin(head))
         if asked is not None and size <= MEMO_BYTES:
             store.keep_request(host.peer, host.scheme, asked)
     return asked
@@ -54,16 +54,16 @@ def prepared_request(
 def prepared_answer(
     worker: Worker, head: ResponseHead, size: int, asked: PreparedRequest[RouteState]
 ) -> PreparedAnswer[RouteState] | None:
-    """The same of an answer."""
+    """The same of an answer's head, as it goes to the client."""
     answer = worker.prepared.answer(head, asked.state)
     if answer is None or (answer.date and answer.date is not date()):
-        answer = prepare_answer(head, asked.head, asked.state, worker.config.server)
+        answer = _prepare_answer(head, asked.head, asked.state, worker.config.server)
         if answer is not None and size <= MEMO_BYTES:
             worker.prepared.keep_answer(answer)
     return answer
 
 
-def may_be_prepared(head: RequestHead) -> bool:
+def _may_be_prepared(head: RequestHead) -> bool:
     """Whether a request is of the plain kind, as far as its head tells."""
     return (
         head.framing == 0
@@ -74,7 +74,7 @@ def may_be_prepared(head: RequestHead) -> bool:
     )
 
 
-def prepare_request(exchange: ClientSide) -> PreparedRequest[RouteState] | None:
+def _prepare_request(exchange: ClientSide) -> PreparedRequest[RouteState] | None:
     """The request of an exchange that nothing else will come of; None where it needs the exchange's own task."""
     head, worker = exchange.head, exchange.worker
     asked = own_answers.look(head, worker.table, _not_shed)
@@ -100,7 +100,7 @@ def prepare_request(exchange: ClientSide) -> PreparedRequest[RouteState] | None:
     return PreparedRequest(head, state, asked.params, group, parts, record)
 
 
-def prepare_answer(
+def _prepare_answer(
     head: ResponseHead, request: RequestHead, state: RouteState, server: Server
 ) -> PreparedAnswer[RouteState] | None:
     """The head of the answer to a prepared request; None where it needs the exchange's own task."""
@@ -125,4 +125,4 @@ def prepare_answer(
 
 
 def _not_shed() -> None:
-    """No limit by address is configured: see `Worker.steps`."""
+    """No client is refused here: where a limit by address is configured, nothing is served in steps (`Worker.steps`)."""

@@ -16,13 +16,14 @@ from contextlib import (
 from itertools import cycle
 from typing import NamedTuple
 
+import pytest
 import trio
 
 from relay.feeds.run import Run
 from relay.http.bodies import ChunkReader
 from relay.sse.event import Event, EventParser
 from tests.guarantees.redis_server import shared_redis
-from tests.harness import EVENT_HEAD, LIMIT, RawPeer, Relay, Upstream, chunked, running
+from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, running
 
 ROUTE = """
 [upstreams.backend]
@@ -79,13 +80,7 @@ class Reader:
 
     async def some(self) -> None:
         """What comes next."""
-        data, self.peer.buffer = self.peer.buffer, b""
-        if not data:
-            with trio.fail_after(LIMIT):
-                try:
-                    data = await self.peer.stream.receive_some(65536)
-                except trio.BrokenResourceError:
-                    data = b""
+        data = await self.peer.some()
         if not data:
             self.ended = "cut"
             return
@@ -256,6 +251,11 @@ class Kept:
 
 kept = Kept()
 STORES = {"memory": 0, "dir": 1, "two relays": 2, "redis": 2}
+
+
+# Marks of tests that use a fixture `store`, which calls `keeping`.
+ONE_PROCESS = pytest.mark.parametrize("store", ["memory", "dir"], indirect=True)
+MEMORY = pytest.mark.parametrize("store", ["memory"], indirect=True)  # looks into the book of runs
 
 
 @contextmanager

@@ -37,8 +37,7 @@ async def body_of(client: RawPeer) -> ChunkReader:
     reader, got = ChunkReader("upstream"), b""
     with trio.fail_after(20):
         while not reader.done:
-            data, client.buffer = client.buffer, b""
-            data = data or await client.stream.receive_some(100_000)
+            data = await client.some()
             assert data, "the connection ended"
             got += reader.feed(data)
     assert got == WHOLE

@@ -12,17 +12,11 @@ from relay.feeds.run import OVERHEAD
 from relay.flows.event_log import End
 from relay.observing.ending import COMPLETE
 from relay.routing.table import Found
-from tests.guarantees.resume_setup import LOGS, chat, event, ground, keeping
+from tests.guarantees.resume_setup import LOGS, MEMORY, ONE_PROCESS, chat, event, ground, keeping
 from tests.harness import LIMIT, settle
 
 BODY = b'{"id":"c%d"}'
 OPEN = 'principal = "public"\nkey = "{id}"\nat = "/at/{key}"\n'
-
-
-ONE_PROCESS = pytest.mark.parametrize("store", ["memory", "dir"], indirect=True)
-MEMORY = pytest.mark.parametrize(
-    "store", ["memory"], indirect=True
-)  # it looks into the book of runs
 
 
 @pytest.fixture(autouse=True, params=["memory", "dir", "redis"])

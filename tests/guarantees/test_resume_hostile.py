@@ -10,17 +10,11 @@ import pytest
 import trio
 
 from relay.observing.ending import Cause
-from tests.guarantees.resume_setup import LOGS, chat, event, ground, keeping
+from tests.guarantees.resume_setup import LOGS, MEMORY, ONE_PROCESS, chat, event, ground, keeping
 from tests.harness import EVENT_HEAD, chunked, settle
 
 GONE = "A" * 22 + "-3"
 BODY = b'{"id":"a"}'
-
-
-ONE_PROCESS = pytest.mark.parametrize("store", ["memory", "dir"], indirect=True)
-MEMORY = pytest.mark.parametrize(
-    "store", ["memory"], indirect=True
-)  # it looks into the book of runs
 
 
 @pytest.fixture(autouse=True, params=["memory", "dir", "redis"])

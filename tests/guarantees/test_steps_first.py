@@ -7,7 +7,8 @@ Each scenario runs both ways and the transcripts are compared.
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 import trio
@@ -173,17 +174,22 @@ async def test_what_came_behind_a_head_that_is_handed_over_is_not_lost(way: str)
             peer.close()
 
 
+@contextmanager
+def full_queue() -> Iterator[str]:
+    """The url of a listener where nobody accepts, and whose queue is full: a dial stays under way."""
+    with ExitStack() as held:
+        full = held.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            filler = held.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        yield f"http://127.0.0.1:{full.getsockname()[1]}"
+
+
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_client_that_leaves_while_its_upstream_is_dialled(way: str) -> None:
     """1. Nobody accepts at the upstream, whose queue is full. 2. The client leaves. 3. Its exchange ends in the dial."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-        fillers = []
-        for _ in range(4):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-            fillers.append(filler)
-        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+    with full_queue() as url:
         async with running(route_to(url, more=WAYS[way])) as relay:
             client = await relay.get()
             await settle(lambda: relay.inventory().streams == 1)
@@ -192,21 +198,12 @@ async def test_a_client_that_leaves_while_its_upstream_is_dialled(way: str) -> N
             assert (line["ending"], line["phase"], line["status"]) == ("client_left", "dial", 499)
             await settle(lambda: not relay.worker.counters.connections)
             assert relay.inventory().streams == 0
-        for filler in fillers:
-            filler.close()
 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_dial_that_takes_too_long(way: str) -> None:
     """The same, and the client stays: the url is blamed, after the time that the route gives it, and once."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-        fillers = []
-        for _ in range(4):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-            fillers.append(filler)
-        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+    with full_queue() as url:
         route = "[routes.timeouts]\nconnect = '100ms'\n"
         async with running(route_to(url, route, more=WAYS[way])) as relay:
             client: RawPeer = await relay.get()
@@ -214,5 +211,3 @@ async def test_a_dial_that_takes_too_long(way: str) -> None:
             [origin] = [origin for group in relay.worker.groups for origin in group.origins]
             assert (origin.cause, origin.failures, origin.streams) == ("timeout", 1, 0)
             client.close()
-        for filler in fillers:
-            filler.close()

@@ -8,12 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-import trio
-
 from relay.http.bodies import body_reader
 from relay.http.framing import CHUNKED
 from relay.sse.event import EventParser
-from tests.harness import LIMIT, RawPeer, Relay, Upstream
+from tests.harness import RawPeer, Relay, Upstream
 
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 
@@ -141,13 +139,7 @@ class Response:
     async def _more(self) -> bool:
         if self._reader.done:
             return False
-        data, self.peer.buffer = self.peer.buffer, b""
-        if not data:
-            with trio.fail_after(LIMIT):
-                try:
-                    data = await self.peer.stream.receive_some(65536)
-                except trio.BrokenResourceError:
-                    data = b""
+        data = await self.peer.some()
         if not data:
             return False
         for event in self._parser.feed(self._reader.feed(data)):

@@ -18,7 +18,17 @@ from relay.flows.event_log import End
 from relay.observing.ending import Ending
 from relay.stores.redis_client import ASK, FAILURES, Client, why
 from relay.stores.redis_link import Replies, connect, drop
-from relay.stores.redis_scripts import END, LEFT, READ, RING, WATCH
+from relay.stores.redis_scripts import (
+    AWAY,
+    END,
+    LEFT,
+    LIVES,
+    READ,
+    RING,
+    SEALED,
+    UNLEASED,
+    WATCH,
+)
 from relay.stores.redis_tail import COUNT, MOST, Entry, Group, Tail, load
 from relay.stores.store import Reader, Sealed
 from relay.stores.written import NotOurs, sealed_in
@@ -28,7 +38,7 @@ if TYPE_CHECKING:
 
 AGAIN: Final = 0.1  # seconds until what was missing is looked for again, or asked
 UNSEEN: Final = 5.0  # seconds without a lease after which its process is taken for dead
-AWAY: Final = 30.0  # seconds that a run may not be there, whose owner lives
+AWAY_FOR: Final = 30.0  # seconds that a run may not be there, whose owner lives
 PRESENCE: Final = 5000  # ms that a process counts as a reader without saying so again
 AT_ONCE: Final = 200  # runs in one script
 
@@ -203,14 +213,14 @@ class Readers:
             now = trio.current_time()
             for identity, state in zip(some, reply, strict=True):
                 for tail in tuple(self._tails.get(identity, ())):
-                    if state in (1, 3):
+                    if state in (LIVES, SEALED):
                         tail.seen = now
-                        if state == 3 and tail.ended:  # it could not be asked what the end is
+                        if state == SEALED and tail.ended:  # it could not be asked what the end is
                             await self._end(tail)
-                    elif now - max(tail.seen, self._client.since) >= (
-                        AWAY if state == 4 else UNSEEN
-                    ):
-                        await self._lost(tail, forgotten=state != 2)
+                        continue
+                    patience = AWAY_FOR if state == AWAY else UNSEEN
+                    if now - max(tail.seen, self._client.since) >= patience:
+                        await self._lost(tail, forgotten=state != UNLEASED)
 
     async def _lost(self, tail: Tail, *, forgotten: bool) -> None:
         if forgotten:

@@ -227,8 +227,13 @@ return {h[1], h[2] or ''}
 """
 )
 
-# prefix, process, ms, (run, owner)… → for each: 0 gone, 1 its owner lives, 2 the lease is not there, 3 sealed, 4 gone, but
-# its owner lives and may put it down again
+# What WATCH says of a run; 0: it is gone.
+LIVES: Final = 1  # its owner's lease is there
+UNLEASED: Final = 2  # it is there, and its owner's lease is not
+SEALED: Final = 3
+AWAY: Final = 4  # gone, but its owner lives and may put it down again
+
+# prefix, process, ms, (run, owner)… → one of the above for each
 WATCH: Final = (
     _COMMON
     + """

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,6 @@ HEAVY = [
     "regex",
     "relay.admin.listener",
     "relay.asgi",
-    "relay.completion",
     "relay.demo",
     "relay.exchange.feed",
     "relay.exchange.resumption",
@@ -50,6 +50,7 @@ HEAVY = [
     "relay.observing.exposition",
     "relay.observing.prometheus",
     "relay.observing.spans",
+    "relay.shell_completion",
     "relay.sources.answer",
     "relay.sources.enqueue",
     "relay.sources.files",
@@ -90,6 +91,12 @@ def file(tmp_path: Path, text: str = PLAIN) -> str:
     path = tmp_path / "relay.toml"
     path.write_text(text)
     return str(path)
+
+
+@pytest.mark.parametrize("name", [*(each for each in HEAVY if each.startswith("relay.")), *MANY])
+def test_what_is_listed_is_there(name: str) -> None:
+    """A module that has another name by now would never be found among those that were loaded."""
+    assert find_spec(name) is not None
 
 
 def test_a_plain_route_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class ChunkPump(EpollPump):
     ) -> None:
         super().__init__(transfer, upstream, client, engine, alarms)
         self._flow = flow
-        self._target = client
+        self._target = client  # the same wire as `_client`, known to be a socket
 
     def ready(self, mask: int) -> None:
         if self._flow.followed:

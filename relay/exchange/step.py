@@ -34,7 +34,7 @@ from relay.exchange.under_way import Host, UnderWay
 from relay.exchange.worker import RouteState
 from relay.http.fault import Fault
 from relay.http.heads import parse_request, parse_response
-from relay.observing.ending import Cause, Ending, Phase, Side
+from relay.observing.ending import Cause, Ending, Side
 from relay.observing.ids import new_id
 from relay.sources.attempt import Begun, send_whole
 from relay.sources.reply import UpstreamBody
@@ -61,7 +61,7 @@ class Steps(UnderWay):
 
     __slots__ = (
         "_due",
-        "_how",
+        "_outcome",
         "_task",
         "_within",
         "_writing",
@@ -73,7 +73,7 @@ class Steps(UnderWay):
     def __init__(self, host: Host, client: SocketWire) -> None:
         super().__init__(host, client)
         self._task: trio.lowlevel.Task | None = None
-        self._how: outcome.Outcome[Taken] | None = None  # kept for a task that has not come yet
+        self._outcome: outcome.Outcome[Taken] | None = None  # kept for a task that has not come yet
         self._writing: Exchange | None = None  # its answer is on its way to the client
         self._due = inf  # the connection, the answer, or the next request
         self._within = inf  # seconds, from which `_due` was reckoned
@@ -101,11 +101,11 @@ class Steps(UnderWay):
         """Sleep until a request needs the task. Cancellation: the exchange under way has ended, and is counted."""
         client = self._client
         try:
-            if self._how is None:
+            if self._outcome is None:
                 self._task = trio.lowlevel.current_task()
                 taken: Taken = await trio.lowlevel.wait_task_rescheduled(self._abort)
             else:
-                taken = self._how.unwrap()
+                taken = self._outcome.unwrap()
             if self._writing is None:
                 return taken
         except BaseException as error:
@@ -354,13 +354,8 @@ class Steps(UnderWay):
 
     def _finish_later(self, status: int, size: int, first_byte: float) -> None:
         """The client takes the answer slowly: the task waits for it."""
-        self._writing = exchange = self._exchange()
+        self._writing = self._half_written(status, size, first_byte)
         self._asked = None
-        exchange.answering = True
-        exchange.phase = Phase.RESPONSE
-        record = exchange.record
-        record.status, record.bytes_out, record.first_byte = status, size, first_byte
-        exchange.answered(status)
         self._wake(None)
 
     def _wake(self, taken: Taken) -> None:
@@ -375,7 +370,7 @@ class Steps(UnderWay):
         self.closed = True
         task, self._task = self._task, None
         if task is None:
-            self._how = how
+            self._outcome = how
         else:
             trio.lowlevel.reschedule(task, how)
 

@@ -40,7 +40,7 @@ class Host(Asking, Protocol):
 
 
 class UnderWay:
-    """A connection's request under way, if there is one."""
+    """A connection's request under way, if there is one. `Steps` says what happens to it, and when."""
 
     __slots__ = (
         "_asked",
@@ -119,7 +119,18 @@ class UnderWay:
             exchange.ending = Ending(Side.RELAY, exchange.phase, cause)
         self._host.over(exchange)
 
+    def _half_written(self, status: int, size: int, first_byte: float) -> Exchange:
+        """The exchange as the task has it, whose whole answer was posted and is not taken yet."""
+        exchange = self._exchange()
+        exchange.answering = True
+        exchange.phase = Phase.RESPONSE
+        record = exchange.record
+        record.status, record.bytes_out, record.first_byte = status, size, first_byte
+        exchange.answered(status)
+        return exchange
+
     async def _write_rest(self, exchange: Exchange) -> tuple[Exchange, Begun | None]:
+        """Wait until the client has taken that answer. Cancellation: the exchange has ended, and is counted."""
         try:
             exchange.watch_client()
             await self._client.flushed()

@@ -104,7 +104,8 @@ class BytesFlow:
 
     @property
     def followed(self) -> bool:
-        """Whether `follow`, or what `wanted` says, is next: a large chunk, or the end of one that was followed."""
+        """Whether the receiver's chunks follow the sender's just now: in a large chunk that has begun, or at the end of one.
+        Then `follow` is next, or, while it is `large`, `wanted` and `passed`."""
         reader = self.reader
         assert isinstance(reader, ChunkReader)
         return (reader.left > 0 and reader.size >= LARGE) or (

@@ -83,7 +83,7 @@ class Journal:
         self._process = process
         self._put_head = put_head
         self._failed = failed
-        self._put_end = ended
+        self._tell_end = ended
         self._closed = closed
         self._took = took
         self.behind = b""
@@ -270,7 +270,7 @@ class Journal:
         """The end of the run is in Redis."""
         self._over = True
         if not self.gone:
-            self._put_end(self)
+            self._tell_end(self)
 
     def settle(self) -> None:
         """The end has been in Redis for so long that it is certain to stay there."""

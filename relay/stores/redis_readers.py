@@ -110,7 +110,7 @@ class Readers:
         entries = partial(_entries, redis, self._client.key("run", tail.run))
         await load(tail, entries)
         if tail.torn and not tail.missing(await entries(b"-", count=1)):
-            tail.torn, tail.bears = False, True
+            tail.torn, tail.hole_stays = False, True
             await load(tail, entries)
 
     async def _mend(self, tail: Tail) -> None:
@@ -120,7 +120,7 @@ class Readers:
             try:
                 if redis is not None:
                     sealed = await self._client.ask("read", END, tail.run)
-                    tail.bears = isinstance(sealed, list)
+                    tail.hole_stays = isinstance(sealed, list)
                     with trio.fail_after(ASK):
                         await self._load(tail, redis)
                     if tail.ended:

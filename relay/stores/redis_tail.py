@@ -38,7 +38,7 @@ class Tail:
         ended: the entry of its end was read.
         over: its reader was told of the end.
         torn: something is missing, and it may come yet.
-        bears: what is missing will not come.
+        hole_stays: what is missing will not come.
         seen: when its owner's lease was there for the last time.
     """
 
@@ -52,7 +52,7 @@ class Tail:
         self.ended = False
         self.over = False
         self.torn = False
-        self.bears = False
+        self.hole_stays = False
         self.seen = trio.current_time()
         self._left = left
         self._headed = False
@@ -84,24 +84,17 @@ class Tail:
             if b"h" in values:
                 self.head(values[b"h"])
             elif b"m" in values or b"d" in values:
-                if part == len(self._parts):
-                    self._parts.append(values[b"m" if b"m" in values else b"d"])
-                    if b"m" in values:
-                        self._size += len(values[b"m"])
-                        if self._size > LARGEST_EVENT:
-                            raise NotOurs
-                        continue
-                    some = chunks_in(b"".join(self._parts))
-                elif not self.bears:
-                    self._tear()
-                    break
-                self._parts.clear()
-                self._size = 0
+                whole = self._assembled(values, part)
+                if whole is None:
+                    if self.torn:
+                        break
+                    continue
+                some = whole
             start = last - len(some) + 1
             if start < self._next:  # a part of it was told already
                 some = some[self._next - start :]
                 start = self._next
-            if some and start != self._next and not self.bears:
+            if some and start != self._next and not self.hole_stays:
                 self._tear()
                 break
             self._whole = place
@@ -113,9 +106,31 @@ class Tail:
                 events, first = [], start
             events += some
             self._next = last + 1
-            self.bears = False
+            self.hole_stays = False
         if events:
             self.reader.take(first, events)
+
+    def _assembled(self, values: Mapping[bytes, bytes], part: int) -> list[bytes] | None:
+        """The events of which an entry is the last part, its number `part`; none where parts before it are missing for good.
+
+        Returns: None where it is not the last part, or where what is missing may come yet (`torn`). Raises: NotOurs.
+        """
+        if part != len(self._parts):
+            if not self.hole_stays:
+                self._tear()
+                return None
+            whole = []
+        elif b"m" in values:
+            self._parts.append(values[b"m"])
+            self._size += len(values[b"m"])
+            if self._size > LARGEST_EVENT:
+                raise NotOurs
+            return None
+        else:
+            whole = chunks_in(b"".join((*self._parts, values[b"d"])))
+        self._parts.clear()
+        self._size = 0
+        return whole
 
     def _tear(self) -> None:
         """Something is missing before what was just read: go back to where all was there."""

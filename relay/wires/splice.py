@@ -24,7 +24,7 @@ _FLAGS = 1 | 2  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK: not in Python's os module
 
 
 class Pipe:
-    """The way for plain bodies of one engine."""
+    """The pipe through which one engine moves plain bodies and large chunks from socket to socket."""
 
     __slots__ = ("_in", "_out")
 
@@ -58,7 +58,7 @@ class Pipe:
             if line:
                 os.write(self._in, line)
         except OSError:
-            return 0, line  # bytes are copied here
+            return 0, line  # there is no pipe: the line goes out by itself, and bytes are copied
         try:
             taken = os.splice(source.fileno(), self._in, limit, flags=_FLAGS)
         except OSError:
@@ -68,7 +68,7 @@ class Pipe:
         return taken, self._safely(target, len(line) + taken)
 
     def _safely(self, target: socket.socket, size: int) -> bytes:
-        """`_deliver`, behind which no byte of one client is left for another."""
+        """As `_deliver`; where that raises, the pipe is made anew, so that no byte of one client is left for another."""
         try:
             return self._deliver(target, size)
         except Gone:

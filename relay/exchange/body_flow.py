@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from relay.config.values import Route
 from relay.flows.bytes_flow import BytesFlow
+from relay.flows.chunks_flow import ChunksFlow
 from relay.flows.event_flow import EventFlow, KeptFlow
+from relay.http.framing import CHUNKED
 from relay.http.names import Barred
 from relay.observing.record import Record
 from relay.sources.reply import Reply
@@ -24,6 +26,8 @@ def new_flow(
         record: of what the stream says, where the route asks for that.
     """
     if not reply.events:
+        if framing_in == framing_out == CHUNKED:
+            return ChunksFlow("upstream", late)
         return BytesFlow(framing_in, framing_out, "upstream", late)
     completion, translator = _watching(reply, route, record)
     most = route.limits.max_event

@@ -6,7 +6,7 @@
 Rules
   * What is small goes the pump's usual way: four calls for each chunk cost more than to copy 32 KiB twice.
   * The client's chunks follow the upstream's where they are large, so a read may end in the middle of one of the client's.
-    Whatever comes next ends it first (`BytesFlow`); an upstream that breaks there leaves a body that nobody takes for whole.
+    Whatever comes next ends it first (`ChunksFlow`); an upstream that breaks there leaves a body that is not whole.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 from relay.exchange.epoll_pump import EpollPump
 from relay.exchange.transfer import Transfer
-from relay.flows.bytes_flow import BytesFlow
+from relay.flows.chunks_flow import ChunksFlow
 from relay.wires.alarms import Alarms
 from relay.wires.engine import Engine
 from relay.wires.socket_wire import SocketWire
@@ -33,7 +33,7 @@ class ChunkPump(EpollPump):
     def __init__(
         self,
         transfer: Transfer,
-        flow: BytesFlow,
+        flow: ChunksFlow,
         upstream: SocketWire,
         client: SocketWire,
         engine: Engine,

@@ -10,7 +10,7 @@ from relay.exchange.worker import Worker
 from relay.feeds.socket_viewer import SocketViewer
 from relay.feeds.stream_viewer import StreamViewer
 from relay.feeds.viewer import Viewer
-from relay.flows.bytes_flow import BytesFlow
+from relay.flows.chunks_flow import ChunksFlow
 from relay.observing.ending import Cause
 from relay.wires.client_wire import ClientWire, on_engine
 from relay.wires.delayed_cut import Cut, reset
@@ -27,7 +27,7 @@ def pump_for(
     if on_engine(upstream) and on_engine(client):
         flow = transfer.flow
         plain = type(upstream) is SocketWire and type(client) is SocketWire
-        if plain and isinstance(flow, BytesFlow) and flow.chunked:
+        if plain and isinstance(flow, ChunksFlow):
             return ChunkPump(transfer, flow, upstream, client, worker.engine, worker.alarms)
         return EpollPump(transfer, upstream, client, worker.engine, worker.alarms)
     return TrioPump(transfer, upstream, client, worker.alarms)

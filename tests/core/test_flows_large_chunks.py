@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.flows.bytes_flow import LARGE, BytesFlow
+from relay.flows.chunks_flow import LARGE, ChunksFlow
 from relay.http.bodies import ChunkReader
 from relay.http.fault import Fault
-from relay.http.framing import CHUNKED
 
 TAKE = 4 * LARGE  # of one splice here; less than the largest chunk
 READ = 2 * LARGE
@@ -45,7 +44,7 @@ class Passing:
     """A pump without sockets: it takes what has come by now, in the ways that ChunkPump has."""
 
     def __init__(self, rest: bytes, dice: random.Random) -> None:
-        self.flow = BytesFlow(CHUNKED, CHUNKED, "upstream")
+        self.flow = ChunksFlow("upstream")
         self.out = b""
         self.unseen = 0
         self._rest = rest

@@ -1,7 +1,7 @@
 """The client's end of a run's body: a log takes all that is written to it, at once.
 
 It stands where a client's wire would, for both pumps. It never waits, never leaves, and is never full: what bounds it is the
-log. So no viewer, however slow, is ever the upstream's affair.
+log. So no viewer, however slow, ever holds the upstream back.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class Mirror(Run):
             self._left(self)
 
     def due(self) -> float:
-        """Its only clock is the heartbeat: what it is kept for is its owner's affair."""
+        """Its only clock is the heartbeat: how long the run is kept, its owner decides."""
         return self.last_out + self.route.heartbeat if self.under_way and self.viewers else inf
 
     def ring(self, now: float) -> float:

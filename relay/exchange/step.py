@@ -200,8 +200,7 @@ class Steps(UnderWay):
             self._dial(origin, now)
 
     def _dial(self, origin: Origin, now: float) -> None:
-        worker = self._worker
-        begun = begin_dial(origin.url, worker.engine, worker.alarms)
+        begun = begin_dial(origin.url, self._worker.engine, self._worker.alarms)
         if begun is None:
             self._hand_over(b"")
         elif isinstance(begun, Connecting):
@@ -254,14 +253,15 @@ class Steps(UnderWay):
             data = lease.wire.recv_nowait()
         except Gone:
             data = b""
-        if data is None:
-            return
-        if data:
-            lease.heard = True
-            self._heard(data)
-        else:
-            lease.wire.readable = True  # the task reads the end again
-            self._hand_over(b"")
+        try:
+            if data:
+                lease.heard = True
+                self._heard(data)
+            elif data is not None:
+                lease.wire.readable = True  # the task reads the end again
+                self._hand_over(b"")
+        except Exception as error:
+            self.crash(error)  # not by way of the wire: it may be let go of, and knows no owner then
 
     def _heard(self, data: bytes) -> None:
         asked, lease = self._asked, self._lease

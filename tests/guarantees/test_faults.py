@@ -14,7 +14,10 @@ import trio
 
 from relay.exchange import connection
 from relay.exchange.delivery import Delivery
+from relay.exchange.prepared import PreparedRequest
+from relay.exchange.step import Steps
 from relay.exchange.transfer import Transfer
+from relay.exchange.worker import RouteState
 from relay.flows.event_flow import EventFlow
 from relay.http.fields import ClientView
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, scene
@@ -125,6 +128,107 @@ async def test_before_there_is_an_exchange(monkeypatch: pytest.MonkeyPatch) -> N
         await other.rest()
         client.close()
         await relay.nothing_left(before)
+
+
+def of_the_beginning(patch: pytest.MonkeyPatch) -> None:
+    """Where a stream begins."""
+    whole = Delivery.begin_now
+
+    def begin_now(self: Delivery, head: bytes) -> None:
+        if self._exchange.record.path == "/broken":
+            raise ZeroDivisionError
+        whole(self, head)
+
+    patch.setattr(Delivery, "begin_now", begin_now)
+
+
+def of_the_books(patch: pytest.MonkeyPatch) -> None:
+    """Behind an answer that is all there, when its upstream connection was given back."""
+    whole = Steps._count
+
+    def count(self: Steps, status: int, size: int, first_byte: float) -> None:
+        assert self._asked is not None
+        if self._asked.head.path == b"/broken":
+            raise ZeroDivisionError
+        whole(self, status, size, first_byte)
+
+    patch.setattr(Steps, "_count", count)
+
+
+def of_the_way_out(patch: pytest.MonkeyPatch) -> None:
+    """Where the url is chosen, before anything was sent."""
+    whole = Steps._ask
+
+    def ask(self: Steps, asked: PreparedRequest[RouteState]) -> None:
+        group = asked.group
+        if asked.head.path == b"/broken":
+            asked.group = Broken()  # type: ignore[assignment]
+        try:
+            whole(self, asked)
+        finally:
+            asked.group = group
+
+    patch.setattr(Steps, "_ask", ask)
+
+
+class Broken:
+    """A group that cannot choose."""
+
+    def choose(self) -> None:
+        raise ZeroDivisionError
+
+
+WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@pytest.mark.parametrize("served", [0, 1], ids=["dialled", "kept"])
+@pytest.mark.parametrize(
+    "where", [of_the_beginning, of_the_books, of_the_way_out], ids=lambda where: where.__name__
+)
+async def test_in_a_step_of_a_request(
+    where: Callable[[pytest.MonkeyPatch], None],
+    served: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """1. A stream is under way. 2. Another connection's request meets a bug in a step of the engine, of its own socket or
+    of its upstream's, the first or the second one that it has. 3. It has ended, and was counted once; the stream goes on.
+    """
+    where(monkeypatch)
+    async with scene() as (relay, up):
+        sound, other = await stream(relay, up, "/sound")
+        before = relay.inventory()
+        broken = await relay.client()
+        peer: RawPeer | None = None
+        for _ in range(served):
+            await broken.send(b"GET /well HTTP/1.1\r\nHost: a\r\n\r\n")
+            peer, _ = await up.request()
+            await peer.send(WHOLE)
+            await broken.until(b"ok")
+            assert (await relay.line())["ending"] == "complete"
+        await broken.send(b"GET /broken HTTP/1.1\r\nHost: a\r\n\r\n")
+        if where is not of_the_way_out:
+            if peer is None:
+                peer, _ = await up.request()
+            else:
+                await peer.head()
+            await peer.send(WHOLE if where is of_the_books else EVENT_HEAD + chunked(b"data: 1\n\n"))
+        await broken.rest()
+        line = await relay.line()
+        assert (line["at"], line["ending"], line["path"]) == ("end", "fault", "/broken")
+        assert "ZeroDivisionError" in caplog.text
+        relay.faults.clear()
+        if peer is not None and where is of_the_beginning:
+            await peer.rest()
+        if peer is not None:
+            peer.close()
+        await other.send(chunked(b"data: 2\n\n"))
+        await sound.until(b"data: 2\n\n\r\n")
+        await relay.nothing_left(before)
+        sound.close()
+        await other.rest()
+        endings = relay.worker.counters.routes["/{rest...}"].endings
+        assert sum(count for cause, count in endings.items() if cause == "fault") == 1
 
 
 async def test_a_flood_does_not_starve_the_others() -> None:

@@ -212,7 +212,9 @@ async def test_in_a_step_of_a_request(
                 peer, _ = await up.request()
             else:
                 await peer.head()
-            await peer.send(WHOLE if where is of_the_books else EVENT_HEAD + chunked(b"data: 1\n\n"))
+            await peer.send(
+                WHOLE if where is of_the_books else EVENT_HEAD + chunked(b"data: 1\n\n")
+            )
         await broken.rest()
         line = await relay.line()
         assert (line["at"], line["ending"], line["path"]) == ("end", "fault", "/broken")

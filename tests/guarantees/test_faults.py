@@ -14,12 +14,11 @@ import trio
 
 from relay.exchange import connection
 from relay.exchange.delivery import Delivery
-from relay.exchange.prepared import PreparedRequest
-from relay.exchange.step import Steps
 from relay.exchange.transfer import Transfer
-from relay.exchange.worker import RouteState
 from relay.flows.event_flow import EventFlow
 from relay.http.fields import ClientView
+from relay.observing.lines import JsonLines
+from relay.upstreams.group import Group
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, chunked, scene
 
 MARK = b"data: the one that breaks it\n\n"
@@ -130,63 +129,36 @@ async def test_before_there_is_an_exchange(monkeypatch: pytest.MonkeyPatch) -> N
         await relay.nothing_left(before)
 
 
-def of_the_beginning(patch: pytest.MonkeyPatch) -> None:
-    """Where a stream begins."""
-    whole = Delivery.begin_now
+class Once:
+    """Raises in the place of a function, once and not before it is told to."""
 
-    def begin_now(self: Delivery, head: bytes) -> None:
-        if self._exchange.record.path == "/broken":
-            raise ZeroDivisionError
-        whole(self, head)
+    def __init__(self, patch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+        self.told = False
+        whole = getattr(owner, name)
 
-    patch.setattr(Delivery, "begin_now", begin_now)
+        def broken(*given: object) -> object:
+            if self.told:
+                self.told = False
+                raise ZeroDivisionError
+            return whole(*given)
 
-
-def of_the_books(patch: pytest.MonkeyPatch) -> None:
-    """Behind an answer that is all there, when its upstream connection was given back."""
-    whole = Steps._count
-
-    def count(self: Steps, status: int, size: int, first_byte: float) -> None:
-        assert self._asked is not None
-        if self._asked.head.path == b"/broken":
-            raise ZeroDivisionError
-        whole(self, status, size, first_byte)
-
-    patch.setattr(Steps, "_count", count)
+        patch.setattr(owner, name, broken)
 
 
-def of_the_way_out(patch: pytest.MonkeyPatch) -> None:
-    """Where the url is chosen, before anything was sent."""
-    whole = Steps._ask
-
-    def ask(self: Steps, asked: PreparedRequest[RouteState]) -> None:
-        group = asked.group
-        if asked.head.path == b"/broken":
-            asked.group = Broken()  # type: ignore[assignment]
-        try:
-            whole(self, asked)
-        finally:
-            asked.group = group
-
-    patch.setattr(Steps, "_ask", ask)
-
-
-class Broken:
-    """A group that cannot choose."""
-
-    def choose(self) -> None:
-        raise ZeroDivisionError
-
-
+# Where a stream begins; behind an answer that is all there, when its upstream connection was given back; before a url is
+# chosen.
+PLACES = {
+    "beginning": (Delivery, "begin_now"),
+    "books": (JsonLines, "end"),
+    "choice": (Group, "choose"),
+}
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 @pytest.mark.parametrize("served", [0, 1], ids=["dialled", "kept"])
-@pytest.mark.parametrize(
-    "where", [of_the_beginning, of_the_books, of_the_way_out], ids=lambda where: where.__name__
-)
+@pytest.mark.parametrize("where", PLACES)
 async def test_in_a_step_of_a_request(
-    where: Callable[[pytest.MonkeyPatch], None],
+    where: str,
     served: int,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -194,7 +166,7 @@ async def test_in_a_step_of_a_request(
     """1. A stream is under way. 2. Another connection's request meets a bug in a step of the engine, of its own socket or
     of its upstream's, the first or the second one that it has. 3. It has ended, and was counted once; the stream goes on.
     """
-    where(monkeypatch)
+    bug = Once(monkeypatch, *PLACES[where])
     async with scene() as (relay, up):
         sound, other = await stream(relay, up, "/sound")
         before = relay.inventory()
@@ -206,21 +178,20 @@ async def test_in_a_step_of_a_request(
             await peer.send(WHOLE)
             await broken.until(b"ok")
             assert (await relay.line())["ending"] == "complete"
+        bug.told = True
         await broken.send(b"GET /broken HTTP/1.1\r\nHost: a\r\n\r\n")
-        if where is not of_the_way_out:
+        if where != "choice":
             if peer is None:
                 peer, _ = await up.request()
             else:
                 await peer.head()
-            await peer.send(
-                WHOLE if where is of_the_books else EVENT_HEAD + chunked(b"data: 1\n\n")
-            )
+            await peer.send(WHOLE if where == "books" else EVENT_HEAD + chunked(b"data: 1\n\n"))
         await broken.rest()
         line = await relay.line()
         assert (line["at"], line["ending"], line["path"]) == ("end", "fault", "/broken")
         assert "ZeroDivisionError" in caplog.text
         relay.faults.clear()
-        if peer is not None and where is of_the_beginning:
+        if peer is not None and where == "beginning":
             await peer.rest()
         if peer is not None:
             peer.close()

@@ -32,7 +32,7 @@ from relay.wires.client_wire import on_engine
 from relay.wires.delayed_cut import Cut
 from relay.wires.wire import READ_SIZE, Expired, Gone, Source
 
-_STOPS_A_BROWSER = frozenset((502, 503, 504))  # for an EventSource
+_STOPS_A_BROWSER = frozenset((502, 503, 504))  # an EventSource that gets one never comes back
 
 _FORGOTTEN = Reply(200, [])  # stands in for a reply whose head is out; never changed
 

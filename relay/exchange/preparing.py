@@ -29,7 +29,7 @@ _URLS: Final = 8  # of an upstream; a request is prepared for each of them
 
 
 class Asking(Carrier, Protocol):
-    """The connection of who asks."""
+    """The connection that a request came on, as far as it is needed here."""
 
     peer: str | None
     scheme: bytes

@@ -75,8 +75,8 @@ class Steps(UnderWay):
         self._task: trio.lowlevel.Task | None = None
         self._outcome: outcome.Outcome[Taken] | None = None  # kept for a task that has not come yet
         self._writing: Exchange | None = None  # its answer is on its way to the client
-        self._due = inf  # the connection, the answer, or the next request
-        self._within = inf  # seconds, from which `_due` was reckoned
+        self._due = inf  # by when the connection, the answer or the next request must have come
+        self._within = inf  # seconds of which `_due` is the end
         self.closed = False  # it is over: the task goes on
         self.head_by = inf
         self.entry: Entry | None = None
@@ -170,7 +170,7 @@ class Steps(UnderWay):
             return
         asked = prepared_request(self._host, *parsed)
         if asked is None or (asked.state.route.retries and not self._host.kept):
-            self._leave(data)  # what retries looks at the beginning of a stream: that is the task's
+            self._leave(data)  # with retries a stream's beginning is waited for: by the task
         else:
             self._ask(asked)
 
@@ -387,7 +387,7 @@ class Steps(UnderWay):
             if self._asked is None:
                 self._wake(None)  # the time for another request is over
             else:
-                self._hand_over(b"")  # the task sees that it is too late
+                self._hand_over(b"")  # its deadline is over already: the task says so
         except Exception as error:
             self.crash(error)
         return inf

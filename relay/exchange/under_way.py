@@ -36,7 +36,7 @@ class Host(Asking, Protocol):
         """An exchange for a request."""
 
     def over(self, exchange: Exchange) -> None:
-        """It has ended."""
+        """The exchange has ended: close its books."""
 
 
 class UnderWay:
@@ -68,7 +68,7 @@ class UnderWay:
         self._came_at = 0.0
 
     def _exchange(self) -> Exchange:
-        """The exchange as the task has it."""
+        """The exchange for the task to go on with, as if the task had begun it."""
         asked = self._asked
         assert asked is not None
         exchange = self._host.begin(asked.head, (self._id, self._came_at))
@@ -109,7 +109,7 @@ class UnderWay:
         return self._id.encode("ascii").join(answer.parts)
 
     def _end_under_way(self, cause: Cause | None) -> None:
-        """The task does not come to it any more: it is cancelled (None), or a step raised."""
+        """End what is under way, where no task will: the task is cancelled (`cause` None), or a step raised."""
         if self._asked is None:
             return
         exchange = self._exchange()
@@ -123,7 +123,7 @@ class UnderWay:
         self._host.over(exchange)
 
     def _half_written(self, status: int, size: int, first_byte: float) -> Exchange:
-        """The exchange as the task has it, whose whole answer was posted and is not taken yet."""
+        """An exchange whose whole answer was posted, and is not taken yet, for the task to wait for."""
         exchange = self._exchange()
         exchange.answering = True
         exchange.phase = Phase.RESPONSE

@@ -296,7 +296,7 @@ class Run:
             self._unwatched()
 
     def last_words(self) -> tuple[End, Ending]:
-        """Where it was lost."""
+        """The end that is put down where the store has lost events of this run."""
         ending = ended_by_us(Cause.LOST)
         return bad_end(self.route, self.id, ending), ending
 

@@ -5,8 +5,8 @@
 Rules
   * A text that is one placeholder and nothing else becomes the value itself: a number stays a number, what is missing is
     null. In a longer text a placeholder becomes text: null is nothing, arrays and objects are JSON.
-  * `{root}` is a value, `{root.x}` what the expression behind the dot finds in it. Which roots there are is the caller's
-    affair. `{{` and `}}` stand for the braces themselves.
+  * `{root}` is a value, `{root.x}` what the expression behind the dot finds in it. Which roots there are, the caller
+    says. `{{` and `}}` stand for the braces themselves.
   * Holes are filled in steps, as their roots become known (`with_known`), so that nothing is worked out twice and
     nothing is kept that no hole is left for.
 """

@@ -172,7 +172,7 @@ class Files:
     def head(self, card: Card, fields: Fields) -> None:
         """The head of a run has come: its key moves to it, by the rule above."""
         self._mark(card, "c")
-        put_once(f"{self.run(card.identity)}/fields", written_fields(fields))  # now it moves
+        put_once(f"{self.run(card.identity)}/fields", written_fields(fields))  # which moves the key
         mine = _entry(card, "c")
         for name in self._entries(card.key, "c"):
             if name != mine:
@@ -218,7 +218,7 @@ class Files:
 
     def remove(self, path: str) -> None:
         """The directory of a run. What is in it and none of ours may stay: without a head it is no run."""
-        names = ["head"]  # first
+        names = ["head"]  # first: without it the rest counts as no run
         with suppress(FileNotFoundError, NotADirectoryError):
             names += os.listdir(path)
         for name in names:

@@ -151,7 +151,7 @@ class Client:
             with trio.fail_after(ASK):
                 return await known(args=[self.prefix, *args], client=redis)
         except FAILURES as error:
-            if OTHER_KIND not in str(error):  # else Redis is well
+            if OTHER_KIND not in str(error):  # a key of another kind says nothing of Redis
                 self.since = trio.current_time()
             self.failed(what, why(error))
             return None

@@ -55,7 +55,7 @@ class Journal:
         fields: of the head, once it is there.
         sealed: its end, as far as is known here.
         behind: the id behind which something was refused; b"": nothing was.
-        certain: its end has been there for so long that no fail-over loses it.
+        certain: its end has been in Redis for so long that no fail-over loses it.
         watched: other processes read it.
     """
 
@@ -92,8 +92,8 @@ class Journal:
         self._said = 0  # the number of the last event that was said
         self._on_its_way = 0  # entries that were said and not answered
         self._began = 0.0  # when the first of them was said
-        self._end_waits = False  # for the last of them
-        self._over = False  # its end is there
+        self._end_waits = False  # the end is said once the last of them is answered
+        self._over = False  # its end is in Redis
         self.gone = False  # forgotten
         self._run = card.identity.hex().encode()
         key = prefix + b"run:" + self._run
@@ -163,7 +163,7 @@ class Journal:
         self._link.say(self.forgotten(), lambda _: None)
 
     def forgotten(self) -> bytes:
-        """The command that says so."""
+        """The command that has Redis forget this run."""
         return command("EVALSHA", _FORGET, 0, self._prefix, self._run)
 
     # -- saying it -----------------------------------------------------------------------------------------------

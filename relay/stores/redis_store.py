@@ -112,14 +112,14 @@ class RedisStore:
                 self.swept.set()
 
     async def _look_after(self, redis: Redis[bytes]) -> None:
-        """Who reads what, and what is to stay."""
-        now = refreshed = trio.current_time()
+        """Ask who reads our runs, see whether those live whose runs are read here, and refresh what is to stay."""
+        refreshed = trio.current_time()
         while True:
             before = trio.current_time()
             await trio.sleep(TICK)
             now = trio.current_time()
             if now - before > 2 * TICK:
-                self._client.since = now  # we stood still: that says nothing of others
+                self._client.since = now  # we stood still, and did not see the leases of others
             await self._readers.watch()
             watched = [each for each in self._journals.values() if each.watched and not each.sealed]
             if watched:
@@ -130,7 +130,7 @@ class RedisStore:
             self._settle(now - LATER)
 
     def _settle(self, before: float) -> None:
-        """What was there before some time is not lost any more, if it could be said since."""
+        """Ends and forgettings that Redis has had since `before` are safe from a fail-over: say them no more."""
         for journal, when in tuple(self._ended.items()):
             if when < before and journal.stored:
                 del self._ended[journal]
@@ -140,7 +140,7 @@ class RedisStore:
                 del self._forgotten[identity]
 
     async def _renew(self, redis: Redis[bytes]) -> None:
-        """The lease."""
+        """Renew the lease of this process."""
         key = self._client.key("live", self._process)
         with trio.fail_after(ASK):
             if not await redis.pexpire(key, STAY):

@@ -58,8 +58,8 @@ class Tail:
         self._headed = False
         self._next = 1
         self._parts: list[bytes] = []  # of an event that is not whole yet
-        self._size = 0  # of them together
-        self._whole = b"0-0"  # the id behind which nothing was told in part
+        self._size = 0  # bytes of them together
+        self._whole = b"0-0"  # the id of the last entry that ended a whole event
 
     def close(self) -> None:
         self._left(self)
@@ -154,7 +154,7 @@ class Tail:
             self.reader.ended(sealed)
 
     def fail(self) -> None:
-        """It cannot be read any more."""
+        """Tell the reader that the run cannot be read any more."""
         end, ending = self.reader.last_words()
         self.end(Sealed(end, ending, self.last, 0.0))
 

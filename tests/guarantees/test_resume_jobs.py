@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import pytest
 import trio
 import trio.testing
 
+from tests.guarantees.relay_processes import upstream
 from tests.guarantees.resume_setup import Reader, event
 from tests.harness import EVENT_HEAD, RawPeer, Relay, Upstream, running, settle
 
@@ -42,15 +40,6 @@ unwatched = "1h"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 BODY = b'{"id":"7"}'
 ACCEPTED = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
-
-
-@asynccontextmanager
-async def upstream() -> AsyncIterator[Upstream]:
-    up = await Upstream.open()
-    try:
-        yield up
-    finally:
-        up.close()
 
 
 async def followed(relay: Relay, up: Upstream) -> tuple[Reader, RawPeer]:

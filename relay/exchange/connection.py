@@ -116,7 +116,7 @@ class Connection:
         leaves, and what the exchanges need meanwhile is gone.
         """
         try:
-            if self.reusable and self.has_preamble():
+            if self.reusable and self.steps is None and self.has_preamble():
                 with self.scope:
                     if not await self._preamble():
                         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 
 import pytest
 import trio
@@ -172,6 +173,34 @@ async def test_what_came_behind_a_head_that_is_handed_over_is_not_lost(way: str)
             await client.until(BODY)
             client.close()
             peer.close()
+
+
+async def test_a_reload_between_a_request_and_its_task() -> None:
+    """1. A first request has gone out in the step that accepted its connection. 2. Before the connection's task has run, the
+    configuration is a new one, by which the client is to say first who it is. 3. The request goes on by the old one.
+    """
+
+    class Reload(trio.abc.Instrument):
+        def task_spawned(self, task: trio.lowlevel.Task) -> None:
+            if task.name.endswith("Server._serve"):
+                config = relay.worker.config
+                config = config._replace(server=replace(config.server, proxy_protocol=True))
+                relay.server.configure(config, None)
+
+    async with scene("", more="[server]\ntrusted_proxies = ['127.0.0.1']\n") as (relay, up):
+        sock = socket.create_connection(("127.0.0.1", relay.port))  # before relay looks: in one step
+        sock.send(GET)
+        reload = Reload()
+        trio.lowlevel.add_instrument(reload)
+        peer, _ = await up.request()
+        trio.lowlevel.remove_instrument(reload)
+        await peer.send(EVENT_HEAD + EVENT)
+        client = RawPeer(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+        await client.until(EVENT)
+        client.close()
+        await peer.rest()
+        await settle(lambda: not relay.worker.counters.connections)
+        assert relay.inventory().streams == 0
 
 
 @contextmanager

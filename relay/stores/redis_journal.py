@@ -160,7 +160,8 @@ class Journal:
     def forget(self) -> None:
         self.gone = True
         self._closed(self)
-        self._link.say(self.forgotten(), lambda _: None)
+        if not self._end_waits or self.missing:
+            self._link.say(self.forgotten(), lambda _: None)
 
     def forgotten(self) -> bytes:
         """The command that has Redis forget this run."""
@@ -229,6 +230,8 @@ class Journal:
                 ),
                 self._ended,
             )
+            if self.gone:  # forgotten while its end waited: behind it, or who reads it elsewhere would wait for an end
+                self._link.say(self.forgotten(), lambda _: None)
 
     def _otherwise(self, sealed: Sealed) -> bytes:
         """The end to put down where the last events are not there, and cannot be said again."""
@@ -283,6 +286,9 @@ class Journal:
         """Something of this run is missing in Redis."""
         if not self.gone:
             self.missing = True
+        elif self._end_waits:  # nobody puts it right any more
+            self._end_waits = False
+            self._link.say(self.forgotten(), lambda _: None)
 
     def restored(self, reply: Reply) -> bool:
         """The answer of RESTORE: say what is missing. Returns: whether the run has ended elsewhere. Raises: NotOurs."""

@@ -177,19 +177,23 @@ async def test_what_the_client_sent_is_replaced(caplog: pytest.LogCaptureFixture
         assert "mine" not in repr(seen.lines)
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_fault_of_relays_own(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    method: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A traceback names lines, not values."""
-    from relay.exchange.delivery import Delivery
+    """A traceback names lines, not values: in a step of the engine (GET) and in the connection's task (POST)."""
 
-    async def broken(self: Delivery) -> None:
+    def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Delivery, "begin", broken)
+    monkeypatch.setattr("relay.exchange.step.prepared_answer", broken)
+    monkeypatch.setattr("relay.exchange.delivery.Delivery.begin", broken)
     up = await Upstream.open()
     async with running(configured(up)) as relay:
-        await relay.get()
+        client = await relay.client()
+        await client.send(
+            f"{method} / HTTP/1.1\r\nHost: relay\r\nContent-Length: 0\r\n\r\n".encode()
+        )
         peer, _ = await up.request()
         await answers_with_an_error(peer)
         line = await relay.line()

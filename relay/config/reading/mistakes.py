@@ -69,13 +69,18 @@ def shown(value: object) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean "x"?`, or the list of what there is, where nothing is similar enough or nothing may be suggested."""
+    names = list(known)
+    if isinstance(name, Filled) or not names:
+        return ""
+    return similar(name, names) or f"; there is {', '.join(names)}"
+
+
+def similar(name: str, known: Iterable[str]) -> str:
+    """`; did you mean "x"?`, where something is similar enough and may be suggested."""
     if isinstance(name, Filled):
         return ""
     from difflib import get_close_matches  # 5 ms that only a mistake pays for
 
-    names = list(known)
-    lowered = {each.lower(): each for each in names}
+    lowered = {each.lower(): each for each in known}
     close = get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
-    if close:
-        return f'; did you mean "{lowered[close[0]]}"?'
-    return f"; there is {', '.join(names)}" if names else ""
+    return f'; did you mean "{lowered[close[0]]}"?' if close else ""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from relay.config.reading.interpolation import Interpolation
-from relay.config.reading.mistakes import KeyPath, nearest, shown
+from relay.config.reading.mistakes import KeyPath, nearest, shown, similar
 from relay.config.values.filled import Filled, read_from
 
 REQUIRED: Final = "required"
@@ -133,6 +133,7 @@ class Reader:
     def unknown(self, path: KeyPath, known: Iterable[str]) -> None:
         """A key that is not known where it stands: it is misspelt, or it is known elsewhere."""
         name = str(path[-1])
+        known = list(known)
         hint = nearest(name, known)
         homes = [
             heading
@@ -141,7 +142,7 @@ class Reader:
             if any(key.name == name for key in table.keys)
         ]
         if 0 < len(homes) <= _HOMES:
-            hint = f'; "{name}" is a key of {" and ".join(homes)}'
+            hint = f'{similar(name, known)}; "{name}" is a key of {" and ".join(homes)}'
             if len(path) > 1:
                 hint += ", and a key belongs to the last heading above it"
         self.mistake(path, f"unknown key{hint}")

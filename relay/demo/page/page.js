@@ -88,7 +88,8 @@ class Lane {
         this.lives.push((life = { number, pid, started }));
       }
       Object.assign(life, { ended: ended ?? undefined, state, lost: state === "broken" });
-      this.life = life;
+      // A request that was given up on its way may reach the backend behind the one that followed it.
+      if (!ended || !this.lives.some((other) => !other.ended)) this.life = life;
     }
     for (const life of this.lives) {
       if (life.pid === pid || life.ended) continue;

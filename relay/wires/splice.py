@@ -5,6 +5,8 @@
 Rules
   * One pipe per engine, and it is empty between steps: what the target does not take is read out of it at once, and
     a pipe whose content nobody can vouch for is thrown away. What is left in it would go to another client.
+  * A source's error is told once, to whoever asks first. What splice hears of it is believed at once: recv would call the
+    same connection ended.
   * A short take says nothing about the source (a pipe has a bounded number of slots, and a small packet takes a
     whole one), and splice stops in front of TCP's urgent data as if there were nothing more. So an end, or that there
     is nothing yet, is believed only when recv says so too.
@@ -12,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -21,6 +24,8 @@ from relay.wires.wire import READ_SIZE, Gone
 TAKE = 256 * 1024  # bytes of one step; also what a client that stops reading can make relay hold
 _CAPACITY = 1024 * 1024  # bytes of the pipe: 256 slots, the most an ordinary user may have
 _FLAGS = 1 | 2  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK: not in Python's os module
+# What splice says where nothing is there, or where it cannot be spliced: then recv has the last word.
+_NOT_BROKEN = frozenset((errno.EAGAIN, errno.EINTR, errno.EBADF, errno.EINVAL, errno.ENOMEM))
 
 
 class Pipe:
@@ -40,7 +45,9 @@ class Pipe:
         """
         try:
             taken = os.splice(source.fileno(), self._in, limit, flags=_FLAGS)
-        except OSError:
+        except OSError as error:
+            if error.errno not in _NOT_BROKEN:
+                raise
             taken = 0
         if not taken:
             return _copy(source, target, limit)
@@ -62,7 +69,7 @@ class Pipe:
         try:
             taken = os.splice(source.fileno(), self._in, limit, flags=_FLAGS)
         except OSError:
-            taken = 0
+            taken = 0  # if it broke, recv calls it ended: in a chunk that is no end
         if not line and not taken:
             return 0, b""
         return taken, self._safely(target, len(line) + taken)

@@ -138,8 +138,11 @@ class EpollPump:
             return
         try:
             size = upstream.sock.recv_into(BUFFER)
-        except OSError:
+        except BlockingIOError:
             upstream.ready(mask)
+            return
+        except OSError:  # told once: who reads again is told of an end
+            self._out(transfer.broke())
             return
         if not 0 < size < READ_SIZE:
             self._took(VIEW[:size].tobytes())

@@ -7,6 +7,7 @@ clock from a test's own arguments, so each test names it).
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -236,6 +237,20 @@ async def test_a_body_that_is_cut(
     await pumped.ended(Cause.BROKE)
     assert pumped.transfer.abort
     assert await pumped.rest() == b""
+
+
+async def test_a_reset_behind_the_news_of_bytes(mock_clock: MockClock) -> None:
+    """1. The kernel has told that there is something to read. 2. The upstream resets a body that only its end would end,
+    before anything is read. 3. The body was cut."""
+    async with _staged("epoll", mock_clock) as stage:
+        pumped = stage.pump(EventFlow(UNTIL_CLOSE, CHUNKED, 100))
+        await stage.quiet()
+        pumped.upstream_wire.sock.send(b"unread, so that the close is a reset")
+        pumped.upstream.close()
+        assert isinstance(pumped.pump, EpollPump)
+        pumped.pump.ready(select.EPOLLIN)
+        await pumped.ended(Cause.BROKE)
+        assert pumped.transfer.abort
 
 
 async def test_a_body_that_is_no_body(mock_clock: MockClock, stage: Stage) -> None:

@@ -222,7 +222,7 @@ class EpollPump:
             self._client_gone()
             return
         if not size:
-            self._out(transfer.end())
+            self._ended()
             return
         transfer.passed(flow, size, self._engine.now)
         if rest:
@@ -235,12 +235,17 @@ class EpollPump:
     def _took(self, data: bytes) -> None:
         transfer, upstream = self._transfer, self._upstream
         if not data:
-            self._out(transfer.end())
+            self._ended()
             return
         if len(data) == READ_SIZE:
             upstream.readable = True
         self._out(transfer.data(data, self._engine.now))
         self._go_on()
+
+    def _ended(self) -> None:
+        """There is no more of it: its end, unless the request's body was told of a reset before."""
+        transfer = self._transfer
+        self._out(transfer.broke() if self._upstream.reset else transfer.end())
 
     def _go_on(self) -> None:
         """Take another turn where there is more to do at once."""

@@ -37,9 +37,7 @@ from relay.wires.engine import Engine
 from relay.wires.splice import TAKE
 from relay.wires.wire import READ_SIZE, Expired, Gone
 
-AT_ONCE = (
-    16  # reads in a row without a turn for the others: a megabyte of an upload, half a millisecond
-)
+AT_ONCE = 16  # reads in a row without a turn for the others: half a millisecond of an upload
 _READS_A_TAKE = TAKE // READ_SIZE
 _READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _HALF = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -80,6 +78,7 @@ class SocketWire:
         "owner",
         "read_by",
         "readable",
+        "reset",
         "side",
         "sock",
         "torn",
@@ -107,11 +106,10 @@ class SocketWire:
         self.closed = False
         self.readable = False
         self.hung_up = False
+        self.reset = False  # a write was told so, and reading will only find an end
         self.half_close_kept = False  # True: only a full close counts as a hang-up
         self.on_gone: Callable[[], None] | None = None
-        self.on_readable: Callable[[], None] | None = (
-            None  # a step; takes the place of a reading task
-        )
+        self.on_readable: Callable[[], None] | None = None  # a step, in place of a reading task
         self.on_writable: Callable[[], None] | None = None
         self.owner: Callable[[Exception], None] | None = None  # whom a crashing step ends
         self.entry: Entry | None = None
@@ -119,7 +117,7 @@ class SocketWire:
         self.write_within = inf
         self.unread_within = (
             -1.0
-        )  # the `write` that the kernel goes by (see wires.dead_links); -1: it was not told
+        )  # the `write` that the kernel goes by (wires.dead_links); -1: none
         engine.add(self, self.fd)
 
     # -- reading ---------------------------------------------------------------------------------------------
@@ -133,6 +131,8 @@ class SocketWire:
             return None
         except OSError:
             raise Gone from None
+        if not size and self.reset:
+            raise Gone
         if size < limit and not self.hung_up:
             self.readable = False
         return VIEW[:size].tobytes()
@@ -175,6 +175,9 @@ class SocketWire:
                     self.readable = False
                 except OSError:
                     return 0, b""
+                except Gone as gone:
+                    target.reset = gone.args == (errno.ECONNRESET,)
+                    raise
             await self._wait_readable()
 
     async def _wait_readable(self) -> None:
@@ -201,7 +204,8 @@ class SocketWire:
             return self.sock.send(data)
         except BlockingIOError:
             return 0
-        except OSError:
+        except OSError as error:
+            self.reset = error.errno == errno.ECONNRESET  # EPIPE: it had ended before
             raise Gone from None
 
     async def send(self, data: bytes) -> None:
@@ -326,8 +330,7 @@ class SocketWire:
     def ready(self, mask: int) -> None:
         if mask & _READ:
             self.readable = True
-            if mask & _HALF and not self.hung_up:
-                self.hung_up = True
+            self.hung_up = self.hung_up or bool(mask & _HALF)
             if self.on_readable is not None:
                 self.on_readable()
             elif self._reader is not None:
@@ -353,9 +356,7 @@ class SocketWire:
                 self._write_by = now + self.write_within
             else:
                 self._wake_writer(outcome.Error(Expired(self.side)))
-        due = inf
-        if self._reader is not None:
-            due = self.read_by
+        due = self.read_by if self._reader is not None else inf
         if self._writer is not None:
             due = min(due, self._write_by)
         return due

@@ -93,9 +93,9 @@ class Pipe:
                 sent += os.splice(self._out, target.fileno(), taken - sent, flags=_FLAGS)
         except BlockingIOError:
             return os.read(self._out, taken - sent)
-        except OSError:
+        except OSError as error:
             os.read(self._out, taken - sent)
-            raise Gone from None
+            raise Gone(error.errno) from None
         return b""
 
     def close(self) -> None:
@@ -125,5 +125,5 @@ def _copy(source: socket.socket, target: socket.socket, limit: int) -> tuple[int
         return len(data), data[target.send(data) :]
     except BlockingIOError:
         return len(data), data
-    except OSError:
-        raise Gone from None
+    except OSError as error:
+        raise Gone(error.errno) from None

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import pytest
 import trio
+import trio.lowlevel
+import trio.testing
 
 from tests.harness import EVENT_HEAD, LIMIT, RawPeer, Relay, chunked, scene
 
@@ -195,3 +197,30 @@ async def test_what_was_said_survives_an_upload_that_goes_on() -> None:
         await client.send(bytes(200_000))
         assert (await relay.line())["ending"] == "upstream_broke"
         assert b'"code":"upstream_broke"' in await client.rest()
+
+
+async def test_a_reset_that_the_upload_is_told_of() -> None:
+    """1. A client uploads while it is answered with a body until the close. 2. The upstream resets, and the upload's write
+    is told so first. 3. The body was cut."""
+
+    class Reset(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            if task.name.endswith("Upload.run"):
+                peer.reset()
+
+    async with scene() as (relay, up):
+        client = await exchange(
+            relay, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n1"
+        )
+        peer, _ = await up.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\n\r\nsome")
+        await client.until(b"some")
+        await trio.testing.wait_all_tasks_blocked()
+        reset = Reset()
+        trio.lowlevel.add_instrument(reset)
+        try:
+            await client.send(b"2" * 1000)
+            assert LAST not in await client.rest()
+        finally:
+            trio.lowlevel.remove_instrument(reset)
+        assert (await relay.line())["ending"] == "upstream_broke"

@@ -7,7 +7,8 @@ BODY_BLOCK = 1 << 20  # bytes of pattern kept in memory and sent again and again
 SMALL_BODY = (
     b'{"id": 4711, "name": "a small answer", "state": "ready", "tags": ["a", "b"], "score": 0.75}'
 )
-FIRST_EVENT = b"data: hello\n\n"
+FIRST_LINE = b"data: hello\n"  # what a reader waits for: in a resumable stream its id comes next
+FIRST_EVENT = FIRST_LINE + b"\n"
 CLOCK_DIGITS = 19  # of time.monotonic_ns() with leading zeros: enough for 300 years of uptime
 
 

@@ -11,7 +11,7 @@ import time
 from benchmarks.load.opening import close_all, connect, open_streams, request
 from benchmarks.load.streams import PacedReader
 from benchmarks.load.target import Figures, LoadError, Target, percentile
-from benchmarks.patterns import FIRST_EVENT
+from benchmarks.patterns import FIRST_LINE
 
 PAUSE = 0.004  # seconds between two streams
 
@@ -22,7 +22,7 @@ def beginning(
     """``times`` new streams, one after the other; quiet first, then beside ``streams`` paced ones."""
     figures = _named("quiet", _begin(target, times))
     reader = PacedReader(
-        open_streams(target, f"/paced?rate={rate:g}&size=100", streams, FIRST_EVENT)
+        open_streams(target, f"/paced?rate={rate:g}&size=100", streams, FIRST_LINE)
     )
     try:
         reader.run(0.5)
@@ -71,7 +71,7 @@ def _begin(target: Target, times: int) -> list[float]:
             socks.append(sock)
             sock.sendall(head)
             seen = b""
-            while FIRST_EVENT not in seen:
+            while FIRST_LINE not in seen:
                 data = sock.recv(65536)
                 if not data:
                     raise LoadError("a stream ended before its first event")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from benchmarks.load.opening import connect, request
 from benchmarks.load.target import Figures, LoadError, Target, percentile
-from benchmarks.patterns import FIRST_EVENT
+from benchmarks.patterns import FIRST_LINE
 
 MISS_LIMIT = 1.0  # seconds after which the origin counts as left running
 GIVE_UP = 3  # misses in a row after which a phase is given up: it would take N seconds
@@ -86,7 +86,7 @@ def _phase(
         if watch.wait(b"arrived", ident, 5.0) is None:
             raise LoadError("a request did not arrive at the origin")
         if begin is not _silent_head and begin is not _upload:
-            _read_until(sock, FIRST_EVENT if begin is _idle_stream else b"x\n\n")
+            _read_until(sock, FIRST_LINE if begin is _idle_stream else b"x\n\n")
         tried += 1
         left = time.monotonic_ns()
         sock.close()

@@ -8,7 +8,7 @@ from array import array
 from benchmarks.accounting import descriptors, pss_kib
 from benchmarks.load.opening import close_all, open_streams, request
 from benchmarks.load.target import Figures, LoadError, Target, Window, percentile
-from benchmarks.patterns import CLOCK_DIGITS, FIRST_EVENT
+from benchmarks.patterns import CLOCK_DIGITS, FIRST_LINE
 
 _CLOCK = b"data: "
 _END = b"\n\n"
@@ -81,7 +81,7 @@ def paced(
 ) -> Figures:
     """``streams`` streams with ``rate`` events a second each, of ``size`` bytes."""
     path = f"/paced?rate={rate:g}&size={size}"
-    reader = PacedReader(open_streams(target, path, streams, FIRST_EVENT))
+    reader = PacedReader(open_streams(target, path, streams, FIRST_LINE))
     try:
         reader.run(warm)
         del reader.delays[:]
@@ -122,7 +122,7 @@ def flood(
     600 (64 KiB) the proxy is the limit.
     """
     path = f"/flood?size={size}&together={together}"
-    socks = open_streams(target, path, streams, FIRST_EVENT)
+    socks = open_streams(target, path, streams, FIRST_LINE)
     try:
         by_fd = {sock.fileno(): sock for sock in socks}
         ep = select.epoll()
@@ -163,7 +163,7 @@ def burst(
 ) -> Figures:
     """``streams`` streams that are all opened at once, and slow: what does the proxy hold for each, with what the burst left
     behind?"""
-    close_all(open_streams(target, "/idle", 1, FIRST_EVENT))
+    close_all(open_streams(target, "/idle", 1, FIRST_LINE))
     time.sleep(1.0)
     base = pss_kib(target.pid)
     head = request(target, f"/paced?rate={rate:g}&size=100")
@@ -199,12 +199,10 @@ def burst(
 
 def idle(target: Target, *, streams: int = 4000, settle: float = 2.0) -> Figures:
     """``streams`` streams that had one event and are silent: what does the proxy hold for each?"""
-    close_all(
-        open_streams(target, "/idle", 1, FIRST_EVENT)
-    )  # what is loaded once is not per stream
+    close_all(open_streams(target, "/idle", 1, FIRST_LINE))  # what is loaded once is not per stream
     time.sleep(settle / 2)
     base, base_files = pss_kib(target.pid), descriptors(target.pid)
-    socks = open_streams(target, "/idle", streams, FIRST_EVENT)
+    socks = open_streams(target, "/idle", streams, FIRST_LINE)
     try:
         time.sleep(settle)
         full, files = pss_kib(target.pid), descriptors(target.pid)

@@ -122,6 +122,7 @@ PEERS: dict[str, Peer] = {
             ),
             (sys.executable, "-m", "relay", "--version"),
             modules("relay.__main__"),
+            only=frozenset(("paced", "ticks", "beginning", "idle", "burst")),
         ),
         Peer(
             "nginx",

@@ -69,9 +69,10 @@ async def test_processes_that_are_killed_stopped_and_replaced(kind: str, tmp_pat
 
 
 async def test_a_directory_that_is_full_now_and_then_costs_nobody_anything(tmp_path: Path) -> None:
+    """What it did not take may be gone for who comes back at another process than its owner's; who reads on reads all."""
     async with chaos("dir", tmp_path, replace(SIZE, seconds=SIZE.seconds / 2)) as made:
         await made.run(("full disk",), stops=0)
-        assert set(made.ends) <= {"complete", "nothing"}
+        assert set(made.ends) <= {"complete", "nothing", "gone"}
         assert not made.gaps
         await _nothing_is_left(made)
 

@@ -15,12 +15,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-START_LIMIT = (
-    20.0  # seconds; the slowest peer (httpx in Hypercorn) takes 1.5 on the reference machine
-)
-STOP_LIMIT = (
-    3.0  # seconds between SIGTERM and SIGKILL: a peer that drains streams would take its own time
-)
+# seconds; the slowest peer (httpx in Hypercorn) takes 1.5 on the reference machine
+START_LIMIT = 20.0
+# Seconds between SIGTERM and SIGKILL: a peer that drains streams would take its own time
+STOP_LIMIT = 3.0
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 

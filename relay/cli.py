@@ -45,9 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         options, unknown = parser_of_commands().parse_known_args(arguments)
-        if (
-            unknown
-        ):  # the command says so, and what it takes; argparse would show the usage of `relay`
+        # The command says so, and what it takes; argparse would show the usage of `relay`
+        if unknown:
             options.command.error(f"unrecognized arguments: {' '.join(unknown)}")
         return int(options.run(options))
     finally:

@@ -34,13 +34,14 @@ LONGEST = [
     "guarantees/test_streams_outlive.py",
     "io/test_fuzz.py",
 ]
+# The last ones are quick: they fill what is left
 ROOMS = [
     "interop",
     "guarantees",
     "io",
     "core",
     "",
-]  # the last ones are quick: they fill what is left
+]
 _ROOT = Path(__file__).parent
 
 # A run in the background of a shell's script ignores Ctrl-C, and every program it starts would too; tests send it.

@@ -39,9 +39,8 @@ MemoryPair = tuple[
     trio.StapledStream[Any, Any],
     trio.StapledStream[Any, Any],
 ]
-LIMIT = (
-    30.0  # seconds any single wait of a test may take, on cores that are busy with something else
-)
+# Seconds any single wait of a test may take, on cores that are busy with something else
+LIMIT = 30.0
 
 
 class RawPeer:

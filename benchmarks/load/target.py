@@ -10,9 +10,8 @@ from benchmarks.accounting import Cpu, cpu
 
 Figures = dict[str, float]
 
-SATURATED = (
-    0.85  # share of the load's core (origin and client together) above which figures are suspect
-)
+# Share of the load's core (origin and client together) above which figures are suspect
+SATURATED = 0.85
 
 
 class LoadError(Exception):

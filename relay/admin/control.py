@@ -174,9 +174,8 @@ class _Question:
     __slots__ = ("answers", "over")
 
     def __init__(self) -> None:
-        self.answers: dict[int, Any] | None = (
-            None  # None when it is over: whoever asked was cancelled
-        )
+        # None when it is over: whoever asked was cancelled
+        self.answers: dict[int, Any] | None = None
         self.over = trio.Event()
 
 

@@ -227,9 +227,8 @@ def _policies(config: Config, route: Route) -> list[str]:
 
 
 def _limit(quota: Quota) -> str:
-    from relay.config.keys.quotas import (
-        show,
-    )  # loads the keys of all tables, which `warnings` does without
+    # It loads the keys of all tables, which `warnings` does without.
+    from relay.config.keys.quotas import show
 
     return show(quota)
 

@@ -32,9 +32,8 @@ def backend(system: str, name: str = "app") -> Service:
 
 services = {system: backend(system) for system in SYSTEMS}
 services["engine"] = backend("message-broker", "engine")
-services["shared-answer"] = backend(
-    "query-stream"
-)  # the same model: what it knows of readers is nothing
+# The same model: what it knows of readers is nothing
+services["shared-answer"] = backend("query-stream")
 own = Service()
 
 

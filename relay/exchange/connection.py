@@ -103,9 +103,8 @@ class Connection:
         self.busy = False  # an exchange is under way
         self.kept = False  # it has served a request
         self.background = 0  # of its exchanges, under way
-        self.freed: Callable[[], None] | None = (
-            None  # called when the last of them has ended; set when all else has
-        )
+        # Called when the last of them has ended; set when all else has ended
+        self.freed: Callable[[], None] | None = None
         self.counted = ""  # the address that this connection counts against
         self.steps: Steps | None = None  # while it waits for a request
 

@@ -149,9 +149,8 @@ class Delivery:
         exchange.record.first_byte = trio.current_time()
         if not bodyless:
             exchange.record.bytes_out = len(payload)
-            if (
-                len(payload) > READ_SIZE
-            ):  # all clients of a route's own body wait with the same bytes
+            # All clients of a route's own body wait with the same bytes
+            if len(payload) > READ_SIZE:
                 await self._send(out)
                 out = b""
             out += payload

@@ -72,9 +72,8 @@ class EpollPump:
         self._write_by = inf
         self._asked_turn = False  # `_next` is to come
         self._hurry = 0  # reads that followed the one before it closely, up to HURRIED
-        self._unacknowledged = (
-            0  # of the client, when the write began to wait or had made progress last
-        )
+        # Of the client, when the write began to wait or had made progress last
+        self._unacknowledged = 0
         self._task: trio.lowlevel.Task | None = None
         self.entry: Entry | None = None
         flow = transfer.flow

@@ -39,9 +39,8 @@ class Counted(NamedTuple):
 
     key: Subject
     tally: Tally
-    spellings: Mapping[
-        bytes, bytes
-    ]  # the request's fields that the key names, by their folded names
+    # The request's fields that the key names, by their folded names
+    spellings: Mapping[bytes, bytes]
 
 
 class Quotas:

@@ -247,14 +247,12 @@ async def _until_decided(exchange: ClientSide, place: Place, run: Run, feed: Fee
     if run.decided.is_set():
         await trio.lowlevel.checkpoint_if_cancelled()
         return
-    if (
-        feed is None or exchange.nursery is None
-    ):  # a GET that is there already: its source never commits
+    # A GET that is there already: its source never commits
+    if feed is None or exchange.nursery is None:
         await run.decided.wait()
         return
-    lost: Gone | Expired | None = (
-        None  # a value until the nursery is closed: only bugs leave it as a group
-    )
+    # A value until the nursery is closed: only bugs leave it as a group
+    lost: Gone | Expired | None = None
     async with trio.open_nursery() as waiting:
 
         async def committed() -> None:

@@ -261,9 +261,8 @@ class Steps(UnderWay):
                 lease.wire.readable = True  # the task reads the end again
                 self._hand_over(b"")
         except Exception as error:
-            self.crash(
-                error
-            )  # not by way of the wire: it may be let go of, and knows no owner then
+            # Not by way of the wire: it may be let go of, and knows no owner then
+            self.crash(error)
 
     def _heard(self, data: bytes) -> None:
         asked, lease = self._asked, self._lease

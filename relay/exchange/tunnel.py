@@ -69,9 +69,8 @@ class _Tunnel:
 
     async def _read(self, source: ClientWire) -> bytes | None:
         """The next bytes; None when both directions have been quiet for too long."""
-        believed = (
-            False  # that it is quiet: the other direction's bytes may have come in this very turn
-        )
+        # Whether it is believed to be quiet: the other direction's bytes may have come in this very turn
+        believed = False
         while True:  # noqa: ASYNC913 # each second turn reads
             source.read_by = trio.current_time() + LOOK if believed else self.last + self.idle
             try:

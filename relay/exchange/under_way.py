@@ -114,9 +114,8 @@ class UnderWay:
             return
         exchange = self._exchange()
         self._asked = None
-        if (
-            self._origin is not None
-        ):  # else a step raised before it was chosen, or behind the answer
+        # There is none where a step raised before it was chosen, or behind the answer
+        if self._origin is not None:
             self._let_go()
         if cause is not None:
             exchange.ending = Ending(Side.RELAY, exchange.phase, cause)

@@ -21,9 +21,8 @@ from relay.wires.socket_wire import SocketWire
 from relay.wires.splice import TAKE
 from relay.wires.wire import Expired, Gone
 
-SLOW_START = (
-    5.0  # seconds before the least rate of an upload is enforced: TCP's slow start, a phone's radio
-)
+# Seconds before the least rate of an upload is enforced: TCP's slow start, a phone's radio
+SLOW_START = 5.0
 
 
 class BodyReading:

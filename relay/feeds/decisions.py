@@ -172,9 +172,8 @@ def _joins(policy: Policy, asked: Question, run: KnownRun) -> bool:
     if run.under_way:
         return True
     if asked.get:
-        return run.clean and over_for_good(
-            run
-        )  # a finished job is replayed, anything else is asked again
+        # A finished job is replayed, anything else is asked again
+        return run.clean and over_for_good(run)
     return run.clean and policy.repeats == "kept"
 
 

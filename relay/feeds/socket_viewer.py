@@ -27,9 +27,8 @@ from relay.wires.engine import Engine
 from relay.wires.socket_wire import SocketWire
 from relay.wires.wire import Gone
 
-AT_ONCE: Final = (
-    4  # sends of flows.event_log.READ bytes in a row, before the others have their turn
-)
+# Sends of flows.event_log.READ bytes in a row, before the others have their turn
+AT_ONCE: Final = 4
 
 
 class SocketViewer(Viewer):

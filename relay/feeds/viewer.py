@@ -25,9 +25,8 @@ from relay.observing.record import Record
 from relay.sources.own_events import retry_in
 from relay.sse.dialects import farewell
 
-AT_ONCE: Final = (
-    4  # sends of flows.event_log.READ bytes in a row, before the others have their turn
-)
+# Sends of flows.event_log.READ bytes in a row, before the others have their turn
+AT_ONCE: Final = 4
 
 LEFT: Final = Ending(Side.CLIENT, Phase.BODY, Cause.LEFT)
 STALLED: Final = Ending(Side.CLIENT, Phase.BODY, Cause.STALLED, "the client stopped reading")

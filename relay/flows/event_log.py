@@ -21,12 +21,10 @@ from typing import Final, NamedTuple
 
 from relay.http.bodies import chunk, last_chunk
 
-READ: Final = (
-    64 * 1024
-)  # bytes a view is given at once: a send of this size costs little more than one of 100 bytes
-_TIDY: Final = (
-    512  # trimmed places before the list is cut (arbitrary: a cut moves every place behind it)
-)
+# Bytes a view is given at once: a send of this size costs little more than one of 100 bytes
+READ: Final = 64 * 1024
+# Trimmed places before the list is cut (arbitrary: a cut moves every place behind it)
+_TIDY: Final = 512
 
 
 class End(NamedTuple):

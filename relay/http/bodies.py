@@ -36,9 +36,8 @@ __all__ = [
 
 Side = str
 
-MAX_CHUNK_LINE: Final = (
-    1024  # bytes; h11 bounds it by its whole buffer, Go at 4096; extensions are unused in the wild
-)
+# Bytes; h11 bounds it by its whole buffer, Go at 4096; extensions are unused in the wild
+MAX_CHUNK_LINE: Final = 1024
 # Bytes of extensions that a body may have beyond an eighth of the payload they come with. They are parsed and
 # thrown away, so a peer that sends little else only wants to be costly (Go bounds them likewise, at 16 KiB beyond
 # twice the payload, since CVE-2023-39326).
@@ -64,9 +63,8 @@ _TRAILER = re.compile(
 PLAIN_SIZES: Final[dict[bytes, int]] = {}
 MAX_SIZES: Final = 4096
 
-MAX_RUNS: Final = (
-    4  # attempts at a run per read: one that ends early is looked at again, not without bound
-)
+# Attempts at a run per read: one that ends early is looked at again, not without bound
+MAX_RUNS: Final = 4
 _WORTH_A_RUN: Final = 256  # bytes; less is stepped through
 _STATE_SIZE, _STATE_DATA, _STATE_CRLF, _STATE_TRAILER = range(4)
 

@@ -202,9 +202,8 @@ def _read_request(raw: bytes, count: int) -> RequestHead:
     try:
         event = connection.next_event()
     except h11.RemoteProtocolError as error:
-        error.with_traceback(
-            None
-        )  # h11's frame in it refers to the error: a circle for the collector
+        # h11's frame in it refers to the error: a circle for the collector
+        error.with_traceback(None)
         raise request_fault(raw, str(error), error.error_status_hint) from None
     if not isinstance(event, h11.Request):
         raise bad_request("the request head is malformed")

@@ -25,9 +25,8 @@ from typing import Final, NamedTuple
 from relay.http.fault import Fault, bad_request
 
 MAX_V1: Final = 107  # bytes of a version 1 line with its CRLF (section 2.1)
-MAX_V2: Final = (
-    16 + 2048
-)  # bytes; the format allows 16 + 65535, real TLVs (TLS details) take some hundred
+# Bytes; the format allows 16 + 65535, real TLVs (TLS details) take some hundred
+MAX_V2: Final = 16 + 2048
 
 _SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 _START_V1: Final = b"PROXY "

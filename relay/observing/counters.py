@@ -69,9 +69,8 @@ class RouteCounters:
         self.bytes_in = 0
         self.bytes_out = 0
         self.first_byte = Histogram(TTFB_BOUNDS)
-        self.duration = Histogram(
-            DURATION_BOUNDS
-        )  # of streams only: they would poison request latency
+        # Of streams only: they would poison request latency
+        self.duration = Histogram(DURATION_BOUNDS)
         self.event_gap = Histogram(GAP_BOUNDS)
 
     def capture(self, record: Record) -> None:

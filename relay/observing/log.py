@@ -377,9 +377,8 @@ class _Writer:
         self._sleep(RETRY)
         before = self.fd
         self._file.look(self._log.tell_not_reopened)
-        if (
-            self.fd != before
-        ):  # half a line stays in the old file, and all of it comes into the new one
+        # Half a line stays in the old file, and all of it comes into the new one
+        if self.fd != before:
             self._written = self._data.rfind(b"\n", 0, self._written) + 1
         return not self._retired
 

@@ -12,9 +12,8 @@ from relay.sse.capture import Capture
 
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
-LONGEST_FIELD: Final = (
-    256  # characters of a field in the log; the rest is cut off (arbitrary: a User-Agent has 150)
-)
+# Characters of a field in the log; the rest is cut off (arbitrary: a User-Agent has 150)
+LONGEST_FIELD: Final = 256
 
 
 def logged(fields: Fields, names: tuple[bytes, ...], hidden: frozenset[bytes]) -> Mapping[str, str]:
@@ -70,9 +69,8 @@ class Record:
         self.route = ""
         self.method = ""
         self.path = ""
-        self.about = (
-            ""  # who asked for what, as a line has it, where that was put together for many
-        )
+        # Who asked for what, as a line has it, where that was put together for many
+        self.about = ""
         self.fields = _NONE  # of the request, those that the log is to have
         self.status = 0  # as sent to the client; 0: nothing was sent
         self.upstream = ""  # the url that was asked last

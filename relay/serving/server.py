@@ -101,9 +101,8 @@ class Server:
                     await self._drain()
                     self._nursery.cancel_scope.cancel()
                 with trio.move_on_after(_BACKGROUND):
-                    await (
-                        self.worker.feeds.end()
-                    )  # they may leave a background task: a job that nobody follows any more
+                    # They may leave a background task: a job that nobody follows any more
+                    await self.worker.feeds.end()
                     await self.worker.background.done()
                 if self.worker.tracing.mode == "otel":
                     with trio.move_on_after(_SPANS):
@@ -122,9 +121,8 @@ class Server:
             return wanted
         resumed = any(route.resume is not None for route in config.routes)
         runs = config.streams.unwatched if resumed else 0
-        each = (
-            2 if self.worker.feeds.elsewhere is None else 3
-        )  # a run in a directory has a file open
+        # A run in a directory has a file open
+        each = 2 if self.worker.feeds.elsewhere is None else 3
         room = room_for_clients(self._opened, runs, each)
         self._bound_by_descriptors = wanted > room
         if self._bound_by_descriptors:

@@ -25,9 +25,8 @@ from relay.sources.reply import Failure, Reply
 
 # What the question says of the request that it is about.
 ABOUT: Final = (b"x-forwarded-method", b"x-forwarded-uri")
-_ANSWER: Final = (
-    64 * 1024
-)  # bytes of a 2xx's body that are read so that the connection serves again
+# Bytes of a 2xx's body that are read so that the connection serves again
+_ANSWER: Final = 64 * 1024
 # Conditions and ranges are about the resource, Content-* about a body that is not sent, the cursor about the stream.
 _NOT_ASKED_WITH: Final = frozenset(
     b"if-match if-none-match if-modified-since if-unmodified-since if-range range expect upgrade"
@@ -80,9 +79,8 @@ async def authorize(plan: Auth, context: Context, body: object) -> Grant | Reply
 
 async def _asked(plan: Auth, context: Context, target: bytes) -> Grant | Reply:
     question = context.question(plan.upstream, target)
-    head, answer = await reach(
-        Aside(context), plan.upstream, question
-    )  # its 1xx are not the client's
+    # Its 1xx are not the client's
+    head, answer = await reach(Aside(context), plan.upstream, question)
     if 200 <= head.status < 300:
         if 0 <= answer.framing <= _ANSWER:
             await read_whole(answer, _ANSWER)

@@ -35,9 +35,8 @@ from relay.sources.context import Context
 from relay.sources.reply import Failure, OpenFile, Reply
 from relay.wires.descriptors import in_reserve, is_lack
 
-MAX_FILE: Final = (
-    16 * 1024 * 1024
-)  # bytes; arbitrary: pages, scripts and pictures. Downloads belong elsewhere
+# Bytes; arbitrary: pages, scripts and pictures. Downloads belong elsewhere
+MAX_FILE: Final = 16 * 1024 * 1024
 AT_ONCE: Final = 64 * 1024  # bytes of a file that is read when it is opened, and sent with its head
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 _TYPES: Final = MimeTypes()  # the table of Python alone: the same on every machine

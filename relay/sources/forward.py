@@ -27,12 +27,10 @@ from relay.sources.reply import Failure, Outgoing, Reply, UpstreamBody, unreadab
 from relay.upstreams.origin import Origin
 from relay.wires.wire import Expired, Gone
 
-MAX_WAIT = (
-    10.0  # seconds of a Retry-After that are waited out; a longer one is the client's to decide
-)
-FIRST_EVENT_HELD = (
-    1024 * 1024
-)  # bytes kept while waiting for the first event; then the stream counts as started
+# Seconds of a Retry-After that are waited out; a longer one is the client's to decide
+MAX_WAIT = 10.0
+# Bytes kept while waiting for the first event; then the stream counts as started
+FIRST_EVENT_HELD = 1024 * 1024
 _STATUSES = {429: "429", 502: "502", 503: "503", 504: "504"}
 
 

@@ -35,9 +35,8 @@ from relay.sse.json_line import NotJSON
 
 MAX_REPLY = 64 * 1024  # bytes of the broker's reply to a POST: ids and positions, not content
 CANCEL_WITHIN = 5.0  # seconds for a cancel request; arbitrary: as long as a connect may take
-ORPHANED = (
-    30.0  # seconds for a POST that nobody waits for, where `timeout` allows more; its default
-)
+# Seconds for a POST that nobody waits for, where `timeout` allows more; its default
+ORPHANED = 30.0
 _JSON = b"application/json"
 _UNSENT = frozenset((Phase.ROUTE, Phase.QUEUED, Phase.DIAL))
 # After these nobody knows whether the broker has the job.

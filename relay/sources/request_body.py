@@ -26,9 +26,8 @@ class RequestBody:
         self._limit = limit
         self.bare = bare
         self._sent = False  # the opening is out
-        self.kept: bytearray | None = (
-            bytearray()
-        )  # all that was taken; None: too much to send again
+        # All that was taken; None: too much to send again
+        self.kept: bytearray | None = bytearray()
         self.received = 0  # bytes from the client
 
     @property

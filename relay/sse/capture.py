@@ -23,21 +23,17 @@ from relay.sse.completion import Completion
 from relay.sse.event import parse
 from relay.sse.translate import Expression
 
-LONGEST_VALUE: Final = (
-    256  # characters of a text; the rest is cut off (arbitrary: a model's name has 30)
-)
-LARGEST_EVENT: Final = (
-    256 * 1024
-)  # bytes; a larger one is not read (OpenAI's last one has the whole answer in it)
-MOST_VALUES: Final = (
-    5_000  # of an event's JSON; one with more is not read: 3 ms at worst for one that is
-)
+# Characters of a text; the rest is cut off (arbitrary: a model's name has 30)
+LONGEST_VALUE: Final = 256
+# Bytes; a larger one is not read (OpenAI's last one has the whole answer in it)
+LARGEST_EVENT: Final = 256 * 1024
+# Values in an event's JSON; one with more is not read: 3 ms at worst for one that is
+MOST_VALUES: Final = 5_000
 _LINES: Final = 1000  # of an event; one with more is not read (JSON is one line, or some dozens)
 _HELD: Final = 64 * 1024  # bytes kept for later, of one stream
 _PIECES: Final = 16  # of them; each is what one read brought
-_ASKED_AT_ONCE: Final = (
-    256  # expressions on events, in one go: 5 ms; older events are passed over then
-)
+# Expressions on events, in one go: 5 ms; older events are passed over then
+_ASKED_AT_ONCE: Final = 256
 _LARGEST_NUMBER: Final = 2**63  # a larger number is not kept
 
 Value = str | int | float | bool

@@ -37,9 +37,8 @@ def write(value: object) -> str:
         return text
     try:
         text.encode()
-    except (
-        UnicodeEncodeError
-    ):  # half of a surrogate pair, which "\ud800" in somebody's JSON brings in
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, which "\ud800" in somebody's JSON brings in.
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.translate(_OTHER_LINE_ENDS)
 

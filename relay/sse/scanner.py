@@ -85,9 +85,8 @@ class BoundaryScanner:
         self.bom = False
         self._fresh = True  # a byte order mark may still come; means nothing once there was a block
         # The rest is about the unfinished block and is empty while `between`.
-        self._line = (
-            b""  # how its unfinished line begins, at most _KNOWN bytes; b"": at the start of a line
-        )
+        # How its unfinished line begins, at most _KNOWN bytes; b"": at the start of a line
+        self._line = b""
         self._data = False  # it has a data line among its finished lines
         self._cr = False  # its last byte is a CR: a LF that follows belongs to it
 

@@ -50,12 +50,10 @@ from relay.stores.written import (
 )
 
 _CLAIM_TRIES: Final = 3
-_ENDED: Final = (
-    16  # runs of a key that have ended, as a look knows them beside the current one (arbitrary)
-)
-LARGEST: Final = (
-    8 * 1024 * 1024  # bytes of a file that is read whole: a head of 1 MiB, escaped (arbitrary)
-)
+# Runs of a key that have ended, as a look knows them beside the current one (arbitrary)
+_ENDED: Final = 16
+# Bytes of a file that is read whole: a head of 1 MiB, escaped (arbitrary)
+LARGEST: Final = 8 * 1024 * 1024
 _RUN: Final = re.compile("[0-9a-f]{32}")  # a run's name
 _ENTRY: Final = re.compile("[ace]-[0-9]{20}-[0-9a-f]{32}")
 _SEGMENT: Final = re.compile("s-([1-9][0-9]{0,18})")

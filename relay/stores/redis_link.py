@@ -29,9 +29,8 @@ _REST: Final = 0.01  # seconds between two reads of replies
 _CONNECT: Final = 5.0
 _SILENT: Final = 5.0  # seconds without a reply that is due: the connection is taken for dead
 
-OTHER_KIND: Final = (
-    "WRONGTYPE"  # what Redis says of a key that is not of the kind that a command is for
-)
+# What Redis says of a key that is not of the kind that a command is for
+OTHER_KIND: Final = "WRONGTYPE"
 
 Reply = bytes | int | list["Reply"] | None | Exception
 Then = Callable[[Reply], None]

@@ -23,9 +23,8 @@ from typing import Any, Final
 import trio
 
 THREADS: Final = 3  # for one name, at a time
-ANEW: Final = (
-    3.0  # seconds; below the 5 s that glibc waits for a name server, and that a dial has by default
-)
+# Seconds; below the 5 s that glibc waits for a name server, and that a dial has by default
+ANEW: Final = 3.0
 
 AddrInfo = Sequence[tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]]
 

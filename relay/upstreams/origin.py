@@ -41,9 +41,8 @@ if TYPE_CHECKING:
 
 FIRST_BACK_OFF = 1.0  # seconds
 LONGEST_BACK_OFF = 30.0  # seconds
-JITTER = (
-    0.2  # ± share of the back-off: workers, and urls that fell together, do not come back together
-)
+# ± share of the back-off: workers, and urls that fell together, do not come back together
+JITTER = 0.2
 LEAST_WEIGHT = 0.1  # where slow start begins: one tenth of a url's share
 
 

@@ -29,9 +29,8 @@ import trio
 
 from relay.wires.engine import Engine
 
-HORIZON = (
-    15.0  # seconds; the default heartbeat, so that a stream is looked at no oftener than it must
-)
+# Seconds; the default heartbeat, so that a stream is looked at no oftener than it must
+HORIZON = 15.0
 FORGOTTEN = 1000  # entries about nobody that are always let be: 100 KB
 LEAST = 0.001  # seconds until an alarm rings again: none can keep the worker to itself
 TICK = 0.25  # seconds between two looks at the time while anything is armed; a stop is noticed to this exactness

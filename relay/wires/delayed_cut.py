@@ -25,9 +25,8 @@ from relay.wires.stream_wire import StreamWire
 from relay.wires.wire import Expired, Gone
 
 MOMENT: Final = 0.3  # seconds from the acknowledgement to the cut: a page that is busy for as long still reads (measured)
-LONGEST: Final = (
-    30.0  # seconds, also where `write` is off: nobody is served any more; the default of `write`
-)
+# Seconds, also where `write` is off: nobody is served any more; the default of `write`
+LONGEST: Final = 30.0
 _EIGHTH: Final = 8  # a look every millisecond at first, later whenever an eighth more has passed
 
 

@@ -89,9 +89,8 @@ class Engine(trio.abc.Instrument):
         self._handlers: dict[int, Registered] = {}
         self._again: list[tuple[Turning, Callable[[], None]]] = []
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll.register(
-            self._bell, select.EPOLLIN | select.EPOLLET
-        )  # never read: each write is an edge
+        # Never read: each write is an edge
+        self._epoll.register(self._bell, select.EPOLLIN | select.EPOLLET)
         self._resting: list[Resting] = []
         self._rest_until = 0.0
         self._asleep = False  # waits in Trio for the kernel's next news

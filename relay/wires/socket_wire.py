@@ -115,9 +115,8 @@ class SocketWire:
         self.entry: Entry | None = None
         self.read_by = inf
         self.write_within = inf
-        self.unread_within = (
-            -1.0
-        )  # the `write` that the kernel goes by (wires.dead_links); -1: none
+        # The `write` that the kernel goes by (wires.dead_links); -1: none
+        self.unread_within = -1.0
         engine.add(self, self.fd)
 
     # -- reading ---------------------------------------------------------------------------------------------

@@ -18,8 +18,7 @@ class Threads:
     def __init__(self) -> None:
         self.json = trio.CapacityLimiter(1)  # of bounded size: 30 MiB of objects at once
         self.files = trio.CapacityLimiter(8)  # disks are waited for; arbitrary
-        self.pages = trio.CapacityLimiter(
-            2
-        )  # of the admin listener; one renders, whatever the number
+        # Of the admin listener; one renders, whatever the number
+        self.pages = trio.CapacityLimiter(2)
         self.configuration = trio.CapacityLimiter(1)  # a reload comes after the one before
         self.spans = trio.CapacityLimiter(1)  # sent at the end of a drain

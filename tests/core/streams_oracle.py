@@ -65,9 +65,8 @@ class Outcome:
 @dataclass
 class Streams:
     route: Route
-    runs: dict[tuple[str, str], Run] = field(
-        default_factory=dict
-    )  # by principal and id: foreign is not found
+    # By principal and id: foreign is not found
+    runs: dict[tuple[str, str], Run] = field(default_factory=dict)
     current: dict[tuple[str, str], str] = field(default_factory=dict)  # (principal, key) → run id
     _begun: int = 0
 
@@ -198,9 +197,8 @@ class Streams:
         if run.under_way:
             return True
         if method == "GET":
-            return (
-                run.over_for_good and run.clean
-            )  # a finished job is replayed; anything else is asked again
+            # A finished job is replayed; anything else is asked again
+            return run.over_for_good and run.clean
         return self.route.repeats == "kept" and run.clean
 
     def _resume(

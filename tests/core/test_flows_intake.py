@@ -181,9 +181,8 @@ def test_any_body_in_any_pieces(
     whole = through(intake(kind, framing, max_event), [sent] if sent else [])
     split = through(intake(kind, framing, max_event), pieces)
     assert split[1] == whole[1]
-    if (
-        kind == "exact"
-    ):  # where it ends too early, blank lines behind the last event may have passed
+    # Where it ends too early, blank lines behind the last event may have passed
+    if kind == "exact":
         assert split[0].rstrip(b"\r\n") == whole[0].rstrip(b"\r\n")
     else:
         assert split[0] == whole[0]

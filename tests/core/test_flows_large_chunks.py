@@ -27,9 +27,8 @@ def body(chunks: list[tuple[int, bytes]], trailers: bytes = b"") -> bytes:
 
 
 def payload_of(size: int) -> bytes:
-    return (b"\r\n10000\r\n0\r\n\r\n" * (size // 14 + 1))[
-        :size
-    ]  # it looks like what is between two chunks
+    # It looks like what is between two chunks
+    return (b"\r\n10000\r\n0\r\n\r\n" * (size // 14 + 1))[:size]
 
 
 def decoded(data: bytes) -> tuple[bytes, bool, list[tuple[bytes, bytes]]]:
@@ -120,9 +119,8 @@ def test_a_body_that_is_cut_stays_unfinished(
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_wrong_between_two_large_chunks_is_not_passed(wrong: bytes, seed: int) -> None:
     """1. A large chunk. 2. No line that may stand behind it. 3. The fault; what came before it has arrived."""
-    known = body([(2 * LARGE, b"%x")] * 2)[
-        : -len(b"0\r\n\r\n")
-    ]  # the size is one that has been seen
+    # The size is one that has been seen
+    known = body([(2 * LARGE, b"%x")] * 2)[: -len(b"0\r\n\r\n")]
     passing = Passing(known[:-2] + wrong + payload_of(0x10000), random.Random(seed))
     with pytest.raises(Fault) as caught:
         passing.run()

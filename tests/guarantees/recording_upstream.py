@@ -22,9 +22,8 @@ from tests.harness import LIMIT, Relay, route_to, running
 
 AUTHORITY = trustme.CA()
 KINDS = ("tcp", "unix", "tls")
-RECEIVED = (
-    16 * 1024
-)  # bytes that an upstream's kernel takes over TCP; what is not read soon stays in relay's
+# Bytes that an upstream's kernel takes over TCP; what is not read soon stays in relay's
+RECEIVED = 16 * 1024
 EARLY = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 5\r\n%b\r\nearly"
 
 

@@ -174,9 +174,8 @@ async def test_a_refusal_in_a_race_with_the_upload(kind: str, tmp_path: Path) ->
 
     def refuse() -> None:
         sock, _ = listener.sock.accept()
-        if (
-            kind != "unix"
-        ):  # Nagle would keep the answer back behind the session tickets, and the reset drop it
+        # Nagle would keep the answer back behind the session tickets, and the reset drop it
+        if kind != "unix":
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if kind == "tls":
             sock = listener.context.wrap_socket(sock, server_side=True)

@@ -258,9 +258,8 @@ async def test_forward_in_a_dialect() -> None:
             await peer.send(EVENT_HEAD + chunked(b"data: 0\n\n"))
             await client.until(b"data: 0\n\n")
             peer.close()
-            rest = await client.until(
-                b"0\r\n\r\n"
-            )  # and a clean end, as this protocol has the event
+            # And a clean end, as this protocol has the event
+            rest = await client.until(b"0\r\n\r\n")
             assert b'data: {"error":' in rest
 
 

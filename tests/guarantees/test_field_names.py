@@ -151,9 +151,8 @@ async def test_inside_an_asgi_server(name: bytes) -> None:
         call = server.get(fields=[(name.lower(), b"mine"), (b"x_sum", b"1")])
         peer, head = await server.upstream.request()
         seen = environ(head)
-        if (
-            b"api" not in name and b"internal" not in name.lower()
-        ):  # those are no names of this relay's
+        # Those are no names of this relay's
+        if b"api" not in name and b"internal" not in name.lower():
             assert b"mine" not in head
         assert seen["X_SUM"] == ["1"]
         assert seen["X_FORWARDED_FOR"] == ["198.51.100.7"]

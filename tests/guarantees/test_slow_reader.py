@@ -75,9 +75,8 @@ async def test_a_client_that_reads_late(framing: str) -> None:
 
         nursery.start_soon(offer_pieces)
         held = await still(sent)
-        assert (
-            held < OFFERED / 2
-        )  # the buffers of four sockets: 32 MiB is the kernel's most for one
+        # The buffers of four sockets: 32 MiB is the kernel's most for one
+        assert held < OFFERED / 2
         assert memory() - before < ALLOWED
         got = 0
         while got < OFFERED:
@@ -113,9 +112,8 @@ async def test_an_upstream_that_reads_late(framing: str) -> None:
 
         nursery.start_soon(offer_pieces)
         held = await still(sent)
-        assert (
-            held < OFFERED / 2
-        )  # the buffers of four sockets: 32 MiB is the kernel's most for one
+        # The buffers of four sockets: 32 MiB is the kernel's most for one
+        assert held < OFFERED / 2
         assert memory() - before < ALLOWED
         got = 0
         while got < OFFERED:

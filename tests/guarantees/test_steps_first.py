@@ -188,9 +188,8 @@ async def test_a_reload_between_a_request_and_its_task() -> None:
                 relay.server.configure(config, None)
 
     async with scene("", more="[server]\ntrusted_proxies = ['127.0.0.1']\n") as (relay, up):
-        sock = socket.create_connection(
-            ("127.0.0.1", relay.port)
-        )  # before relay looks: in one step
+        # Before relay looks: in one step
+        sock = socket.create_connection(("127.0.0.1", relay.port))
         sock.send(GET)
         reload = Reload()
         trio.lowlevel.add_instrument(reload)

@@ -19,10 +19,11 @@ from tests.interop.browser import Page, start_browser
 from tests.interop.processes import ROOT, Server, start
 
 SENDERS = ["workload-logs", "query-stream", "event-gateway", "message-broker", "shared-answer"]
+# The events of which say when they were sent, and that which relay itself cuts
 SYSTEMS = [
     *SENDERS,
     "ask",
-]  # the events of which say when they were sent, and that which relay itself cuts
+]
 ENOUGH = 12  # events
 
 

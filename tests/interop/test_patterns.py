@@ -246,9 +246,8 @@ def test_a_log_viewer_shows_lines_and_nothing_else(pages: Path, browser: Page) -
         httpx.post(f"{service.url}/faults", json={"half": True})
         page.wait_for("log.source.readyState === 0")
         before = page.run("log.lines.length")
-        page.wait_for(
-            f"log.lines.length > {before}"
-        )  # it came back by itself, behind the last line
+        # It came back by itself, behind the last line
+        page.wait_for(f"log.lines.length > {before}")
         assert page.run("log.lines.every((line) => typeof line === 'string')")
         page.run("log.source.close()")
         page.run("window.log = new clients.Log('/api/v1/workloads/missing/logs'), 0")

@@ -379,9 +379,8 @@ async def test_gone_in_the_moment_in_which_the_job_is_accepted(backend: Backend)
             client.close()
             await job.answer(202, {"message_id": f"m{number}"})
             told = await backend.asked()
-            if told.line.startswith(
-                b"GET "
-            ):  # the reply was seen a whole turn before: its stream was asked for
+            # The reply was seen a whole turn before: its stream was asked for
+            if told.line.startswith(b"GET "):
                 told.peer.close()
                 told = await backend.asked()
             assert told.line == b"POST /cancel?id=m%d" % number

@@ -148,9 +148,8 @@ class _RouteBuilder:
         if "commit" in values:
             values["commit_after"] = values.pop("commit")
         if values.get("dialect") in WITH_FAILURE or source.tells_failure:
-            values.setdefault(
-                "after_error", "close"
-            )  # the error event is the protocol's own failure
+            # The error event is the protocol's own failure
+            values.setdefault("after_error", "close")
         limits = self._known.limits._replace(**values.pop("limits", {}))
         timeouts = self._known.timeouts._replace(**values.pop("timeouts", {}))
         pattern = values.pop("path")

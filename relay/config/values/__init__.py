@@ -340,9 +340,8 @@ class Route(NamedTuple):
     request_headers: FieldEdits = FieldEdits()
     response_headers: FieldEdits = FieldEdits()
     cors: Cors | None = None
-    expects_events: bool = (
-        False  # a key says what its events are like: `_EXPECT_EVENTS` in config.keys.route_builder
-    )
+    # A key says what its events are like: `_EXPECT_EVENTS` in config.keys.route_builder
+    expects_events: bool = False
     auth: Auth | None = None
     resume: Resume | None = None
     capture: Plan | None = None  # what its streams say, for the log

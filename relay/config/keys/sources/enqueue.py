@@ -29,9 +29,8 @@ class Enqueue(Source):
     follow: Step
     cancel: Step | None = None
     translate: Translation | None = None
-    order_by: Expression | None = (
-        None  # on {"body": …}: messages with equal values keep their order
-    )
+    # On {"body": …}: messages with equal values keep their order
+    order_by: Expression | None = None
     order_wait: float = 30.0  # how long a message waits for the one before it
     max_body: int = 1024 * 1024
 

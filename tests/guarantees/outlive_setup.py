@@ -10,6 +10,7 @@ bound, so nothing runs for ever. All that is chosen comes from one seed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -47,6 +48,7 @@ class Size:
         events: of each run; pause: seconds between two of them.
         nodes: relays, of which the first has `workers`.
         keep: seconds that a run can be read after its end.
+        patience: seconds for which a reader asks for a run that it has read of, and that nobody knows any more.
         troubles: at once.
     """
 
@@ -58,6 +60,7 @@ class Size:
     nodes: int = 3
     workers: int = 2
     keep: float = 300.0
+    patience: float = 30.0
     troubles: int = 3
 
 
@@ -392,6 +395,7 @@ class Chaos:
         witness = Witness(name, self.size.events)
         path = f"/logs/{name}" if begins else f"/at/{name}"
         refused = 0
+        unknown_since = math.inf
         with trio.fail_after(PATIENCE + self.size.events * self.size.pause * 4):
             while not witness.end:
                 reader = await self._ask("GET", path, witness.cursor)
@@ -400,14 +404,19 @@ class Chaos:
                     continue
                 path = f"/at/{name}"
                 if reader.status == 200:
+                    unknown_since = math.inf
                     await self._read(reader, witness)
                 elif reader.status == 204:
                     witness.nothing_more()
-                elif refused < 10:  # nobody knows it just now
+                else:  # nobody knows it just now
                     refused += 1
-                    await trio.sleep(0.3)
-                else:
-                    witness.end = "gone" if witness.seen else "nothing"
+                    unknown_since = min(unknown_since, trio.current_time())
+                    if not witness.seen and refused == 10:
+                        witness.end = "nothing"
+                    elif trio.current_time() - unknown_since > self.size.patience:
+                        witness.end = "gone"
+                    else:
+                        await trio.sleep(0.3)
                 reader.close()
         self.gaps += witness.gaps
         self.ends[witness.end] += 1

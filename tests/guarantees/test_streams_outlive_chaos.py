@@ -69,17 +69,17 @@ async def test_processes_that_are_killed_stopped_and_replaced(kind: str, tmp_pat
 
 
 async def test_a_directory_that_is_full_now_and_then_costs_nobody_anything(tmp_path: Path) -> None:
-    """What it did not take may be gone for who comes back at another process than its owner's; who reads on reads all."""
+    """What it does not take is read at its owner's process alone, and everywhere once it takes it again."""
     async with chaos("dir", tmp_path, replace(SIZE, seconds=SIZE.seconds / 2)) as made:
         await made.run(("full disk",), stops=0)
-        assert set(made.ends) <= {"complete", "nothing", "gone"}
+        assert set(made.ends) <= {"complete", "nothing"}
         assert not made.gaps
         await _nothing_is_left(made)
 
 
 async def test_a_redis_that_fails_in_every_way_costs_nobody_anything(tmp_path: Path) -> None:
     """What is over and was in Redis alone may be gone with it; what is under way goes on, and is whole for everybody."""
-    async with chaos("redis", tmp_path) as made:
+    async with chaos("redis", tmp_path, replace(SIZE, patience=3.0)) as made:
         await made.run(REDIS, stops=0)
         assert set(made.ends) <= {"complete", "nothing", "gone"}
         assert not made.gaps
